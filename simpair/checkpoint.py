@@ -1,0 +1,385 @@
+"""Folder → settings, tensors and tokenizer, every check made; and back, in the sentence-transformers layout.
+
+Knows no tower: it reads files and hands over what they say. Nothing pickled is opened, nothing named by a file is run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from tokenizers.implementations import BertWordPieceTokenizer
+from tokenizers.normalizers import Lowercase, Sequence
+from torch import Tensor
+
+from simpair._version import __version__
+from simpair.errors import ModelCorrupt, ModelNotFound, UnsafeModel, UnsupportedModel
+
+__all__ = ["Checkpoint", "PoolingMode", "Settings", "Similarity", "read_checkpoint", "write_checkpoint"]
+
+PoolingMode = Literal["cls", "lasttoken", "max", "mean", "mean_sqrt_len_tokens", "weightedmean"]
+Similarity = Literal["cosine", "dot"]
+
+WEIGHTS = "model.safetensors"
+DIGESTS = "simpair.json"
+
+_LEGACY_POOLING: dict[str, PoolingMode] = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+_TRANSFORMER_CONFIGS = tuple(
+    f"sentence_{name}_config.json"
+    for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+_PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "model.pkl")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Whatever changes a vector beside the tensors and the tokenizer.
+
+    Attributes:
+        pooling: How token states become one vector.
+        similarity: ``cosine``: embeddings have length 1; ``dot``: they keep their lengths unless ``normalize``.
+        normalize: Whether embeddings get length 1.
+        max_seq_length: Longest sequence in tokens.
+        prompts: Prompt by name.
+        default_prompt_name: The prompt of texts without a role, or None.
+        truncate_dim: How many leading components are kept, or None for all.
+    """
+
+    pooling: PoolingMode = "mean"
+    similarity: Similarity = "cosine"
+    normalize: bool = True
+    max_seq_length: int = 512
+    prompts: Mapping[str, str] = field(default_factory=lambda: {"query": "", "document": ""})
+    default_prompt_name: str | None = None
+    truncate_dim: int | None = None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a folder holds.
+
+    Attributes:
+        config: ``config.json``.
+        settings: Whatever else changes a vector.
+        tensors: Tensor by the checkpoint's own name, prefixes and old spellings mended, in the dtype of the file.
+        tokenizer: Without truncation or padding.
+        tokenizer_config: ``tokenizer_config.json``, or ``{}``.
+        declared: False where the folder says nothing of pooling, and the mean was assumed.
+    """
+
+    config: Mapping[str, Any]
+    settings: Settings
+    tensors: Mapping[str, Tensor]
+    tokenizer: Tokenizer
+    tokenizer_config: Mapping[str, Any]
+    declared: bool = True
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """The checkpoint in a folder: sentence-transformers layout, or a plain transformers folder.
+
+    Raises:
+        ModelNotFound: The folder has no ``config.json``.
+        ModelCorrupt: A file is missing, damaged, or differs from what was saved.
+        UnsafeModel: Weights are only there as pickles, or a module is code from outside sentence-transformers.
+        UnsupportedModel: A module, pooling or similarity that this version does not read.
+    """
+    if not (folder / "config.json").is_file():
+        raise ModelNotFound(f"{folder} is no checkpoint: it has no config.json; give the folder of a saved model")
+    _check_digests(folder)
+    config = _read_json(folder / "config.json")
+    tokenizer_config = _read_json(folder / "tokenizer_config.json", missing={})
+    modules = _read_modules(folder)
+    transformer = _first_json(folder, _TRANSFORMER_CONFIGS)
+    longest = transformer.get("max_seq_length") or tokenizer_config.get("model_max_length") or 512
+    settings = _read_settings(folder, modules, width=config.get("hidden_size"), max_seq_length=int(min(longest, 1 << 20)))
+    return Checkpoint(
+        config=config,
+        settings=settings,
+        tensors=_read_tensors(folder),
+        tokenizer=_read_tokenizer(folder, tokenizer_config, lowercase=bool(transformer.get("do_lower_case"))),
+        tokenizer_config=tokenizer_config,
+        declared=bool(modules),
+    )
+
+
+def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write the checkpoint; an interruption leaves the old one, or one that ``read_checkpoint`` refuses, never a mix.
+
+    A new folder appears whole. In an existing one each file is replaced whole, the digests last.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        _write_files(staging, checkpoint)
+        staging.chmod(0o755)
+        if not folder.exists():
+            staging.replace(folder)
+            return
+        names = sorted(path.relative_to(staging) for path in staging.rglob("*") if path.is_file())
+        for name in sorted(names, key=lambda name: name.name == DIGESTS):
+            (folder / name).parent.mkdir(exist_ok=True)
+            (staging / name).replace(folder / name)
+        for stale in ("vocab.txt", "model.safetensors.index.json"):
+            (folder / stale).unlink(missing_ok=True)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _read_json(path: Path, *, missing: dict[str, Any] | None = None) -> dict[str, Any]:
+    if missing is not None and not path.is_file():
+        return missing
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelCorrupt(f"{path} is missing") from None
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise ModelCorrupt(f"{path} is not JSON ({error}); download or save the checkpoint again") from None
+    if not isinstance(value, dict):
+        raise ModelCorrupt(f"{path} holds a {type(value).__name__}; expected a JSON object")
+    return value
+
+
+def _first_json(folder: Path, names: tuple[str, ...]) -> dict[str, Any]:
+    return next((_read_json(folder / name) for name in names if (folder / name).is_file()), {})
+
+
+def _check_digests(folder: Path) -> None:
+    """Compare the files with what ``simpair.json`` recorded, where it stands."""
+    if not (folder / DIGESTS).is_file():
+        return
+    recorded = _read_json(folder / DIGESTS).get("sha256")
+    if not isinstance(recorded, dict):
+        raise ModelCorrupt(f"{folder / DIGESTS} has no sha256 table; delete it if you changed the folder on purpose")
+    for name, digest in recorded.items():
+        path = folder / name
+        if not path.resolve().is_relative_to(folder.resolve()) or not path.is_file():
+            raise ModelCorrupt(f"{path} is missing; it was saved with the checkpoint: download or save it again")
+        if _sha256(path) != digest:
+            raise ModelCorrupt(
+                f"{path} is not the file that was saved; download or save the checkpoint again, or delete {DIGESTS} "
+                "if you changed it on purpose"
+            )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_modules(folder: Path) -> dict[str, Path]:
+    """Folder by module name, in order; ``{}`` for a plain transformers folder."""
+    path = folder / "modules.json"
+    if not path.is_file():
+        return {}
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        types = [str(entry["type"]) for entry in entries]
+        paths = [Path(str(entry["path"])) for entry in entries]
+    except (UnicodeDecodeError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ModelCorrupt(f"{path} is not a list of modules ({error!r}); download the checkpoint again") from None
+    for kind, where in zip(types, paths, strict=True):
+        if not kind.startswith("sentence_transformers."):
+            raise UnsafeModel(f"{path}: module {kind} is code from outside sentence-transformers, which is never run")
+        if where.is_absolute() or ".." in where.parts:
+            raise UnsafeModel(f"{path}: module path {where} leaves the checkpoint's folder")
+    names = [kind.rsplit(".", 1)[-1] for kind in types]
+    if names not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
+        raise UnsupportedModel(
+            f"{path}: the modules are {', '.join(names)}; this version reads Transformer, Pooling and Normalize"
+        )
+    if paths[0] != Path():
+        raise UnsupportedModel(f"{path}: the Transformer lies in {paths[0]}; this version reads it in the root")
+    return {name: folder / where for name, where in zip(names, paths, strict=True)}
+
+
+def _read_settings(folder: Path, modules: dict[str, Path], *, width: object, max_seq_length: int) -> Settings:
+    if not modules:
+        return Settings(max_seq_length=max_seq_length)
+    declared = _read_json(folder / "config_sentence_transformers.json", missing={})
+    names: dict[str | None, Similarity] = {None: "cosine", "cosine": "cosine", "dot": "dot", "dot_product": "dot"}
+    similarity = declared.get("similarity_fn_name")
+    if similarity not in names:
+        raise UnsupportedModel(
+            f"{folder / 'config_sentence_transformers.json'}: similarity_fn_name is {similarity!r}; cosine and dot are "
+            "read, distances are not"
+        )
+    prompts = declared.get("prompts") or {}
+    default = declared.get("default_prompt_name")
+    if not isinstance(prompts, dict) or (default is not None and default not in prompts):
+        raise ModelCorrupt(f"{folder / 'config_sentence_transformers.json'}: the default prompt {default!r} is not declared")
+    return Settings(
+        pooling=_read_pooling(modules["Pooling"] / "config.json", width, prompted=any(prompts.values())),
+        similarity=names[similarity],
+        normalize="Normalize" in modules or names[similarity] == "cosine",
+        max_seq_length=max_seq_length,
+        prompts={"query": "", "document": ""} | {name: text or "" for name, text in prompts.items()},
+        default_prompt_name=default,
+        truncate_dim=declared.get("truncate_dim"),
+    )
+
+
+def _read_pooling(path: Path, width: object, *, prompted: bool) -> PoolingMode:
+    config = _read_json(path)
+    declared = config.get("pooling_mode")
+    modes: list[Any] = [mode for key, mode in _LEGACY_POOLING.items() if config.get(key)]
+    if declared is not None:
+        modes = declared if isinstance(declared, list) else [declared]
+    if len(modes) > 1 or not set(modes) <= set(get_args(PoolingMode)):
+        raise UnsupportedModel(f"{path}: pooling is {modes}; this version reads one of {', '.join(get_args(PoolingMode))}")
+    dimension = config.get("embedding_dimension", config.get("word_embedding_dimension", width))
+    if dimension != width:
+        raise ModelCorrupt(f"{path}: the dimension is {dimension}, but hidden_size in config.json is {width}")
+    if prompted and not config.get("include_prompt", True):
+        raise UnsupportedModel(f"{path}: pooling without the prompt (include_prompt false) is not read by this version")
+    return modes[0] if modes else "mean"
+
+
+def _read_tensors(folder: Path) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for path in _weight_files(folder):
+        try:
+            part = load_file(path)
+        except FileNotFoundError:
+            raise ModelCorrupt(f"{path} is missing; download or save the checkpoint again") from None
+        except (SafetensorError, OSError) as error:
+            raise ModelCorrupt(f"{path} is damaged ({error}); download or save the checkpoint again") from None
+        for name, tensor in part.items():
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                raise ModelCorrupt(f"{path}: {name} has values that are not finite; the weights are unusable")
+            tensors[_current_name(name)] = tensor
+    return tensors
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    index = folder / f"{WEIGHTS}.index.json"
+    if index.is_file():
+        names = sorted({str(name) for name in _read_json(index).get("weight_map", {}).values()})
+        if not names or any(Path(name).name != name or not name.endswith(".safetensors") for name in names):
+            raise ModelCorrupt(f"{index}: the weight map names no safetensors files of this folder")
+        return [folder / name for name in names]
+    for name in _PICKLES:
+        if (folder / name).is_file():
+            raise UnsafeModel(
+                f"{folder} has only pickled weights ({name}), which can run code when opened; where you trust them, "
+                'convert once: SentenceTransformer("…").save_pretrained("…") writes model.safetensors'
+            )
+    raise ModelCorrupt(f"{folder / WEIGHTS} is missing; download or save the checkpoint again")
+
+
+def _current_name(name: str) -> str:
+    """The tensor's name without a model prefix, and with today's LayerNorm spelling."""
+    for prefix in ("bert.", "roberta."):
+        name = name.removeprefix(prefix)
+    for old, new in ((".gamma", ".weight"), (".beta", ".bias")):
+        if name.endswith(f"LayerNorm{old}"):
+            name = name.removesuffix(old) + new
+    return name
+
+
+def _read_tokenizer(folder: Path, config: Mapping[str, Any], *, lowercase: bool) -> Tokenizer:
+    path = folder / "tokenizer.json"
+    vocabulary = folder / "vocab.txt"
+    try:
+        if path.is_file():
+            tokenizer = Tokenizer.from_file(str(path))
+        elif vocabulary.is_file():
+            tokenizer = _from_vocabulary(vocabulary, config)
+        else:
+            raise ModelCorrupt(f"{folder} has neither tokenizer.json nor vocab.txt; download the checkpoint again")
+    except ModelCorrupt:
+        raise
+    except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exception for a file it cannot parse
+        raise ModelCorrupt(f"{folder}: the tokenizer cannot be read ({error}); download the checkpoint again") from None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    if lowercase:
+        present = [] if tokenizer.normalizer is None else [tokenizer.normalizer]
+        tokenizer.normalizer = Sequence([Lowercase(), *present])
+    return tokenizer
+
+
+def _from_vocabulary(path: Path, config: Mapping[str, Any]) -> Tokenizer:
+    """BERT's WordPiece from ``vocab.txt``, one piece a line (Devlin et al. 2019)."""
+    lowercase = bool(config.get("do_lower_case", True))
+    wordpiece = BertWordPieceTokenizer(
+        str(path),
+        lowercase=lowercase,
+        strip_accents=config.get("strip_accents"),
+        handle_chinese_chars=bool(config.get("tokenize_chinese_chars", True)),
+    )
+    return Tokenizer.from_str(wordpiece.to_str())
+
+
+def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
+    settings, width = checkpoint.settings, checkpoint.config["hidden_size"]
+    kinds = ["Transformer", "Pooling"] + (["Normalize"] if settings.normalize else [])
+    paths = ["", "1_Pooling", "2_Normalize"]
+    modules = [
+        {"idx": i, "name": str(i), "path": paths[i], "type": f"sentence_transformers.models.{kind}"}
+        for i, kind in enumerate(kinds)
+    ]
+    pooling = {key: settings.pooling == mode for key, mode in _LEGACY_POOLING.items()}
+    declared = {
+        "model_type": "SentenceTransformer",
+        "prompts": dict(settings.prompts),
+        "default_prompt_name": settings.default_prompt_name,
+        "similarity_fn_name": settings.similarity,
+    }
+    if settings.truncate_dim is not None:
+        declared["truncate_dim"] = settings.truncate_dim
+    tokenizer_config = {"tokenizer_class": "BertTokenizer"} | dict(checkpoint.tokenizer_config)
+    files = {
+        "config.json": {**_portable(checkpoint.config), "dtype": "float32"},
+        "modules.json": modules,
+        "sentence_bert_config.json": {"max_seq_length": settings.max_seq_length, "do_lower_case": False},
+        "config_sentence_transformers.json": declared,
+        "1_Pooling/config.json": {"word_embedding_dimension": width, **pooling, "include_prompt": True},
+        "tokenizer_config.json": {**tokenizer_config, "model_max_length": settings.max_seq_length},
+    }
+    if settings.normalize:
+        files["2_Normalize/config.json"] = {}
+    for name, content in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    (folder / "tokenizer.json").write_text(checkpoint.tokenizer.to_str(pretty=False), encoding="utf-8")
+    save_file({name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}, folder / WEIGHTS, {"format": "pt"})
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    digests = {"simpair": __version__, "sha256": {name: _sha256(folder / name) for name in names}}
+    (folder / DIGESTS).write_text(json.dumps(digests, indent=2) + "\n", encoding="utf-8")
+    for path in folder.rglob("*"):
+        _sync(path)
+
+
+def _portable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """``config.json`` without the keys that name a folder, a dtype or a release."""
+    dropped = {"_name_or_path", "name_or_path", "torch_dtype", "dtype", "transformers_version"}
+    return {key: value for key, value in config.items() if key not in dropped}
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

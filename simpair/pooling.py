@@ -1,0 +1,68 @@
+"""Token states → one vector a text. Knows no tower and no tokenizer."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from simpair.checkpoint import PoolingMode
+from simpair.tokens import PackedBatch
+
+__all__ = ["pool"]
+
+
+def pool(states: Tensor, batch: PackedBatch, mode: PoolingMode) -> Tensor:
+    """One vector a text, in the caller's order: (B, D) float32.
+
+    Args:
+        states: (S, D) token states in the order of ``batch``.
+        batch: The packed batch that the states belong to.
+        mode: ``mean`` over all tokens, special ones included (Reimers & Gurevych 2019, section 3); ``cls`` the first
+            token; ``lasttoken`` the last one; ``max`` the greatest value of each component; ``mean_sqrt_len_tokens``
+            the sum over the square root of the count; ``weightedmean`` the mean with weights 1, 2, … along the text
+            (Muennighoff 2022, SGPT).
+    """
+    lengths = torch.tensor(batch.lengths, device=states.device)
+    return _POOLINGS[mode](states.float(), lengths).index_select(0, batch.places)
+
+
+def _sums(states: Tensor, lengths: Tensor) -> Tensor:
+    """(B, D): the sum of each text's states, by one matrix-free segment reduction."""
+    rows = torch.repeat_interleave(torch.arange(len(lengths), device=states.device), lengths)
+    return states.new_zeros(len(lengths), states.shape[1]).index_add(0, rows, states)
+
+
+def _mean(states: Tensor, lengths: Tensor) -> Tensor:
+    return _sums(states, lengths) / lengths.unsqueeze(1)
+
+
+def _mean_sqrt_len(states: Tensor, lengths: Tensor) -> Tensor:
+    return _sums(states, lengths) / lengths.sqrt().unsqueeze(1)
+
+
+def _weighted_mean(states: Tensor, lengths: Tensor) -> Tensor:
+    weights = torch.cat([torch.arange(1, int(n) + 1, device=states.device) for n in lengths.tolist()])
+    totals = lengths * (lengths + 1) / 2
+    return _sums(states * weights.unsqueeze(1), lengths) / totals.unsqueeze(1)
+
+
+def _max(states: Tensor, lengths: Tensor) -> Tensor:
+    return torch.stack([text.amax(dim=0) for text in states.split(lengths.tolist())])
+
+
+def _first(states: Tensor, lengths: Tensor) -> Tensor:
+    return states.index_select(0, lengths.cumsum(0) - lengths)
+
+
+def _last(states: Tensor, lengths: Tensor) -> Tensor:
+    return states.index_select(0, lengths.cumsum(0) - 1)
+
+
+_POOLINGS = {
+    "cls": _first,
+    "lasttoken": _last,
+    "max": _max,
+    "mean": _mean,
+    "mean_sqrt_len_tokens": _mean_sqrt_len,
+    "weightedmean": _weighted_mean,
+}

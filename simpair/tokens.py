@@ -1,0 +1,172 @@
+"""Texts and a role → packed token batches; a padded batch → the same packed batch.
+
+Knows the tokenizer, the prompts and the maximum length of a checkpoint. Knows no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from simpair.errors import InputError
+
+__all__ = ["PackedBatch", "PaddedBatch", "Role", "Tokens", "check_texts", "pack", "plan_batches"]
+
+Role = Literal["query", "document"]
+
+
+class PackedBatch(NamedTuple):
+    """B texts as one flat row of S real tokens, shortest text first.
+
+    Equal lengths therefore stand side by side, and attention runs on views of the row.
+
+    Attributes:
+        input_ids: (S,) int64.
+        lengths: B token counts, ascending; their sum is S.
+        places: (B,) int64; the caller's i-th text is the ``places[i]``-th of the pack.
+    """
+
+    input_ids: Tensor
+    lengths: tuple[int, ...]
+    places: Tensor
+
+
+class PaddedBatch(NamedTuple):
+    """B texts as a rectangle: ``input_ids`` and ``attention_mask``, each (B, T) int64; the mask is 1 on real tokens."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+
+
+def check_texts(texts: Sequence[str]) -> None:
+    """Raise ``InputError`` with the position of the first entry that is not a well-formed string."""
+    for position, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError(f"text {position} is a {type(text).__name__}; expected a str")
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"text {position} has a lone surrogate at character {error.start}; decode the source as UTF-8, or use "
+                'text.encode("utf-8", "replace").decode()'
+            ) from None
+
+
+class Tokens:
+    """The tokenizer of a checkpoint, with its prompts and its maximum length.
+
+    Args:
+        tokenizer: A tokenizer of the ``tokenizers`` library; it is copied.
+        max_seq_length: Longest sequence in tokens, special tokens included; longer texts lose their end.
+        prompts: Prompt by name; ``query`` and ``document`` are those of the two roles.
+        default_prompt_name: The prompt of texts without a role, or None for no prompt.
+        pad_token_id: The id that fills the rectangle of a padded batch.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        max_seq_length: int,
+        prompts: Mapping[str, str],
+        default_prompt_name: str | None = None,
+        pad_token_id: int = 0,
+    ) -> None:
+        self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(max_seq_length)
+        self._prompts = dict(prompts)
+        self._default_prompt_name = default_prompt_name
+        self.max_seq_length = max_seq_length
+        self.pad_token_id = pad_token_id
+
+    def prompt(self, role: Role | None) -> str:
+        """The prompt set before every text of a role; ``""`` where the checkpoint declares none."""
+        name = self._default_prompt_name if role is None else role
+        return "" if name is None else self._prompts.get(name, "")
+
+    def ids(self, texts: Sequence[str], *, role: Role | None = None) -> list[list[int]]:
+        """Token ids of each text, prompt and special tokens included, cut at ``max_seq_length``.
+
+        Raises:
+            InputError: An entry is not a string, or has a lone surrogate.
+        """
+        check_texts(texts)
+        prompt = self.prompt(role)
+        encodings = self._tokenizer.encode_batch_fast([prompt + text for text in texts] if prompt else list(texts))
+        return [encoding.ids for encoding in encodings]
+
+    def pad(self, texts: Sequence[str], *, role: Role | None = None) -> PaddedBatch:
+        """The texts as a padded batch, right-padded to the longest: two (B, T) int64 tensors.
+
+        Raises:
+            InputError: An entry is not a string, or has a lone surrogate.
+        """
+        sequences = self.ids(texts, role=role)
+        shape = (len(sequences), max(map(len, sequences), default=0))
+        input_ids = torch.full(shape, self.pad_token_id, dtype=torch.int64)
+        attention_mask = torch.zeros(shape, dtype=torch.int64)
+        for row, sequence in enumerate(sequences):
+            input_ids[row, : len(sequence)] = torch.tensor(sequence, dtype=torch.int64)
+            attention_mask[row, : len(sequence)] = 1
+        return PaddedBatch(input_ids, attention_mask)
+
+    def plain(self) -> Tokenizer:
+        """A copy of the tokenizer without truncation or padding, as ``tokenizer.json`` holds it."""
+        copy = Tokenizer.from_str(self._tokenizer.to_str())
+        copy.no_truncation()
+        return copy
+
+
+def pack(input_ids: Tensor, attention_mask: Tensor) -> PackedBatch:
+    """A padded batch as a packed one; padding may stand on either side.
+
+    Args:
+        input_ids: (B, T) integer token ids.
+        attention_mask: (B, T), nonzero on real tokens; every row has at least one.
+
+    Raises:
+        ValueError: The shapes differ, are not two-dimensional, or a row has no real token.
+    """
+    if input_ids.ndim != 2 or input_ids.shape != attention_mask.shape:
+        raise ValueError(
+            f"input_ids and attention_mask must both be (B, T); got {tuple(input_ids.shape)} and "
+            f"{tuple(attention_mask.shape)}"
+        )
+    mask = attention_mask.bool()
+    counts = mask.sum(dim=1)
+    order = torch.argsort(counts, stable=True)
+    lengths = tuple(counts[order].tolist())
+    if lengths and lengths[0] == 0:
+        raise ValueError("a row of attention_mask has no real token")
+    return PackedBatch(input_ids[order][mask[order]], lengths, torch.argsort(order))
+
+
+def plan_batches(sequences: Sequence[Sequence[int]], *, token_budget: int) -> Iterator[tuple[list[int], PackedBatch]]:
+    """Rows of ``sequences`` and their packed batch, longest first, at most ``token_budget`` tokens each.
+
+    A sequence longer than the budget is a batch of its own. Within a batch ``places`` is the identity: row ``i`` of the
+    result belongs to the ``i``-th row yielded.
+    """
+    order = sorted(range(len(sequences)), key=lambda row: len(sequences[row]), reverse=True)
+    rows: list[int] = []
+    tokens = 0
+    for row in order:
+        if rows and tokens + len(sequences[row]) > token_budget:
+            yield _batch(sequences, rows)
+            rows, tokens = [], 0
+        rows.append(row)
+        tokens += len(sequences[row])
+    if rows:
+        yield _batch(sequences, rows)
+
+
+def _batch(sequences: Sequence[Sequence[int]], rows: list[int]) -> tuple[list[int], PackedBatch]:
+    ascending = rows[::-1]
+    flat = [token for row in ascending for token in sequences[row]]
+    lengths = tuple(len(sequences[row]) for row in ascending)
+    return ascending, PackedBatch(torch.tensor(flat, dtype=torch.int64), lengths, torch.arange(len(ascending)))

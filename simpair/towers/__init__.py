@@ -1,0 +1,1 @@
+"""Packed batch → token states; one file a kind of tower."""

@@ -1,0 +1,207 @@
+"""Packed batch → token states, for BERT-family encoders; no padding anywhere, no transformers.
+
+Parameter names are the checkpoint's, so its tensors load by name. Knows no tokenizer and no pooling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from simpair.errors import UnsupportedModel
+from simpair.tokens import PackedBatch
+from simpair.towers.linear import Linear
+
+__all__ = ["MODEL_TYPES", "PackedBert", "PackedBertConfig"]
+
+MODEL_TYPES = ("bert", "camembert", "roberta", "xlm-roberta")
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+    "silu": F.silu,
+}
+
+
+@dataclass(frozen=True)
+class PackedBertConfig:
+    """The shape of a BERT-family encoder, under the names of ``config.json``.
+
+    ``position_offset`` is the position of the first token: 0 in BERT, ``pad_token_id + 1`` in RoBERTa and its children.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    max_position_embeddings: int
+    type_vocab_size: int
+    layer_norm_eps: float
+    hidden_act: str
+    hidden_dropout_prob: float
+    attention_probs_dropout_prob: float
+    position_offset: int
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> PackedBertConfig:
+        """The shape that a ``config.json`` declares.
+
+        Raises:
+            UnsupportedModel: Another architecture, relative positions, a decoder, or a missing number.
+        """
+        kind = config.get("model_type")
+        if kind not in MODEL_TYPES:
+            raise UnsupportedModel(f"config.json: model_type is {kind!r}; this version reads {', '.join(MODEL_TYPES)}")
+        if config.get("position_embedding_type", "absolute") != "absolute" or config.get("is_decoder", False):
+            raise UnsupportedModel("config.json: relative positions and decoders are not read by this version")
+        if config.get("hidden_act", "gelu") not in _ACTIVATIONS:
+            raise UnsupportedModel(f"config.json: hidden_act is {config['hidden_act']!r}; known: {sorted(_ACTIVATIONS)}")
+        roberta = kind != "bert"
+        try:
+            return cls(
+                vocab_size=int(config["vocab_size"]),
+                hidden_size=int(config["hidden_size"]),
+                num_hidden_layers=int(config["num_hidden_layers"]),
+                num_attention_heads=int(config["num_attention_heads"]),
+                intermediate_size=int(config["intermediate_size"]),
+                max_position_embeddings=int(config.get("max_position_embeddings", 512)),
+                type_vocab_size=int(config.get("type_vocab_size", 2)),
+                layer_norm_eps=float(config.get("layer_norm_eps", 1e-12)),
+                hidden_act=str(config.get("hidden_act", "gelu")),
+                hidden_dropout_prob=float(config.get("hidden_dropout_prob", 0.1)),
+                attention_probs_dropout_prob=float(config.get("attention_probs_dropout_prob", 0.1)),
+                position_offset=int(config.get("pad_token_id", 1)) + 1 if roberta else 0,
+            )
+        except KeyError as error:
+            raise UnsupportedModel(f"config.json: {error.args[0]} is missing") from None
+        except (TypeError, ValueError) as error:
+            raise UnsupportedModel(f"config.json: a size is not a number ({error})") from None
+
+    @property
+    def max_seq_length(self) -> int:
+        """Most tokens that the position table serves."""
+        return self.max_position_embeddings - self.position_offset
+
+
+class PackedBert(nn.Module):
+    """A BERT-family encoder over packed batches (Devlin et al. 2019; Liu et al. 2019 for the RoBERTa children)."""
+
+    def __init__(self, config: PackedBertConfig) -> None:
+        super().__init__()
+        if config.hidden_size % config.num_attention_heads:
+            raise UnsupportedModel(
+                f"config.json: hidden_size {config.hidden_size} is not a multiple of num_attention_heads "
+                f"{config.num_attention_heads}"
+            )
+        self.config = config
+        self.embeddings = _Embeddings(config)
+        self.encoder = _Encoder(config)
+
+    def forward(self, batch: PackedBatch) -> Tensor:
+        """Token states (S, D) in the order of the pack."""
+        groups = _equal_lengths(batch.lengths)
+        states = self.embeddings(batch.input_ids, _positions(groups, batch.input_ids.device))
+        for layer in self.encoder.layer:
+            states = layer(states, groups)
+        return states  # type: ignore[no-any-return]
+
+
+_Groups = list[tuple[int, int]]
+"""Count and length of each run of equal lengths, in the order of the pack."""
+
+
+def _equal_lengths(lengths: tuple[int, ...]) -> _Groups:
+    return [(sum(1 for _ in run), length) for length, run in groupby(lengths)]
+
+
+def _positions(groups: _Groups, device: torch.device) -> Tensor:
+    if not groups:
+        return torch.zeros(0, dtype=torch.int64, device=device)
+    return torch.cat([torch.arange(length, device=device).repeat(count) for count, length in groups])
+
+
+class _Embeddings(nn.Module):
+    def __init__(self, config: PackedBertConfig) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self._offset = config.position_offset
+
+    def forward(self, input_ids: Tensor, positions: Tensor) -> Tensor:
+        states = self.word_embeddings(input_ids) + self.token_type_embeddings.weight[0]
+        states = states + self.position_embeddings(positions + self._offset)
+        return self.dropout(self.LayerNorm(states))  # type: ignore[no-any-return]
+
+
+class _Encoder(nn.Module):
+    def __init__(self, config: PackedBertConfig) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList(_Layer(config) for _ in range(config.num_hidden_layers))
+
+
+class _Layer(nn.Module):
+    def __init__(self, config: PackedBertConfig) -> None:
+        super().__init__()
+        self.attention = _Attention(config)
+        self.intermediate = nn.ModuleDict({"dense": Linear(config.hidden_size, config.intermediate_size)})
+        self.output = _Output(config, config.intermediate_size)
+        self._activation = config.hidden_act
+
+    def forward(self, states: Tensor, groups: _Groups) -> Tensor:
+        states = self.attention(states, groups)
+        dense = self.intermediate["dense"]
+        if self._activation == "gelu":
+            inner = dense.gelu(states)
+        else:
+            inner = _ACTIVATIONS[self._activation](dense(states))
+        return self.output(inner, states)  # type: ignore[no-any-return]
+
+
+class _Attention(nn.Module):
+    def __init__(self, config: PackedBertConfig) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.self = nn.ModuleDict({name: Linear(width, width) for name in ("query", "key", "value")})
+        self.output = _Output(config, width)
+        self._heads = config.num_attention_heads
+        self._dropout = config.attention_probs_dropout_prob
+
+    def forward(self, states: Tensor, groups: _Groups) -> Tensor:
+        inputs = [self.self[name](states) for name in ("query", "key", "value")]
+        dropout = self._dropout if self.training else 0.0
+        context, start = [], 0
+        for count, length in groups:
+            query, key, value = (self._view(part[start : start + count * length], count) for part in inputs)
+            attended = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+            context.append(attended.transpose(1, 2).reshape(count * length, -1))
+            start += count * length
+        return self.output(torch.cat(context), states)  # type: ignore[no-any-return]
+
+    def _view(self, part: Tensor, count: int) -> Tensor:
+        """(count * length, D) as (count, heads, length, D / heads)."""
+        return part.view(count, -1, self._heads, part.shape[1] // self._heads).transpose(1, 2)
+
+
+class _Output(nn.Module):
+    """Projection, dropout, residual, LayerNorm: the end of both halves of a layer."""
+
+    def __init__(self, config: PackedBertConfig, width: int) -> None:
+        super().__init__()
+        self.dense = Linear(width, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, inner: Tensor, residual: Tensor) -> Tensor:
+        return self.LayerNorm(self.dropout(self.dense(inner)) + residual)  # type: ignore[no-any-return]

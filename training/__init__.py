@@ -1,0 +1,1 @@
+"""What makes weights: data, losses, trainer, evaluation."""

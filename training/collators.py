@@ -1,0 +1,58 @@
+"""Records → batches: a flat dictionary of tensors whose first dimension is the number of records.
+
+Knows a tokenizer. Knows no model and no loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from simpair.tokens import Role, Tokens
+
+from .pairs import RetrievalPair, ScoredPair, check_records
+
+__all__ = ["PairCollator"]
+
+
+class PairCollator:
+    """Turns records into padded batches for both towers.
+
+    A scored pair is symmetric, so its texts take the default role; of a retrieval pair the anchor is a query, the
+    positive and the negatives are documents.
+
+    Args:
+        tokens: The tokenizer of the encoder that will read the batches.
+    """
+
+    def __init__(self, tokens: Tokens) -> None:
+        self._tokens = tokens
+
+    def __call__(self, records: Sequence[ScoredPair | RetrievalPair | Mapping[str, Any]]) -> dict[str, Tensor]:
+        """The batch of B records of one kind.
+
+        Returns:
+            ``text1_input_ids`` and ``text1_attention_mask`` (B, T1) int64, the same for ``text2``, then either
+            ``labels`` (B,) float32 or the same two for ``negative1``, ``negative2``, …
+
+        Raises:
+            DataError: Records of different kinds or different numbers of negatives, or a text that is none.
+        """
+        checked = check_records(records)
+        first = checked[0]
+        if isinstance(first, ScoredPair):
+            texts1, texts2, labels = zip(*checked, strict=True)
+            batch = {**self._columns("text1", texts1, None), **self._columns("text2", texts2, None)}
+            return {**batch, "labels": torch.tensor(labels, dtype=torch.float32)}
+        anchors, positives, negatives = zip(*checked, strict=True)
+        batch = {**self._columns("text1", anchors, "query"), **self._columns("text2", positives, "document")}
+        for number, column in enumerate(zip(*negatives, strict=True), start=1):
+            batch.update(self._columns(f"negative{number}", column, "document"))
+        return batch
+
+    def _columns(self, name: str, texts: Sequence[str], role: Role | None) -> dict[str, Tensor]:
+        input_ids, attention_mask = self._tokens.pad(texts, role=role)
+        return {f"{name}_input_ids": input_ids, f"{name}_attention_mask": attention_mask}

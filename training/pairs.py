@@ -1,0 +1,256 @@
+"""Data files, or records in memory → checked records of one kind; every refusal names file:line.
+
+Knows no tokenizer, no model and no loss. Texts are kept to the byte: nothing is stripped, and "NA" or "null" is a text.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import math
+import re
+import reprlib
+import zlib
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from numbers import Real
+from pathlib import Path
+from typing import IO, NamedTuple, TypeAlias, cast
+
+from simpair.errors import DataError, InputError
+
+__all__ = ["Records", "RetrievalPair", "ScoredPair", "check_records", "read_pairs"]
+
+
+class ScoredPair(NamedTuple):
+    """Two texts and how alike they are, from 0 (unrelated) to 1 (the same)."""
+
+    text1: str
+    text2: str
+    label: float
+
+
+class RetrievalPair(NamedTuple):
+    """A text, one that should be found for it, and perhaps some that should not."""
+
+    anchor: str
+    positive: str
+    negatives: tuple[str, ...] = ()
+
+
+Records: TypeAlias = list[ScoredPair] | list[RetrievalPair]
+
+_NAMES = {  # field → the columns that may hold it
+    "text1": ("text1", "sentence1"),
+    "text2": ("text2", "sentence2"),
+    "label": ("label", "score"),
+    "anchor": ("anchor", "query"),
+    "positive": ("positive", "passage"),
+    "negatives": ("negatives", "negative"),
+}
+_FIELDS = {name: field for field, names in _NAMES.items() for name in names}
+_KINDS = ({"text1", "text2", "label"}, {"anchor", "positive"}, {"anchor", "positive", "negatives"})
+_EXPECTED = "text1, text2 and label (or score), or else anchor, positive and perhaps negative, in a header or as keys"
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_MAX_TEXT = 131_072  # characters; the csv module's own limit, which is global to the process and so stays as it is
+_MAX_LINE = 1 << 24  # bytes; a file without line ends must not fill the memory
+
+
+def read_pairs(path: str | Path | Sequence[str | Path], *, label_range: tuple[float, float] | None = None) -> Records:
+    """Returns the records of one file or of several, all ScoredPair or all RetrievalPair.
+
+    Reads ``.csv`` (a quote inside a text is doubled), ``.tsv`` (a quote is a character) and ``.jsonl`` (an object a
+    line), in UTF-8, each also with ``.gz``. Columns are found by name, so csv and tsv files start with a header line:
+    text1, text2 and label (also sentence1, sentence2, score) give ScoredPair; anchor, positive and perhaps negative
+    (also query, passage, negatives) give RetrievalPair. Others are ignored. In JSONL, negative may be a list.
+
+    Args:
+        path: One file, or several that hold the same kind of record.
+        label_range: The lowest and the highest label of the files' scale, mapped to 0 and 1. None: it is 0 to 1.
+
+    Raises:
+        DataError: A file, or a row of it, cannot be used. The line given is the one on which the row starts.
+        InputError: label_range is not two finite numbers, the lower one first.
+    """
+    paths = [path] if isinstance(path, str | Path) else path
+    return _collect((row for one in paths for row in _read_file(Path(one))), label_range)
+
+
+def check_records(
+    records: Iterable[ScoredPair | RetrievalPair | Mapping[str, object]],
+    *,
+    label_range: tuple[float, float] | None = None,
+) -> Records:
+    """Returns records given in memory as a new list of one kind, after the checks that a file's rows pass.
+
+    Args:
+        records: ScoredPair, RetrievalPair, or mappings with their names, such as the rows of a ``datasets.Dataset``.
+        label_range: As in :func:`read_pairs`.
+
+    Raises:
+        DataError: A record cannot be used; its line is the record's row, 1 for the first.
+        InputError: label_range is not two finite numbers, the lower one first.
+    """
+    return _collect((_Row(None, number, record) for number, record in enumerate(records, 1)), label_range)
+
+
+class _Row(NamedTuple):
+    path: Path | None
+    line: int
+    fields: object  # a mapping of names to values, or a record
+
+
+def _collect(rows: Generator[_Row, None, None], label_range: tuple[float, float] | None) -> Records:
+    """Returns the rows as records of one kind, and adds file and line to every reason for refusing one."""
+    low, high = (0.0, 1.0) if label_range is None else label_range
+    if not (low < high and math.isfinite(high - low)):
+        raise InputError(f"label_range must be two finite numbers, the lower one first, got ({low}, {high})")
+    records: list[ScoredPair | RetrievalPair] = []
+    with closing(rows):
+        for path, line, fields in rows:
+            try:
+                record = _record(fields, low, high)
+                if records and type(record) is not type(records[0]):
+                    raise ValueError(f"is a {type(record).__name__}, after rows of {type(records[0]).__name__}")
+            except ValueError as error:
+                raise DataError(str(error), path=path, line=line) from None
+            records.append(record)
+    if not records:
+        raise DataError("no records; training and evaluation need at least one")
+    return cast("Records", records)
+
+
+def _record(fields: object, low: float, high: float) -> ScoredPair | RetrievalPair:
+    if isinstance(fields, ScoredPair | RetrievalPair):
+        fields = fields._asdict()
+    if not isinstance(fields, Mapping):
+        raise ValueError(f"must be an object of named fields, got {reprlib.repr(fields)}")
+    names = _columns(list(fields))
+    if "label" in names:
+        text1, text2 = (_text(fields[names[field]], field) for field in ("text1", "text2"))
+        return ScoredPair(text1, text2, _label(fields[names["label"]], low, high))
+    anchor, positive = (_text(fields[names[field]], field) for field in ("anchor", "positive"))
+    given = fields[names["negatives"]] if "negatives" in names else ()
+    negatives = given if isinstance(given, list | tuple) else [given]
+    return RetrievalPair(anchor, positive, tuple(_text(negative, "negative") for negative in negatives))
+
+
+def _columns(names: list[str]) -> dict[str, str]:
+    """Returns which name holds which field of the record, for names that describe exactly one kind of record."""
+    columns: dict[str, str] = {}
+    for name in names:
+        field = _FIELDS.get(name)
+        if field in columns:
+            raise ValueError(f"{columns[field]!r} and {name!r} both mean {field}; keep one of them")
+        if field is not None:
+            columns[field] = name
+    if columns.keys() not in _KINDS:
+        found = ", ".join(map(reprlib.repr, names[:12])) or "nothing"
+        raise ValueError(f"found the names {found}; expected {_EXPECTED}")
+    return columns
+
+
+def _text(value: object, field: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{field} must be a text, got {reprlib.repr(value)}")
+    if not value or value.isspace():
+        raise ValueError(f"{field} is empty; fill it in or remove the row")
+    if len(value) > _MAX_TEXT:
+        raise ValueError(f"{field} has {len(value):,} characters, at most {_MAX_TEXT:,} are read; cut it into passages")
+    if not value.isascii() and (half := _SURROGATE.search(value)):
+        raise ValueError(f"{field} holds half a surrogate pair at character {half.start() + 1}; decode it again")
+    return value
+
+
+def _label(value: object, low: float, high: float) -> float:
+    """Returns the label on the scale 0..1. Booleans, strings, NaN and infinities are none."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not low <= cast("float", value) <= high:
+        raise ValueError(
+            f"label must be a number from {low:g} to {high:g}, got {reprlib.repr(value)}; "
+            "labels on another scale need their range, such as label_range=(0, 5) or --label-range 0 5"
+        )
+    return (float(value) - low) / (high - low)
+
+
+def _read_file(path: Path) -> Iterator[_Row]:
+    suffix = Path(path.name.lower().removesuffix(".gz")).suffix
+    if suffix not in (".csv", ".tsv", ".jsonl"):
+        raise DataError("must end in .csv, .tsv or .jsonl, perhaps followed by .gz", path=path)
+    row = None
+    for row in _jsonl_rows(path) if suffix == ".jsonl" else _table_rows(path, suffix):
+        yield row
+    if row is None:
+        raise DataError("holds no rows", path=path)
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """Yields the lines of a file with their ends, split at line feeds only."""
+    number = 0
+    try:
+        with cast("IO[bytes]", gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")) as file:
+            while raw := file.readline(_MAX_LINE + 1):
+                number += 1
+                if len(raw) > _MAX_LINE:
+                    raise DataError(f"the line is longer than {_MAX_LINE:,} bytes", path=path, line=number)
+                yield raw.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"is not UTF-8 at byte {error.start + 1}; convert the file", path=path, line=number) from None
+    except (OSError, EOFError, zlib.error) as error:
+        reason = f"cannot be read: {getattr(error, 'strerror', None) or error}"
+        raise DataError(reason, path=path, line=number + 1 if number else None) from error
+
+
+def _table_rows(path: Path, suffix: str) -> Iterator[_Row]:
+    """Yields the rows below the header, each with the line on which it starts, where an open quote is reported too."""
+    lines = _lines(path)
+    tab = suffix == ".tsv"
+    table = csv.reader(lines, "excel-tab", quoting=csv.QUOTE_NONE) if tab else csv.reader(lines, strict=True)
+    header: list[str] = []
+    line = 1
+    try:
+        for cells in table:
+            if cells and not header:  # cells is empty for an empty line, which holds no row
+                header = list(_distinct([(name, None) for name in cells]))
+                _columns(header)
+            elif cells:
+                if len(cells) != len(header):
+                    raise ValueError(f"has {len(cells)} columns, the header {len(header)}; a separator inside a text?")
+                yield _Row(path, line, {name: _cell(name, cell) for name, cell in zip(header, cells, strict=True)})
+            line = table.line_num + 1
+    except DataError:
+        raise
+    except (csv.Error, ValueError) as error:
+        hint = "perhaps an open quote or a stray carriage return: " if isinstance(error, csv.Error) else ""
+        raise DataError(f"{hint}{error}", path=path, line=line) from None
+
+
+def _cell(name: str, cell: str) -> str | float:
+    """Returns the number in a label's cell; what is written in any other way stays a text, which no label may be."""
+    return float(cell) if _FIELDS.get(name) == "label" and _NUMBER.fullmatch(cell) else cell
+
+
+def _jsonl_rows(path: Path) -> Iterator[_Row]:
+    for line, text in enumerate(_lines(path), 1):
+        if not text.strip():
+            continue
+        try:
+            fields = json.loads(text, object_pairs_hook=_distinct, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError) as error:
+            reason = str(error).partition(": line 1 column")[0]  # json counts lines from the start of this one
+            raise DataError(f"is not sound JSON: {reason}", path=path, line=line) from None
+        yield _Row(path, line, fields)
+
+
+def _distinct(items: list[tuple[str, object]]) -> dict[str, object]:
+    fields: dict[str, object] = {}
+    for name, value in items:
+        if name in fields:
+            raise ValueError(f"the name {reprlib.repr(name)} appears twice")
+        fields[name] = value
+    return fields
+
+
+def _refuse_constant(constant: str) -> float:
+    raise ValueError(f"{constant} is no JSON number")

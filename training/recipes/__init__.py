@@ -1,0 +1,1 @@
+"""The exact recipes of released weights: their vocabulary, first weights and training material."""

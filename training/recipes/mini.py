@@ -1,0 +1,219 @@
+"""A folder of training data and a teacher → ``simpair-mini``, the bundled Chinese + English encoder.
+
+    python -m simpair.training.recipes.mini --data DATA --teacher all-MiniLM-L6-v2 --work WORK --out OUT
+
+Four stages, each kept in WORK, so that the same command goes on after an interruption: a vocabulary; a student of four
+of the teacher's six layers; the teacher's embeddings of the English texts (the target of a Chinese text is that of its
+translation: Reimers & Gurevych 2020, arXiv 2004.09813); training. The shipped weights come from the default arguments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import Dataset, SequentialSampler
+from transformers.trainer_utils import get_last_checkpoint
+
+from simpair.model import TwinTowerEncoder
+
+
+from ..collators import PairCollator
+from ..evaluate import evaluate_pairs
+from ..losses import cosent, distillation, info_nce
+from ..pairs import RetrievalPair, ScoredPair
+from ..trainer import TwinTowerTrainer, TwinTowerTrainingArguments, embed_columns
+from .sources import dev_pairs, distillation_texts, lexicon, retrieval_sources, scored_sources, vocabulary_texts
+from .student import make_student
+from .targets import teacher_targets
+from .vocabulary import train_vocabulary
+
+_LOG = logging.getLogger("simpair")
+
+_DISTILLED, _SCORED, _QUESTIONS, _RETRIEVAL = 192, 96, 24, 64  # records in a batch of each kind
+_ALONE = 0.35  # the share of the steps that only distil
+_CYCLE = "dsdrdsdrds"  # the ten steps that then repeat: distillation, scored pairs, retrieval pairs
+_BODY_RATE, _ROWS_RATE = 3e-4, 2e-3  # learning rates; embedding rows are new, and rarely met
+_SCALE = 20.0
+
+
+class Distilled(NamedTuple):
+    """A text and the vector (D,) wanted for it."""
+
+    text: str
+    target: NDArray[np.float16]
+
+
+Batch = Sequence[Distilled] | Sequence[ScoredPair] | Sequence[RetrievalPair]
+
+
+class Material(NamedTuple):
+    """What the steps draw from: texts with the row of their target, the targets, and pairs by source."""
+
+    texts: list[tuple[str, int]]
+    targets: NDArray[np.float16]
+    scored: dict[str, list[ScoredPair]]
+    retrieval: dict[str, list[RetrievalPair]]
+
+
+class Schedule(Dataset[Batch]):
+    """Step → its batch, all from one source: a pure function of the seed and the step, so a resumed run is the same."""
+
+    def __init__(self, material: Material, *, steps: int, seed: int) -> None:
+        self._material, self._seed = material, seed
+        alone = int(_ALONE * steps)
+        self._kinds = ["d" if step < alone else _CYCLE[step % len(_CYCLE)] for step in range(steps)]
+        self._distilled = np.cumsum([kind == "d" for kind in self._kinds])
+
+    def __len__(self) -> int:
+        return len(self._kinds)
+
+    def __getitem__(self, step: int) -> Batch:
+        draw = np.random.default_rng((self._seed, step))
+        if self._kinds[step] == "d":
+            return self._targets(int(self._distilled[step]) - 1)
+        if self._kinds[step] == "s":
+            source = _draw_source(self._material.scored, draw)
+            return _sample(self._material.scored[source], _SCORED, draw)
+        source = _draw_source(self._material.retrieval, draw)
+        size = _QUESTIONS if source.startswith("qa") else _RETRIEVAL
+        return _sample(self._material.retrieval[source], size, draw)
+
+    def _targets(self, number: int) -> list[Distilled]:
+        """The ``number``-th batch of the endless walk over the distilled texts, shuffled anew each time round."""
+        texts, targets = self._material.texts, self._material.targets
+        rounds, place = divmod(number, len(texts) // _DISTILLED)
+        order = np.random.default_rng((self._seed, rounds, 1)).permutation(len(texts))
+        chosen = [texts[row] for row in order[place * _DISTILLED : (place + 1) * _DISTILLED]]
+        return [Distilled(text, targets[row]) for text, row in chosen]
+
+
+def _draw_source(sources: Mapping[str, Sequence[Any]], draw: np.random.Generator) -> str:
+    """A source, in proportion to the square root of its size."""
+    names = sorted(sources)
+    weights = np.sqrt([len(sources[name]) for name in names])
+    return str(draw.choice(names, p=weights / weights.sum()))
+
+
+def _sample(pairs: Sequence[Any], size: int, draw: np.random.Generator) -> list[Any]:
+    return [pairs[row] for row in draw.choice(len(pairs), min(size, len(pairs)), replace=False)]
+
+
+class RecipeCollator(PairCollator):
+    """Also turns distilled texts into ``text1_*`` with ``targets`` (B, D) float32."""
+
+    def __call__(self, batches: Sequence[Any]) -> dict[str, Tensor]:
+        """The one batch that the schedule gave for a step."""
+        (records,) = batches
+        if not isinstance(records[0], Distilled):
+            return super().__call__(records)
+        texts, targets = zip(*records, strict=True)
+        return {**self._columns("text1", texts, None), "targets": torch.from_numpy(np.stack(targets)).float()}
+
+
+class RecipeTrainer(TwinTowerTrainer):
+    """Chooses the loss by what the batch holds; embedding rows learn at a rate of their own."""
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Mapping[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Distillation (regression + in-batch choice), CoSENT for labels, InfoNCE for the rest."""
+        text1, *others = embed_columns(model, inputs)
+        if "targets" in inputs:
+            targets = inputs["targets"]
+            same = targets @ targets.T > 0.999
+            return info_nce(text1, targets, scale=_SCALE, same=same) + 10 * distillation(text1, targets)
+        if "labels" in inputs:
+            return cosent(text1, others[0], inputs["labels"], scale=_SCALE)
+        return info_nce(text1, others[0], torch.cat(others[1:]) if others[1:] else None, scale=_SCALE)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW with two learning rates."""
+        rows = self._encoder().tower.embeddings.word_embeddings.weight
+        body = [weight for weight in self._encoder().parameters() if weight is not rows]
+        groups = [{"params": [rows], "lr": _ROWS_RATE}, {"params": body, "lr": _BODY_RATE}]
+        self.optimizer = torch.optim.AdamW(groups, fused=True)
+        return self.optimizer
+
+    def _get_train_sampler(self, *_: Any) -> SequentialSampler:
+        return SequentialSampler(self.train_dataset)
+
+
+def build_student(data: Path, teacher: Path, folder: Path) -> None:
+    """Write the untrained student, unless an earlier run did."""
+    if (folder / "model.safetensors").exists():
+        return
+    origins = make_student(teacher, train_vocabulary(vocabulary_texts(data)), lexicon(data), folder)
+    _LOG.info("student: %s", origins)
+
+
+def gather_material(data: Path, teacher: Path, cache: Path) -> Material:
+    """Read the data and compute, or read back, the teacher's targets."""
+    distilled = distillation_texts(data)
+    keys = sorted({target.key for target in distilled})
+    row = {key: number for number, key in enumerate(keys)}
+    targets = teacher_targets(TwinTowerEncoder.from_pretrained(teacher, dtype="bfloat16"), keys, cache)
+    texts = [(target.text, row[target.key]) for target in distilled]
+    return Material(texts, targets, scored_sources(data), retrieval_sources(data))
+
+
+def train(student: TwinTowerEncoder, material: Material, work: Path, *, steps: int, seed: int) -> None:
+    """Train the student in place, going on from the newest checkpoint in ``work``."""
+    args = TwinTowerTrainingArguments(
+        output_dir=str(work),
+        max_steps=steps,
+        per_device_train_batch_size=1,  # the schedule's item is a whole batch
+        lr_scheduler_type="linear",
+        warmup_steps=0.02,
+        bf16=True,
+        save_steps=250,
+        save_total_limit=1,
+        logging_steps=50,
+        seed=seed,
+        use_cpu=student.device.type == "cpu",
+        disable_tqdm=True,
+    )
+    trainer = RecipeTrainer(
+        student,
+        args,
+        train_dataset=Schedule(material, steps=steps, seed=seed),
+        data_collator=RecipeCollator(student.tokenizer),
+    )
+    work.mkdir(parents=True, exist_ok=True)
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work)))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the recipe."""
+    parser = argparse.ArgumentParser(description="Train simpair-mini.")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the training data")
+    parser.add_argument("--teacher", type=Path, required=True, help="folder of all-MiniLM-L6-v2")
+    parser.add_argument("--work", type=Path, required=True, help="folder for what an interrupted run goes on from")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the trained checkpoint (float16)")
+    parser.add_argument("--steps", type=int, default=2_400, help="optimizer steps")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.manual_seed(options.seed)
+    build_student(options.data, options.teacher, options.work / "student")
+    material = gather_material(options.data, options.teacher, options.work / "targets")
+    student = TwinTowerEncoder.from_pretrained(options.work / "student")
+    train(student, material, options.work / "train", steps=options.steps, seed=options.seed)
+    student.save_pretrained(options.out, dtype="float16")
+    for source, pairs in dev_pairs(options.data).items():
+        _LOG.info("dev %s: Spearman %.4f over %d pairs", source, *evaluate_pairs(student, pairs)[::2])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""A teacher checkpoint, a new tokenizer and a bilingual lexicon → the student's first checkpoint.
+
+Layers, positions and layer norms are the teacher's; each row of the new embedding table comes from the best source at
+hand. Knows no data folder and runs no model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+
+from .vocabulary import SPECIAL_TOKENS, is_chinese
+
+__all__ = ["RowOrigins", "make_student"]
+
+_WORDS = "embeddings.word_embeddings.weight"
+_LAYER = "encoder.layer."
+
+
+class RowOrigins(NamedTuple):
+    """How many rows of the student's embedding table came from where.
+
+    Attributes:
+        copied: Pieces that the teacher has too, Chinese characters of the lexicon aside.
+        averaged: Means over the teacher's pieces of the same letters.
+        lexicon: Chinese characters: means over the English words of the lexicon, where it has the character.
+        drawn: The rest, drawn around the teacher's mean row.
+    """
+
+    copied: int
+    averaged: int
+    lexicon: int
+    drawn: int
+
+
+def make_student(
+    teacher: Path,
+    tokenizer: Tokenizer,
+    lexicon: Iterable[tuple[str, str]],
+    folder: Path,
+    *,
+    layers: Sequence[int] = (0, 1, 3, 5),
+    max_seq_length: int = 256,
+    seed: int = 0,
+) -> RowOrigins:
+    """Writes the student's checkpoint (float32) and returns where its embedding rows came from.
+
+    Args:
+        teacher: The folder of a BERT checkpoint with ``model.safetensors``, ``config.json`` and ``tokenizer.json``.
+        tokenizer: The student's tokenizer.
+        lexicon: (English word, Chinese word) pairs.
+        folder: Where to write; made when missing.
+        layers: The teacher's layers that the student keeps, in this order.
+        max_seq_length: The longest input, in tokens.
+        seed: Fixes the drawn rows.
+    """
+    tensors = load_file(teacher / "model.safetensors")
+    teacher_rows = Tokenizer.from_file(str(teacher / "tokenizer.json")).get_vocab()
+    rows, origins = _embedding_rows(tensors[_WORDS], teacher_rows, tokenizer, lexicon, seed)
+    student = {name: tensor for name, tensor in tensors.items() if not name.startswith(_LAYER)}
+    student.pop("embeddings.position_ids", None)
+    student[_WORDS] = rows
+    for number, layer in enumerate(layers):
+        start = f"{_LAYER}{layer}."
+        for name in (name for name in tensors if name.startswith(start)):
+            student[f"{_LAYER}{number}.{name.removeprefix(start)}"] = tensors[name]
+    config = json.loads((teacher / "config.json").read_text(encoding="utf-8"))
+    config |= {"num_hidden_layers": len(layers), "vocab_size": len(rows)}
+    _write(folder, student, config, tokenizer, max_seq_length)
+    return origins
+
+
+def _embedding_rows(
+    table: torch.Tensor,
+    teacher_rows: Mapping[str, int],
+    tokenizer: Tokenizer,
+    lexicon: Iterable[tuple[str, str]],
+    seed: int,
+) -> tuple[torch.Tensor, RowOrigins]:
+    """Returns the student's rows (V, D) float32, and the counts; ``table`` is the teacher's (U, D)."""
+    meanings = _character_meanings(table, teacher_rows, lexicon)
+    vocabulary = tokenizer.get_vocab()
+    generator = torch.Generator().manual_seed(seed)
+    drawn = table.mean(0) + table.std(0) * torch.randn(len(vocabulary), table.shape[1], generator=generator)
+    rows = drawn.clone()
+    counts = dict.fromkeys(RowOrigins._fields, 0)
+    for piece, row in vocabulary.items():
+        pieces = _split(piece, teacher_rows)
+        if piece in meanings:  # before copying: an English teacher has Chinese characters, but not their meanings
+            origin, rows[row] = "lexicon", meanings[piece]
+        elif piece in teacher_rows:
+            origin, rows[row] = "copied", table[teacher_rows[piece]]
+        elif pieces:
+            origin, rows[row] = "averaged", table[pieces].mean(0)
+        else:
+            origin = "drawn"
+        counts[origin] += 1
+    return rows, RowOrigins(**counts)
+
+
+def _split(piece: str, teacher_rows: Mapping[str, int]) -> list[int]:
+    """The teacher's rows for a piece, longest match first, ``##`` for ``##``; none when a part is unknown."""
+    start, text = ("##", piece[2:]) if piece.startswith("##") else ("", piece)
+    found: list[int] = []
+    while text:
+        lengths = range(len(text), 0, -1)
+        length = next((length for length in lengths if start + text[:length] in teacher_rows), None)
+        if length is None:
+            return []
+        found.append(teacher_rows[start + text[:length]])
+        start, text = "##", text[length:]
+    return found
+
+
+def _character_meanings(
+    table: torch.Tensor, teacher_rows: Mapping[str, int], lexicon: Iterable[tuple[str, str]]
+) -> dict[str, torch.Tensor]:
+    """Chinese character → mean (D,) over the English words whose translation holds it.
+
+    A translation of n characters counts 1 / n²: the character itself tells most, a part of a long word little.
+    """
+    sums: defaultdict[str, torch.Tensor] = defaultdict(lambda: torch.zeros(table.shape[1]))
+    weights: defaultdict[str, float] = defaultdict(float)
+    for english, chinese in lexicon:
+        parts = [_split(word, teacher_rows) for word in english.lower().split()]
+        if not parts or not all(parts):
+            continue
+        meaning = table[[row for part in parts for row in part]].mean(0)
+        weight = 1.0 / len(chinese) ** 2
+        for character in set(filter(is_chinese, chinese)):
+            sums[character] += weight * meaning
+            weights[character] += weight
+    return {character: total / weights[character] for character, total in sums.items()}
+
+
+def _write(
+    folder: Path, tensors: dict[str, torch.Tensor], config: dict[str, Any], tokenizer: Tokenizer, max_seq_length: int
+) -> None:
+    """Writes the legacy sentence-transformers layout: mean pooling, unit length, cosine."""
+    width = config["hidden_size"]
+    kind = "sentence_transformers.models."
+    modules = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
+    pooling = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
+    config = {name: value for name, value in config.items() if not name.startswith(("_", "transformers_", "gradient_"))}
+    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), SPECIAL_TOKENS, strict=True))
+    files: dict[str, Any] = {
+        "modules.json": [
+            {"idx": idx, "name": str(idx), "path": path, "type": kind + name}
+            for idx, (path, name) in enumerate(modules)
+        ],
+        "1_Pooling/config.json": {
+            "word_embedding_dimension": width,
+            **{f"pooling_mode_{mode}": mode == "mean_tokens" for mode in pooling},
+            "include_prompt": True,
+        },
+        "sentence_bert_config.json": {"max_seq_length": max_seq_length, "do_lower_case": False},
+        "config_sentence_transformers.json": {
+            "prompts": {"query": "", "document": ""},
+            "default_prompt_name": None,
+            "similarity_fn_name": "cosine",
+        },
+        "config.json": config
+        | {"architectures": ["BertModel"], "model_type": "bert", "pad_token_id": 0, "dtype": "float32"},
+        "tokenizer_config.json": names
+        | {
+            "tokenizer_class": "BertTokenizer",
+            "do_lower_case": True,
+            "strip_accents": True,
+            "tokenize_chinese_chars": True,
+            "model_max_length": max_seq_length,
+        },
+        "special_tokens_map.json": names,
+    }
+    for name in ("1_Pooling", "2_Normalize"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    tokenizer.save(str(folder / "tokenizer.json"))
+    save_file(
+        {name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors", {"format": "pt"}
+    )

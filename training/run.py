@@ -1,0 +1,141 @@
+"""Encoder and data → a better encoder: the parts of training wired together for users."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from transformers import PrinterCallback
+
+from simpair.errors import InputError
+from simpair.model import TwinTowerEncoder
+
+from .evaluate import PairScores, RetrievalScores, evaluate_pairs, evaluate_retrieval
+from .pairs import Records, RetrievalPair, ScoredPair, check_records, read_pairs
+from .trainer import LossName, TwinTowerTrainer, TwinTowerTrainingArguments
+
+__all__ = ["FineTuneReport", "evaluate", "fine_tune"]
+
+Data = str | Path | Sequence[str | Path] | Sequence[ScoredPair | RetrievalPair | Mapping[str, Any]]
+
+
+class FineTuneReport(NamedTuple):
+    """What a run did.
+
+    Attributes:
+        records: Training records read.
+        loss_name: The loss used.
+        steps: Optimizer steps.
+        loss: Mean training loss.
+        seconds: Time of the training loop.
+        before: Metrics on the dev data before training, or None without dev data.
+        after: The same after it.
+    """
+
+    records: int
+    loss_name: LossName
+    steps: int
+    loss: float
+    seconds: float
+    before: PairScores | RetrievalScores | None
+    after: PairScores | RetrievalScores | None
+
+
+def fine_tune(
+    encoder: TwinTowerEncoder,
+    data: Data,
+    *,
+    output_dir: str | Path | None = None,
+    dev: Data | None = None,
+    loss: LossName | None = None,
+    epochs: float = 1.0,
+    max_steps: int = -1,
+    batch_size: int = 32,
+    learning_rate: float = 5e-5,
+    seed: int = 0,
+    label_range: tuple[float, float] | None = None,
+    resume: bool = False,
+    show_progress: bool = False,
+) -> FineTuneReport:
+    """Train the encoder in place on pairs, and return what happened.
+
+    Args:
+        encoder: Changed in place; save it with ``save_pretrained``.
+        data: Files (CSV, TSV, JSONL, also .gz) or records of one kind: scored pairs, or retrieval pairs.
+        output_dir: Where a checkpoint is kept after every epoch and the trained encoder is saved; None keeps nothing.
+        dev: Data of the same kind to measure on before and after; never trained on.
+        loss: None takes ``cosent`` for scored pairs and ``info_nce`` for retrieval pairs.
+        epochs: Passes over the data.
+        max_steps: Optimizer steps instead of ``epochs``; -1 for none.
+        batch_size: Records in a step.
+        learning_rate: Peak of a linear schedule with a tenth of warm-up.
+        seed: Of the order of the records and of dropout.
+        label_range: The lowest and highest possible label of files, mapped to 0 and 1; None for labels in 0..1.
+        resume: Go on from the newest checkpoint in ``output_dir``.
+        show_progress: A bar on stderr.
+
+    Raises:
+        DataError: A file or record cannot be used.
+        TrainingError: The loss stopped being finite, or a checkpoint cannot be resumed.
+    """
+    if resume and output_dir is None:
+        raise InputError("resume needs the output_dir of the interrupted run")
+    records, held_out = _records(data, label_range), None if dev is None else _records(dev, label_range)
+    scored = isinstance(records[0], ScoredPair)
+    loss_name: LossName = loss or ("cosent" if scored else "info_nce")
+    before = None if held_out is None else evaluate(encoder, held_out)
+    with tempfile.TemporaryDirectory() as scratch:
+        args = TwinTowerTrainingArguments(
+            output_dir=str(output_dir or scratch),
+            loss=loss_name,
+            num_train_epochs=epochs,
+            max_steps=max_steps,
+            per_device_train_batch_size=batch_size,
+            learning_rate=learning_rate,
+            warmup_steps=0.1,
+            lr_scheduler_type="linear",
+            save_strategy="no" if output_dir is None else "epoch",
+            save_total_limit=2,
+            logging_strategy="no",
+            seed=seed,
+            use_cpu=encoder.device.type == "cpu",
+            disable_tqdm=not show_progress,
+        )
+        trainer = TwinTowerTrainer(encoder, args, train_dataset=records)
+        trainer.remove_callback(PrinterCallback)
+        start = time.perf_counter()
+        result = trainer.train(resume_from_checkpoint=resume or None)
+        seconds = time.perf_counter() - start
+    encoder.eval()
+    if output_dir is not None:
+        encoder.save_pretrained(output_dir)
+    return FineTuneReport(
+        records=len(records),
+        loss_name=loss_name,
+        steps=result.global_step,
+        loss=result.training_loss,
+        seconds=seconds,
+        before=before,
+        after=None if held_out is None else evaluate(encoder, held_out),
+    )
+
+
+def evaluate(encoder: TwinTowerEncoder, data: Data) -> PairScores | RetrievalScores:
+    """The metrics that fit the records: correlations for scored pairs, reciprocal rank for retrieval pairs."""
+    records = _records(data, None)
+    scored = [record for record in records if isinstance(record, ScoredPair)]
+    if scored:
+        return evaluate_pairs(encoder, scored)
+    return evaluate_retrieval(encoder, [record for record in records if isinstance(record, RetrievalPair)])
+
+
+def _records(data: Data, label_range: tuple[float, float] | None) -> Records:
+    if isinstance(data, str | Path):
+        return read_pairs(data, label_range=label_range)
+    paths = [item for item in data if isinstance(item, str | Path)]
+    if paths and len(paths) == len(data):
+        return read_pairs(paths, label_range=label_range)
+    return check_records(data, label_range=label_range)  # type: ignore[arg-type]
