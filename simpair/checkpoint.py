@@ -18,8 +18,7 @@ from typing import Any, Literal, get_args
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer
-from tokenizers.implementations import BertWordPieceTokenizer
+from tokenizers import BertWordPieceTokenizer, Tokenizer
 from tokenizers.normalizers import Lowercase, Sequence
 from torch import Tensor
 
@@ -110,7 +109,11 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     modules = _read_modules(folder)
     transformer = _first_json(folder, _TRANSFORMER_CONFIGS)
     longest = transformer.get("max_seq_length") or tokenizer_config.get("model_max_length") or 512
-    settings = _read_settings(folder, modules, width=config.get("hidden_size"), max_seq_length=int(min(longest, 1 << 20)))
+    if not isinstance(longest, int | float) or not longest >= 1:
+        raise ModelCorrupt(f"{folder}: max_seq_length is {longest!r}; expected a number of tokens")
+    settings = _read_settings(
+        folder, modules, width=config.get("hidden_size"), max_seq_length=int(min(longest, 1 << 20))
+    )
     return Checkpoint(
         config=config,
         settings=settings,
@@ -124,7 +127,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Write the checkpoint; an interruption leaves the old one, or one that ``read_checkpoint`` refuses, never a mix.
 
-    A new folder appears whole. In an existing one each file is replaced whole, the digests last.
+    A new folder appears whole. In an existing one each file is replaced whole, the digests first: they refuse the rest.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -135,7 +138,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
             staging.replace(folder)
             return
         names = sorted(path.relative_to(staging) for path in staging.rglob("*") if path.is_file())
-        for name in sorted(names, key=lambda name: name.name == DIGESTS):
+        for name in sorted(names, key=lambda name: name.name != DIGESTS):
             (folder / name).parent.mkdir(exist_ok=True)
             (staging / name).replace(folder / name)
         for stale in ("vocab.txt", "model.safetensors.index.json"):
@@ -149,8 +152,8 @@ def _read_json(path: Path, *, missing: dict[str, Any] | None = None) -> dict[str
         return missing
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelCorrupt(f"{path} is missing") from None
+    except OSError as error:
+        raise ModelCorrupt(f"{path} cannot be read ({error.strerror}); download or save the checkpoint again") from None
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
         raise ModelCorrupt(f"{path} is not JSON ({error}); download or save the checkpoint again") from None
     if not isinstance(value, dict):
@@ -170,8 +173,8 @@ def _check_digests(folder: Path) -> None:
     if not isinstance(recorded, dict):
         raise ModelCorrupt(f"{folder / DIGESTS} has no sha256 table; delete it if you changed the folder on purpose")
     for name, digest in recorded.items():
-        path = folder / name
-        if not path.resolve().is_relative_to(folder.resolve()) or not path.is_file():
+        path = folder / name  # perhaps a link: the Hub's cache keeps its files elsewhere
+        if Path(name).is_absolute() or ".." in Path(name).parts or not path.is_file():
             raise ModelCorrupt(f"{path} is missing; it was saved with the checkpoint: download or save it again")
         if _sha256(path) != digest:
             raise ModelCorrupt(
@@ -214,26 +217,30 @@ def _read_modules(folder: Path) -> dict[str, Path]:
 def _read_settings(folder: Path, modules: dict[str, Path], *, width: object, max_seq_length: int) -> Settings:
     if not modules:
         return Settings(max_seq_length=max_seq_length)
-    declared = _read_json(folder / "config_sentence_transformers.json", missing={})
-    names: dict[str | None, Similarity] = {None: "cosine", "cosine": "cosine", "dot": "dot", "dot_product": "dot"}
-    similarity = declared.get("similarity_fn_name")
-    if similarity not in names:
-        raise UnsupportedModel(
-            f"{folder / 'config_sentence_transformers.json'}: similarity_fn_name is {similarity!r}; cosine and dot are "
-            "read, distances are not"
-        )
-    prompts = declared.get("prompts") or {}
-    default = declared.get("default_prompt_name")
-    if not isinstance(prompts, dict) or (default is not None and default not in prompts):
-        raise ModelCorrupt(f"{folder / 'config_sentence_transformers.json'}: the default prompt {default!r} is not declared")
+    path = folder / "config_sentence_transformers.json"
+    declared = _read_json(path, missing={})
+    names: dict[str, Similarity] = {"None": "cosine", "cosine": "cosine", "dot": "dot", "dot_product": "dot"}
+    similarity = names.get(str(declared.get("similarity_fn_name")))
+    if similarity is None:
+        named = declared["similarity_fn_name"]
+        raise UnsupportedModel(f"{path}: similarity_fn_name is {named!r}; cosine and dot are read, distances are not")
+    texts = declared.get("prompts") or {}
+    if not isinstance(texts, dict) or not all(isinstance(text, str | None) for text in texts.values()):
+        raise ModelCorrupt(f"{path}: prompts is {texts!r}; expected an object of texts by name")
+    prompts = {"query": "", "document": ""} | {name: text or "" for name, text in texts.items()}
+    default, kept = declared.get("default_prompt_name"), declared.get("truncate_dim")
+    if default not in (None, *prompts):
+        raise ModelCorrupt(f"{path}: the default prompt {default!r} is not declared")
+    if kept is not None and not (isinstance(kept, int) and isinstance(width, int) and 1 <= kept <= width):
+        raise ModelCorrupt(f"{path}: truncate_dim is {kept!r}; expected 1 to {width}, hidden_size in config.json")
     return Settings(
         pooling=_read_pooling(modules["Pooling"] / "config.json", width, prompted=any(prompts.values())),
-        similarity=names[similarity],
-        normalize="Normalize" in modules or names[similarity] == "cosine",
+        similarity=similarity,
+        normalize="Normalize" in modules or similarity == "cosine",
         max_seq_length=max_seq_length,
-        prompts={"query": "", "document": ""} | {name: text or "" for name, text in prompts.items()},
+        prompts=prompts,
         default_prompt_name=default,
-        truncate_dim=declared.get("truncate_dim"),
+        truncate_dim=kept,
     )
 
 
@@ -243,8 +250,10 @@ def _read_pooling(path: Path, width: object, *, prompted: bool) -> PoolingMode:
     modes: list[Any] = [mode for key, mode in _LEGACY_POOLING.items() if config.get(key)]
     if declared is not None:
         modes = declared if isinstance(declared, list) else [declared]
-    if len(modes) > 1 or not set(modes) <= set(get_args(PoolingMode)):
-        raise UnsupportedModel(f"{path}: pooling is {modes}; this version reads one of {', '.join(get_args(PoolingMode))}")
+    if len(modes) > 1 or any(mode not in get_args(PoolingMode) for mode in modes):
+        raise UnsupportedModel(
+            f"{path}: pooling is {modes}; this version reads one of {', '.join(get_args(PoolingMode))}"
+        )
     dimension = config.get("embedding_dimension", config.get("word_embedding_dimension", width))
     if dimension != width:
         raise ModelCorrupt(f"{path}: the dimension is {dimension}, but hidden_size in config.json is {width}")
@@ -265,6 +274,8 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
         for name, tensor in part.items():
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
                 raise ModelCorrupt(f"{path}: {name} has values that are not finite; the weights are unusable")
+            if _current_name(name) in tensors:
+                raise ModelCorrupt(f"{path}: {name} is there twice, once under another spelling")
             tensors[_current_name(name)] = tensor
     return tensors
 
@@ -274,7 +285,8 @@ def _weight_files(folder: Path) -> list[Path]:
         return [folder / WEIGHTS]
     index = folder / f"{WEIGHTS}.index.json"
     if index.is_file():
-        names = sorted({str(name) for name in _read_json(index).get("weight_map", {}).values()})
+        places = _read_json(index).get("weight_map")
+        names = sorted({str(name) for name in places.values()}) if isinstance(places, dict) else []
         if not names or any(Path(name).name != name or not name.endswith(".safetensors") for name in names):
             raise ModelCorrupt(f"{index}: the weight map names no safetensors files of this folder")
         return [folder / name for name in names]
@@ -298,18 +310,12 @@ def _current_name(name: str) -> str:
 
 
 def _read_tokenizer(folder: Path, config: Mapping[str, Any], *, lowercase: bool) -> Tokenizer:
-    path = folder / "tokenizer.json"
-    vocabulary = folder / "vocab.txt"
+    path, vocabulary = folder / "tokenizer.json", folder / "vocab.txt"
+    if not path.is_file() and not vocabulary.is_file():
+        raise ModelCorrupt(f"{folder} has neither tokenizer.json nor vocab.txt; download the checkpoint again")
     try:
-        if path.is_file():
-            tokenizer = Tokenizer.from_file(str(path))
-        elif vocabulary.is_file():
-            tokenizer = _from_vocabulary(vocabulary, config)
-        else:
-            raise ModelCorrupt(f"{folder} has neither tokenizer.json nor vocab.txt; download the checkpoint again")
-    except ModelCorrupt:
-        raise
-    except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exception for a file it cannot parse
+        tokenizer = Tokenizer.from_file(str(path)) if path.is_file() else _from_vocabulary(vocabulary, config)
+    except Exception as error:  # tokenizers raises bare Exception for a file it cannot parse
         raise ModelCorrupt(f"{folder}: the tokenizer cannot be read ({error}); download the checkpoint again") from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -340,7 +346,7 @@ def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
         for i, kind in enumerate(kinds)
     ]
     pooling = {key: settings.pooling == mode for key, mode in _LEGACY_POOLING.items()}
-    declared = {
+    declared: dict[str, Any] = {
         "model_type": "SentenceTransformer",
         "prompts": dict(settings.prompts),
         "default_prompt_name": settings.default_prompt_name,
@@ -363,7 +369,9 @@ def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     (folder / "tokenizer.json").write_text(checkpoint.tokenizer.to_str(pretty=False), encoding="utf-8")
-    save_file({name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}, folder / WEIGHTS, {"format": "pt"})
+    save_file(
+        {name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}, folder / WEIGHTS, {"format": "pt"}
+    )
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     digests = {"simpair": __version__, "sha256": {name: _sha256(folder / name) for name in names}}
     (folder / DIGESTS).write_text(json.dumps(digests, indent=2) + "\n", encoding="utf-8")

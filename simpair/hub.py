@@ -1,7 +1,7 @@
 """Name → local folder of a checkpoint; local folder → repository on the Hugging Face Hub.
 
-Knows which files a checkpoint has, not what is in them. A folder or the bundled name opens no socket; all that touches the
-network, its cache and its login is the Hub client's work.
+Knows which files a checkpoint has, not what is in them. A folder or the bundled name opens no socket; the network, its
+cache and its login are the Hub client's work.
 """
 
 from __future__ import annotations
@@ -35,24 +35,10 @@ _HUB_NAME = re.compile(
     rf"(?P<repo>(?!.*(\.\.|--))\w[\w.-]*(/\w[\w.-]*)?)(@(?P<revision>{_REVISION.pattern}))?", re.ASCII
 )
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_FILES = {
-    "modules.json",
-    "router_config.json",
-    "config.json",
-    "config_sentence_transformers.json",
-    *(
-        f"sentence_{kind}_config.json"
-        for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
-    ),
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "simpair.json",
-}
+_FILES = re.compile(
+    r"modules\.json|router_config\.json|config(_sentence_transformers)?\.json|sentence_[a-z-]+_config\.json"
+    r"|tokenizer(_config)?\.json|special_tokens_map\.json|added_tokens\.json|vocab\.(txt|json)|merges\.txt|simpair\.json"
+)
 _WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
 _PICKLED = re.compile(r"pytorch_model.*\.bin(\.index\.json)?")
 _PAPERS = re.compile(r"README\.md|(LICENSE|NOTICE)[\w.-]*")
@@ -77,6 +63,9 @@ class _Module(NamedTuple):
     path: str
 
 
+_PLAIN = [_Module("Transformer", "")]
+
+
 def resolve(
     name_or_path: str | Path | None = None, *, revision: str | None = None, local_files_only: bool = False
 ) -> Resolved:
@@ -95,8 +84,8 @@ def resolve(
         ModelNotFound: Nothing has that name.
         OfflineMiss: The cache has no complete copy, and the network was ruled out or is down.
         HubError: The Hub refused or failed.
-        ModelCorrupt: A cached file is damaged, or the list of modules is.
-        UnsafeModel: There are only pickled weights, or a module that lies outside the checkpoint.
+        ModelCorrupt: A cached file or the list of modules is damaged.
+        UnsafeModel: There are only pickled weights, or a module lies outside the checkpoint.
         UnsupportedModel: There are no weights in the safetensors format.
     """
     name = BUNDLED if name_or_path is None else name_or_path
@@ -108,14 +97,20 @@ def resolve(
             )
         return local
     match = _HUB_NAME.fullmatch(str(name))
+    nothing = f"{str(name)[:100]!r} is neither an existing folder nor {BUNDLED!r} nor a Hub name like 'org/name'"
     if match is None:
-        raise ModelNotFound(f"{name!r} is neither an existing folder nor {BUNDLED!r} nor a Hub name like 'org/name'")
+        raise ModelNotFound(nothing)
     repo_id, recorded = match["repo"], match["revision"]
     if revision is not None and recorded not in (None, revision):
         raise InputError(f"two revisions were given, {recorded!r} and {revision!r}: keep one")
     if revision is not None and not _REVISION.fullmatch(revision):
         raise InputError(f"revision {revision!r} cannot be a branch, tag or commit of {repo_id}")
-    folder = _from_hub(repo_id, revision or recorded, local_files_only=local_files_only)
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        folder = _from_hub(repo_id, revision or recorded, local_files_only=local_files_only)
+    except HFValidationError as error:
+        raise ModelNotFound(nothing) from error
     return Resolved(folder, f"{repo_id}@{folder.name}")
 
 
@@ -129,8 +124,8 @@ def push_folder(
 ) -> str:
     """The address of the one commit that puts a checkpoint and its card into a Hub repository.
 
-    Only a checkpoint's files go up, with README.md, LICENSE and NOTICE: never an optimizer, a log or a pickle. The login
-    is the Hub client's (``hf auth login`` or ``HF_TOKEN``).
+    Only a checkpoint's files go up, with README.md, LICENSE and NOTICE: never an optimizer, a log or a pickle. The
+    login is the Hub client's (``hf auth login`` or ``HF_TOKEN``).
 
     Args:
         folder: A saved checkpoint with its card, ``README.md``.
@@ -141,10 +136,8 @@ def push_folder(
 
     Raises:
         InputError: The folder has no card, or links to a file elsewhere.
+        ModelError: It holds no weights in the safetensors format, or a list of modules that cannot be followed.
         HubError: The Hub refused or failed.
-        ModelCorrupt: The list of modules is damaged.
-        UnsafeModel: There are only pickled weights, or a module that lies outside the checkpoint.
-        UnsupportedModel: There are no weights in the safetensors format.
     """
     names = _names_to_push(folder)
     from huggingface_hub import CommitOperationAdd, HfApi
@@ -250,13 +243,14 @@ def _download(repo_id: str, revision: str | None) -> Path:
     maps = [Path(hf_hub_download(repo_id, name, revision=info.sha)) for name in _maps(names)]
     root = next((path.parent for path in maps if path.name == "modules.json"), None)
     needed = _needed(repo_id, names, _modules(root) if root else _PLAIN)
-    folder = snapshot_download(repo_id, revision=info.sha, allow_patterns=[glob.escape(name) for name in needed])
+    exact = [glob.escape(name) for name in needed]
+    folder = Path(snapshot_download(repo_id, revision=info.sha, allow_patterns=exact))
+    missing = [name for name in needed if not (folder / name).is_file()]
+    if missing:  # the client returns what it has when the Hub stops answering
+        raise HubError(f"{repo_id}: the Hub did not give {missing[0]}: try again later")
     if revision != info.sha:  # last, so that the cache's branch moves to a complete commit only
         hf_hub_download(repo_id, needed[0], revision=revision)
-    return Path(folder)
-
-
-_PLAIN = [_Module("Transformer", "")]
+    return folder
 
 
 def _maps(names: Iterable[str]) -> list[str]:
@@ -305,7 +299,7 @@ def _needed(where: str | Path, names: Iterable[str], modules: list[_Module]) -> 
     for name in names:
         folder, _, file = name.rpartition("/")
         weights = folder in paths and _WEIGHTS.fullmatch(file)
-        if weights or (folder in {"", *paths} and file in _FILES):
+        if weights or (folder in {"", *paths} and _FILES.fullmatch(file)):
             needed.append(name)
         if weights:
             safe.add(folder)
@@ -363,8 +357,6 @@ def _download_error(error: Exception, repo_id: str, revision: str | None) -> Sim
     if missing or (isinstance(error, errors.RepositoryNotFoundError) and not isinstance(error, errors.GatedRepoError)):
         private = "if it is a private repository, log in with `hf auth login`"
         return ModelNotFound(f"no folder, bundled model or Hub repository is named {repo_id!r}; {private}")
-    if isinstance(error, errors.HFValidationError):
-        return ModelNotFound(f"{repo_id!r} is neither an existing folder nor a name that the Hub allows")
     if _is_unreachable(error):
         return OfflineMiss(_miss(repo_id, revision, _reason(error)))
     return HubError(f"{repo_id}: {_reason(error)}")

@@ -25,7 +25,7 @@ from simpair.card import model_card
 from simpair.checkpoint import Checkpoint, Settings, read_checkpoint, write_checkpoint
 from simpair.errors import InputError, ModelCorrupt
 from simpair.pooling import pool
-from simpair.tokens import PackedBatch, Role, Tokens, pack, plan_batches
+from simpair.tokens import PackedBatch, Role, Tokens, check_texts, pack, plan_batches
 from simpair.towers.packed import PackedBert, PackedBertConfig
 from simpair.workers import run_on_workers
 
@@ -55,18 +55,22 @@ class TwinTowerEncoder(nn.Module):
         """Build the encoder that a checkpoint describes.
 
         Raises:
-            ModelCorrupt: Tensors are missing, unknown or of the wrong shape, or the tokenizer has more pieces than rows.
+            ModelCorrupt: Tensors are missing, unknown or misshapen, or the tokenizer has more pieces than rows.
             UnsupportedModel: The architecture is not of the BERT family.
             InputError: ``dtype`` or ``truncate_dim`` is out of range.
         """
         super().__init__()
         config = PackedBertConfig.from_config(checkpoint.config)
         longest = min(checkpoint.settings.max_seq_length, config.max_seq_length)
+        if longest <= (special := checkpoint.tokenizer.num_special_tokens_to_add(False)):
+            raise ModelCorrupt(f"max_seq_length is {longest}; expected more than the {special} special tokens")
         self._settings = replace(checkpoint.settings, max_seq_length=longest)
         self._config = checkpoint.config
         self._tokenizer_config = checkpoint.tokenizer_config
         self._autocast = _check_dtype(dtype) == "bfloat16"
-        self._width = _check_width(truncate_dim or self._settings.truncate_dim, config.hidden_size)
+        self._width = _check_width(
+            self._settings.truncate_dim if truncate_dim is None else truncate_dim, config.hidden_size
+        )
         self.tower = PackedBert(config)
         self._kept = _load(self.tower, checkpoint.tensors)
         self.tokenizer = Tokens(
@@ -146,9 +150,10 @@ class TwinTowerEncoder(nn.Module):
         """
         _check_role(role)
         if isinstance(texts, str):
-            return self.encode([texts], role=role)[0]
+            return np.asarray(self.encode([texts], role=role)[0])
+        check_texts(texts)
         embeddings = np.empty((len(texts), self.embedding_dimension), dtype=np.float32)
-        training = self.training
+        modes = [(module, module.training) for module in self.modules()]
         self.eval()
         try:
             with tqdm(total=len(texts), unit="text", disable=not show_progress) as bar:
@@ -156,7 +161,9 @@ class TwinTowerEncoder(nn.Module):
                     block = list(texts[start : start + _BLOCK])
                     self._encode_block(block, role, embeddings[start : start + len(block)], bar)
         finally:
-            self.train(training)
+            for module, training in modes:
+                if module.training != training:
+                    module.train(training)
         return embeddings
 
     def encode_query(self, texts: str | Sequence[str], *, show_progress: bool = False) -> FloatArray:
@@ -272,7 +279,8 @@ class TwinTowerEncoder(nn.Module):
         for name, tensor in sorted(self.tower.state_dict().items()):
             digest.update(f"{name}{tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().to("cpu", torch.float16).contiguous().numpy().tobytes())
-        settings = vars(replace(self._settings, prompts=sorted(self._settings.prompts.items()), truncate_dim=self._width))
+        prompts = sorted(self._settings.prompts.items())
+        settings = {**vars(self._settings), "prompts": prompts, "truncate_dim": self._width}
         digest.update(f"{self.tokenizer.plain().to_str()}{sorted(settings.items())}".encode())
         return digest.hexdigest()
 

@@ -47,7 +47,7 @@ def _weighted_mean(states: Tensor, lengths: Tensor) -> Tensor:
 
 
 def _max(states: Tensor, lengths: Tensor) -> Tensor:
-    return torch.stack([text.amax(dim=0) for text in states.split(lengths.tolist())])
+    return torch.stack([text.amax(dim=0) for text in torch.split(states, lengths.tolist())])
 
 
 def _first(states: Tensor, lengths: Tensor) -> Tensor:

@@ -56,11 +56,11 @@ class Hit(NamedTuple):
 
 
 class _View(NamedTuple):
-    """What is in memory of one state of the store: position i of ``index`` is the row ``rows[i]``."""
+    """What is in memory of one state of the store: position i of ``exact`` is the row ``rows[i]``."""
 
     generation: str
     rows: NDArray[np.int64]
-    index: ExactIndex
+    exact: ExactIndex
 
 
 class SearchIndex:
@@ -137,7 +137,7 @@ class SearchIndex:
         facts = ["{}"] * len(texts) if metadata is None else [_as_json(given, i) for i, given in enumerate(metadata)]
         for word, column in (("ids", names), ("metadata", facts)):
             if column is not None and len(column) != len(texts):
-                raise InputError(f"{len(column)} {word} came with {len(texts)} texts; give one for each")
+                raise InputError(f"{len(texts)} texts came with {len(column)} {word}; give one for each")
         with self._store.reading():
             self._store.name(names, len(texts))  # a taken id is refused before the long work
         if not texts:
@@ -156,7 +156,7 @@ class SearchIndex:
         vectors = self._encode(_strings(queries, "query"), "query")
         with self._store.reading():
             view = self._refreshed()
-            scores, positions = view.index.search(vectors, k)
+            scores, positions = view.exact.search(vectors, k)
             rows = view.rows[positions]
             documents = self._store.documents(np.unique(rows).tolist())
         lines = zip(rows.tolist(), scores.tolist(), strict=True)
@@ -199,9 +199,9 @@ class SearchIndex:
             return before
         rows, index = self._store.rows(), None
         if not before.generation:
-            index = load_cache(self._store.folder, generation, rows=len(rows), dimension=before.index.dimension)
+            index = load_cache(self._store.folder, generation, rows=len(rows), dimension=before.exact.dimension)
         if index is None:
-            kept = before.index.vectors(np.isin(before.rows, rows, assume_unique=True))
+            kept = before.exact.vectors(np.isin(before.rows, rows, assume_unique=True))
             added = self._store.vectors(after=int(before.rows.max(initial=0)))
             index = ExactIndex.build(np.concatenate([kept, added]))
             if len(index) != len(rows):
@@ -222,11 +222,11 @@ class SearchIndex:
 
 def _load_recorded(store: Store) -> Encoder:
     """Returns the encoder that the index names, from this machine only."""
-    from simpair.model import TwinTowerEncoder
-
     source, dimension = store.encoder.source, store.encoder.dimension
     if source is None:
         raise StoreError(f"{store.folder} names no source of its encoder; pass it: SearchIndex.open(path, encoder)")
+    from simpair.model import TwinTowerEncoder
+
     hub = re.fullmatch(r"([^/@\\]+/[^/@\\]+)@([^/@\\]+)", source)
     name, revision = hub.groups() if hub else (source, None)
     encoder = TwinTowerEncoder.from_pretrained(name, revision=revision, truncate_dim=dimension, local_files_only=True)
@@ -260,9 +260,7 @@ def _strings(given: str | Iterable[str], word: str) -> list[str]:
         if not isinstance(string, str):
             raise InputError(f"{word} {position} is a {type(string).__name__}; strings are needed")
         if not string.strip():
-            raise InputError(
-                f"{word} {position} is empty; leave it out, or give it a character that is not white space"
-            )
+            raise InputError(f"{word} {position} is empty or white space only; leave it out")
         try:
             string.encode()
         except UnicodeEncodeError as error:

@@ -10,9 +10,9 @@ import re
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -136,30 +136,27 @@ class Store:
                 "open the index in the process that uses it"
             )
 
-    @contextmanager
-    def reading(self) -> Iterator[None]:
+    def reading(self) -> AbstractContextManager[None]:
         """Holds one state of the index for everything read inside; keep it short, writers wait for its end."""
+        return self._transaction("BEGIN")
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        with write_lock(self.folder, self._lock_timeout), self._transaction("BEGIN IMMEDIATE"):
+            yield
+            self._db.execute(_NEXT_GENERATION)
+            self._db.execute("COMMIT")
+
+    @contextmanager
+    def _transaction(self, begin: Literal["BEGIN", "BEGIN IMMEDIATE"]) -> Iterator[None]:
         self.check_usable()
         with self._turn, _plain_errors(self.folder):
             self.check_usable()
             try:
-                self._db.execute("BEGIN")
+                self._db.execute(begin)
                 yield
             finally:
-                self._db.rollback()
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        self.check_usable()
-        with self._turn, write_lock(self.folder, self._lock_timeout), _plain_errors(self.folder):
-            self.check_usable()
-            try:
-                self._db.execute("BEGIN IMMEDIATE")
-                yield
-                self._db.execute(_NEXT_GENERATION)
-                self._db.execute("COMMIT")
-            finally:
-                self._db.rollback()  # whatever stopped us before COMMIT; nothing after it
+                self._db.rollback()  # ends what only read, undoes what did not reach its COMMIT
 
     def add(
         self, texts: Sequence[str], vectors: NDArray[np.float16], *, metadata: Sequence[str], ids: Sequence[str] | None
@@ -248,15 +245,11 @@ class Store:
 
     def _read_meta(self) -> RecordedEncoder:
         meta = dict(self._db.execute("SELECT key, value FROM meta"))
-        if isinstance(version := meta.get("format_version"), int) and version > _FORMAT:
-            raise StoreVersion(
-                f"{self.folder} has format {version}, this simpair reads up to {_FORMAT}; update simpair"
-            )
-        match meta:
-            case {"fingerprint": str(mark), "source": str() | None as source, "dimension": int(width)} if (
-                version == _FORMAT and width > 0
-            ):
-                return RecordedEncoder(mark, source, width)
+        version, mark, source, width = (meta.get(key) for key in ("format_version", *RecordedEncoder._fields))
+        if isinstance(version, int) and version > _FORMAT:
+            raise StoreVersion(f"{self.folder} has format {version}; this simpair reads {_FORMAT}: update simpair")
+        if version == _FORMAT and isinstance(mark, str) and isinstance(source, str | None) and isinstance(width, int):
+            return RecordedEncoder(mark, source, width)
         raise StoreCorrupt(f"{self.folder}: {_DAMAGE} (its meta table holds {meta})")
 
 

@@ -93,11 +93,14 @@ class Tokens:
         """Token ids of each text, prompt and special tokens included, cut at ``max_seq_length``.
 
         Raises:
-            InputError: An entry is not a string, or has a lone surrogate.
+            InputError: An entry is not a string, has a lone surrogate, or has no tokens at all.
         """
         check_texts(texts)
         prompt = self.prompt(role)
         encodings = self._tokenizer.encode_batch_fast([prompt + text for text in texts] if prompt else list(texts))
+        for text, encoding in zip(texts, encodings, strict=True):
+            if not encoding.ids:
+                raise InputError(f"the text {text[:40]!r} has no tokens in this checkpoint's tokenizer; leave it out")
         return [encoding.ids for encoding in encodings]
 
     def pad(self, texts: Sequence[str], *, role: Role | None = None) -> PaddedBatch:

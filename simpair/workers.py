@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, TypeVar
 
 import torch
@@ -33,7 +33,7 @@ def run_on_workers(
     items = iter(work)
     first = list(islice(items, 2 * threads))
     if not parallel or threads == 1 or len(first) < 2 * threads:
-        yield from (function(*item) for item in [*first, *items])
+        yield from (function(*item) for item in chain(first, items))
         return
     pool = ThreadPoolExecutor(threads, thread_name_prefix="simpair", initializer=torch.set_num_threads, initargs=(1,))
     try:

@@ -1,1 +1,61 @@
-"""What makes weights: data, losses, trainer, evaluation."""
+"""What makes weights: data, losses, trainer, evaluation.
+
+The names below are imported at first use: the trainer needs transformers, the rest does not.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .collators import PairCollator
+    from .evaluate import PairScores, RetrievalScores, evaluate_pairs, evaluate_retrieval
+    from .losses import cosent, cosine_mse, distillation, info_nce
+    from .pairs import RetrievalPair, ScoredPair, read_pairs
+    from .run import FineTuneReport, evaluate_records, fine_tune
+    from .trainer import TwinTowerTrainer, TwinTowerTrainingArguments, embed_columns
+
+__all__ = [
+    "FineTuneReport",
+    "PairCollator",
+    "PairScores",
+    "RetrievalPair",
+    "RetrievalScores",
+    "ScoredPair",
+    "TwinTowerTrainer",
+    "TwinTowerTrainingArguments",
+    "cosent",
+    "cosine_mse",
+    "distillation",
+    "embed_columns",
+    "evaluate_pairs",
+    "evaluate_records",
+    "evaluate_retrieval",
+    "fine_tune",
+    "info_nce",
+    "read_pairs",
+]
+
+_HOMES = {
+    "collators": ["PairCollator"],
+    "evaluate": ["PairScores", "RetrievalScores", "evaluate_pairs", "evaluate_retrieval"],
+    "losses": ["cosent", "cosine_mse", "distillation", "info_nce"],
+    "pairs": ["RetrievalPair", "ScoredPair", "read_pairs"],
+    "run": ["FineTuneReport", "evaluate_records", "fine_tune"],
+    "trainer": ["TwinTowerTrainer", "TwinTowerTrainingArguments", "embed_columns"],
+}
+
+
+def __getattr__(name: str) -> Any:
+    """The public name, from the module that defines it."""
+    for module, names in _HOMES.items():
+        if name in names:
+            value = globals()[name] = getattr(import_module(f"{__name__}.{module}"), name)
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)

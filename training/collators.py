@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from simpair.errors import DataError
 from simpair.tokens import Role, Tokens
 
 from .pairs import RetrievalPair, ScoredPair, check_records
@@ -48,6 +49,8 @@ class PairCollator:
             batch = {**self._columns("text1", texts1, None), **self._columns("text2", texts2, None)}
             return {**batch, "labels": torch.tensor(labels, dtype=torch.float32)}
         anchors, positives, negatives = zip(*checked, strict=True)
+        if len(counts := {len(texts) for texts in negatives}) > 1:
+            raise DataError(f"records have {min(counts)} to {max(counts)} negatives; expected one number for all")
         batch = {**self._columns("text1", anchors, "query"), **self._columns("text2", positives, "document")}
         for number, column in enumerate(zip(*negatives, strict=True), start=1):
             batch.update(self._columns(f"negative{number}", column, "document"))

@@ -98,7 +98,9 @@ def info_nce(
 
 
 def distillation(student: Tensor, teacher: Tensor) -> Tensor:
-    """Returns the mean of 1 - cos(student, teacher).
+    """Returns the mean of 1 - cos(student, teacher), half the squared distance between the two directions.
+
+    After Reimers and Gurevych, 2020 (arXiv 2004.09813), who take the squared distance of the embeddings themselves.
 
     Args:
         student: (B, D) embeddings.

@@ -12,8 +12,7 @@ import math
 import re
 import reprlib
 import zlib
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import IO, NamedTuple, TypeAlias, cast
@@ -51,7 +50,6 @@ _NAMES = {  # field → the columns that may hold it
 }
 _FIELDS = {name: field for field, names in _NAMES.items() for name in names}
 _KINDS = ({"text1", "text2", "label"}, {"anchor", "positive"}, {"anchor", "positive", "negatives"})
-_EXPECTED = "text1, text2 and label (or score), or else anchor, positive and perhaps negative, in a header or as keys"
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _MAX_TEXT = 131_072  # characters; the csv module's own limit, which is global to the process and so stays as it is
@@ -102,21 +100,20 @@ class _Row(NamedTuple):
     fields: object  # a mapping of names to values, or a record
 
 
-def _collect(rows: Generator[_Row, None, None], label_range: tuple[float, float] | None) -> Records:
+def _collect(rows: Iterable[_Row], label_range: tuple[float, float] | None) -> Records:
     """Returns the rows as records of one kind, and adds file and line to every reason for refusing one."""
     low, high = (0.0, 1.0) if label_range is None else label_range
     if not (low < high and math.isfinite(high - low)):
         raise InputError(f"label_range must be two finite numbers, the lower one first, got ({low}, {high})")
     records: list[ScoredPair | RetrievalPair] = []
-    with closing(rows):
-        for path, line, fields in rows:
-            try:
-                record = _record(fields, low, high)
-                if records and type(record) is not type(records[0]):
-                    raise ValueError(f"is a {type(record).__name__}, after rows of {type(records[0]).__name__}")
-            except ValueError as error:
-                raise DataError(str(error), path=path, line=line) from None
-            records.append(record)
+    for path, line, fields in rows:
+        try:
+            record = _record(fields, low, high)
+            if records and type(record) is not type(records[0]):
+                raise ValueError(f"is a {type(record).__name__}, after rows of {type(records[0]).__name__}")
+        except ValueError as error:
+            raise DataError(str(error), path=path, line=line) from None
+        records.append(record)
     if not records:
         raise DataError("no records; training and evaluation need at least one")
     return cast("Records", records)
@@ -147,8 +144,9 @@ def _columns(names: list[str]) -> dict[str, str]:
         if field is not None:
             columns[field] = name
     if columns.keys() not in _KINDS:
+        expected = "text1, text2 and label, or else anchor, positive and perhaps negative, in the header or as keys"
         found = ", ".join(map(reprlib.repr, names[:12])) or "nothing"
-        raise ValueError(f"found the names {found}; expected {_EXPECTED}")
+        raise ValueError(f"found the names {found}; expected {expected}")
     return columns
 
 
@@ -167,10 +165,8 @@ def _text(value: object, field: str) -> str:
 def _label(value: object, low: float, high: float) -> float:
     """Returns the label on the scale 0..1. Booleans, strings, NaN and infinities are none."""
     if isinstance(value, bool) or not isinstance(value, Real) or not low <= cast("float", value) <= high:
-        raise ValueError(
-            f"label must be a number from {low:g} to {high:g}, got {reprlib.repr(value)}; "
-            "labels on another scale need their range, such as label_range=(0, 5) or --label-range 0 5"
-        )
+        got = f"label must be a number from {low:g} to {high:g}, got {reprlib.repr(value)}"
+        raise ValueError(f"{got}; for another scale give its range, such as label_range=(0, 5) or --label-range 0 5")
     return (float(value) - low) / (high - low)
 
 

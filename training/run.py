@@ -17,7 +17,7 @@ from .evaluate import PairScores, RetrievalScores, evaluate_pairs, evaluate_retr
 from .pairs import Records, RetrievalPair, ScoredPair, check_records, read_pairs
 from .trainer import LossName, TwinTowerTrainer, TwinTowerTrainingArguments
 
-__all__ = ["FineTuneReport", "evaluate", "fine_tune"]
+__all__ = ["FineTuneReport", "evaluate_records", "fine_tune"]
 
 Data = str | Path | Sequence[str | Path] | Sequence[ScoredPair | RetrievalPair | Mapping[str, Any]]
 
@@ -86,7 +86,7 @@ def fine_tune(
     records, held_out = _records(data, label_range), None if dev is None else _records(dev, label_range)
     scored = isinstance(records[0], ScoredPair)
     loss_name: LossName = loss or ("cosent" if scored else "info_nce")
-    before = None if held_out is None else evaluate(encoder, held_out)
+    before = None if held_out is None else evaluate_records(encoder, held_out)
     with tempfile.TemporaryDirectory() as scratch:
         args = TwinTowerTrainingArguments(
             output_dir=str(output_dir or scratch),
@@ -119,13 +119,15 @@ def fine_tune(
         loss=result.training_loss,
         seconds=seconds,
         before=before,
-        after=None if held_out is None else evaluate(encoder, held_out),
+        after=None if held_out is None else evaluate_records(encoder, held_out),
     )
 
 
-def evaluate(encoder: TwinTowerEncoder, data: Data) -> PairScores | RetrievalScores:
+def evaluate_records(
+    encoder: TwinTowerEncoder, data: Data, *, label_range: tuple[float, float] | None = None
+) -> PairScores | RetrievalScores:
     """The metrics that fit the records: correlations for scored pairs, reciprocal rank for retrieval pairs."""
-    records = _records(data, None)
+    records = _records(data, label_range)
     scored = [record for record in records if isinstance(record, ScoredPair)]
     if scored:
         return evaluate_pairs(encoder, scored)

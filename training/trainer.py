@@ -18,13 +18,12 @@ from transformers import EvalPrediction, Trainer, TrainingArguments
 
 from simpair.errors import TrainingError
 from simpair.model import TwinTowerEncoder
-from simpair.tokens import Role
 
 from .collators import PairCollator
 from .evaluate import pearson, spearman
 from .losses import cosent, cosine_mse, info_nce
 
-__all__ = ["LossName", "TwinTowerTrainer", "TwinTowerTrainingArguments", "embed_columns"]
+__all__ = ["LossName", "TwinTowerTrainer", "TwinTowerTrainingArguments", "embed_columns", "right_answers"]
 
 LossName = Literal["cosine_mse", "cosent", "info_nce"]
 _RESUMED = ("optimizer.pt", "scheduler.pt", "trainer_state.json")
@@ -87,7 +86,7 @@ class TwinTowerTrainer(Trainer):  # type: ignore[misc]
         text1, text2, *negatives = embed_columns(model, inputs)
         if self.args.loss == "info_nce":
             candidates = torch.cat(negatives) if negatives else None
-            loss = info_nce(text1, text2, candidates, scale=self.args.scale, same=_same_texts(inputs))
+            loss = info_nce(text1, text2, candidates, scale=self.args.scale, same=right_answers(inputs))
         elif self.args.loss == "cosent":
             loss = cosent(text1, text2, _labels(inputs), scale=self.args.scale)
         else:
@@ -152,14 +151,29 @@ def _labels(inputs: Mapping[str, Tensor]) -> Tensor:
     return inputs["labels"]
 
 
-def _same_texts(inputs: Mapping[str, Tensor]) -> Tensor:
-    """(B, B + M) bool: candidates that are, token for token, the positive of the anchor or the anchor itself."""
+def right_answers(inputs: Mapping[str, Tensor]) -> Tensor:
+    """(B, B + M) bool: the candidates (text2, then negatives) that are no negative of an anchor.
+
+    Those that equal, token for token, its positive or the anchor itself, and the positives of an equal anchor.
+    """
     names = [name for name in inputs if name.endswith("_input_ids")]
     width = max(inputs[name].shape[1] for name in names)
-    texts = {name: _identity(inputs[name], inputs[name.replace("input_ids", "attention_mask")], width) for name in names}
-    candidates = torch.cat([texts[name] for name in names if not name.startswith("text1")])
-    same = [texts[name][:, None] == candidates[None] for name in ("text1_input_ids", "text2_input_ids")]
-    return same[0].all(dim=-1) | same[1].all(dim=-1)
+    texts = {
+        name.removesuffix("_input_ids"): _identity(
+            inputs[name], inputs[name.replace("input_ids", "attention_mask")], width
+        )
+        for name in names
+    }
+    anchors, positives = texts.pop("text1"), texts["text2"]
+    candidates = torch.cat(list(texts.values()))
+    right = _equal(positives, candidates) | _equal(anchors, candidates)
+    right[:, : len(positives)] |= _equal(anchors, anchors)
+    return right
+
+
+def _equal(left: Tensor, right: Tensor) -> Tensor:
+    """(B, C) bool: which rows of left (B, T) are which rows of right (C, T)."""
+    return (left[:, None] == right[None]).all(dim=-1)
 
 
 def _identity(input_ids: Tensor, attention_mask: Tensor, width: int) -> Tensor:

@@ -1,13 +1,16 @@
 """The linear layer of the packed tower: ``F.linear``, or the same product on prepacked weights.
 
 On a CPU with gradients off, oneDNN multiplies float32 weights that were laid out once for it, and fuses the bias and
-the GELU; that is about a third faster than ``F.linear``. The layout is redone whenever the weights change.
+the GELU; that is about a third faster than ``F.linear``. The layout is redone whenever the weights change. Not every
+change shows in a parameter's version (fused optimizers, writes through ``.data``), so whatever announces one also drops
+the layout: a product with gradients, training mode, a move to another device or dtype.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -30,13 +33,26 @@ class Linear(nn.Linear):
         """(S, in) → (S, out)."""
         if self._may_prepack(inputs):
             return _pointwise(inputs, self._weight(), self.bias, "none")
+        self._prepacked = None
         return F.linear(inputs, self.weight, self.bias)
 
     def gelu(self, inputs: Tensor) -> Tensor:
         """GELU of the product: (S, in) → (S, out)."""
         if self._may_prepack(inputs):
             return _pointwise(inputs, self._weight(), self.bias, "gelu")
+        self._prepacked = None
         return F.gelu(F.linear(inputs, self.weight, self.bias))
+
+    def train(self, mode: bool = True) -> Self:
+        """As ``nn.Module.train``; training mode drops the prepacked weight."""
+        if mode:
+            self._prepacked = None
+        return super().train(mode)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """As ``nn.Module._apply``: every move to a device or dtype; freed memory may come back at the same address."""
+        self._prepacked = None
+        return super()._apply(fn, recurse)  # type: ignore[no-any-return,no-untyped-call]
 
     def __getstate__(self) -> dict[str, object]:
         """Copies and pickles leave the prepacked weight behind: it is opaque to both."""
@@ -52,7 +68,7 @@ class Linear(nn.Linear):
         )
 
     def _weight(self) -> Tensor:
-        """The prepacked weight; keyed on version and storage, so an optimizer step or a load is never missed."""
+        """The prepacked weight; keyed on version and storage, so an in-place edit or a load is never missed."""
         version = (self.weight._version, self.weight.data_ptr())
         prepacked = self._prepacked
         if prepacked is None or prepacked.version != version:

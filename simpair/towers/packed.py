@@ -51,6 +51,20 @@ class PackedBertConfig:
     attention_probs_dropout_prob: float
     position_offset: int
 
+    def __post_init__(self) -> None:
+        """Refuse sizes that no encoder has."""
+        for name, value in vars(self).items():
+            least = 0 if name == "position_offset" else 1
+            if isinstance(value, int) and value < least:
+                raise UnsupportedModel(f"config.json: {name} is {value}; expected at least {least}")
+            if isinstance(value, float) and not 0 <= value <= 1:
+                raise UnsupportedModel(f"config.json: {name} is {value}; expected 0 to 1")
+        if self.hidden_size % self.num_attention_heads:
+            raise UnsupportedModel(
+                f"config.json: hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
+                f"{self.num_attention_heads}"
+            )
+
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> PackedBertConfig:
         """The shape that a ``config.json`` declares.
@@ -63,8 +77,10 @@ class PackedBertConfig:
             raise UnsupportedModel(f"config.json: model_type is {kind!r}; this version reads {', '.join(MODEL_TYPES)}")
         if config.get("position_embedding_type", "absolute") != "absolute" or config.get("is_decoder", False):
             raise UnsupportedModel("config.json: relative positions and decoders are not read by this version")
-        if config.get("hidden_act", "gelu") not in _ACTIVATIONS:
-            raise UnsupportedModel(f"config.json: hidden_act is {config['hidden_act']!r}; known: {sorted(_ACTIVATIONS)}")
+        if str(config.get("hidden_act", "gelu")) not in _ACTIVATIONS:
+            raise UnsupportedModel(
+                f"config.json: hidden_act is {config['hidden_act']!r}; known: {sorted(_ACTIVATIONS)}"
+            )
         roberta = kind != "bert"
         try:
             return cls(
@@ -83,7 +99,7 @@ class PackedBertConfig:
             )
         except KeyError as error:
             raise UnsupportedModel(f"config.json: {error.args[0]} is missing") from None
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise UnsupportedModel(f"config.json: a size is not a number ({error})") from None
 
     @property
@@ -97,11 +113,6 @@ class PackedBert(nn.Module):
 
     def __init__(self, config: PackedBertConfig) -> None:
         super().__init__()
-        if config.hidden_size % config.num_attention_heads:
-            raise UnsupportedModel(
-                f"config.json: hidden_size {config.hidden_size} is not a multiple of num_attention_heads "
-                f"{config.num_attention_heads}"
-            )
         self.config = config
         self.embeddings = _Embeddings(config)
         self.encoder = _Encoder(config)
@@ -161,11 +172,8 @@ class _Layer(nn.Module):
 
     def forward(self, states: Tensor, groups: _Groups) -> Tensor:
         states = self.attention(states, groups)
-        dense = self.intermediate["dense"]
-        if self._activation == "gelu":
-            inner = dense.gelu(states)
-        else:
-            inner = _ACTIVATIONS[self._activation](dense(states))
+        dense: Any = self.intermediate["dense"]
+        inner = dense.gelu(states) if self._activation == "gelu" else _ACTIVATIONS[self._activation](dense(states))
         return self.output(inner, states)  # type: ignore[no-any-return]
 
 
@@ -179,14 +187,15 @@ class _Attention(nn.Module):
         self._dropout = config.attention_probs_dropout_prob
 
     def forward(self, states: Tensor, groups: _Groups) -> Tensor:
-        inputs = [self.self[name](states) for name in ("query", "key", "value")]
         dropout = self._dropout if self.training else 0.0
-        context, start = [], 0
-        for count, length in groups:
-            query, key, value = (self._view(part[start : start + count * length], count) for part in inputs)
+        sizes = [count * length for count, length in groups]
+        # split, not slices: the gradient of a slice is as large as the pack, once a group.
+        parts = [self.self[name](states).split(sizes) for name in ("query", "key", "value")]
+        context = []
+        for (count, _), *inputs in zip(groups, *parts, strict=True):
+            query, key, value = (self._view(part, count) for part in inputs)
             attended = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
-            context.append(attended.transpose(1, 2).reshape(count * length, -1))
-            start += count * length
+            context.append(attended.transpose(1, 2).reshape(len(inputs[0]), -1))
         return self.output(torch.cat(context), states)  # type: ignore[no-any-return]
 
     def _view(self, part: Tensor, count: int) -> Tensor:

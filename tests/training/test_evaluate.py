@@ -172,9 +172,11 @@ def test_only_k_hits_count():
 
 
 def test_of_several_positives_the_first_found_counts():
-    scores = evaluate_retrieval(CompassEncoder(), [FAR, NEAR, RetrievalPair("0", "30")])
-    assert scores.queries == 2
-    assert scores.mrr_at_k == pytest.approx((1 / 2 + 1) / 2)
+    pairs = [FAR, NEAR, RetrievalPair("0", "30")]
+    for ordered in (pairs, pairs[::-1]):
+        scores = evaluate_retrieval(CompassEncoder(), ordered)
+        assert scores.queries == 2
+        assert scores.mrr_at_k == pytest.approx((1 / 2 + 1) / 2)
 
 
 def test_the_corpus_adds_distractors_and_repeats_nothing():

@@ -53,6 +53,12 @@ def test_tsv_returns_what_was_written_with_quotes_as_characters(tmp_path, rows):
     assert read_pairs(write(tmp_path, "a.tsv", "\n".join(lines))) == rows
 
 
+def test_a_quote_in_a_tsv_opens_nothing(tmp_path):
+    lines = 'text1\ttext2\tlabel\n"open\tb""\t1\n"both"\tc"\t0\n'
+    expected = [ScoredPair('"open', 'b""', 1.0), ScoredPair('"both"', 'c"', 0.0)]
+    assert read_pairs(write(tmp_path, "a.tsv", lines)) == expected
+
+
 @relaxed
 @given(
     rows=st.lists(

@@ -19,17 +19,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import Dataset, SequentialSampler
+from torch.utils.data import Dataset
 from transformers.trainer_utils import get_last_checkpoint
 
 from simpair.model import TwinTowerEncoder
-
 
 from ..collators import PairCollator
 from ..evaluate import evaluate_pairs
 from ..losses import cosent, distillation, info_nce
 from ..pairs import RetrievalPair, ScoredPair
-from ..trainer import TwinTowerTrainer, TwinTowerTrainingArguments, embed_columns
+from ..trainer import TwinTowerTrainer, TwinTowerTrainingArguments, embed_columns, right_answers
 from .sources import dev_pairs, distillation_texts, lexicon, retrieval_sources, scored_sources, vocabulary_texts
 from .student import make_student
 from .targets import teacher_targets
@@ -136,7 +135,8 @@ class RecipeTrainer(TwinTowerTrainer):
             return info_nce(text1, targets, scale=_SCALE, same=same) + 10 * distillation(text1, targets)
         if "labels" in inputs:
             return cosent(text1, others[0], inputs["labels"], scale=_SCALE)
-        return info_nce(text1, others[0], torch.cat(others[1:]) if others[1:] else None, scale=_SCALE)
+        negatives = torch.cat(others[1:]) if others[1:] else None
+        return info_nce(text1, others[0], negatives, scale=_SCALE, same=right_answers(inputs))
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW with two learning rates."""
@@ -145,9 +145,6 @@ class RecipeTrainer(TwinTowerTrainer):
         groups = [{"params": [rows], "lr": _ROWS_RATE}, {"params": body, "lr": _BODY_RATE}]
         self.optimizer = torch.optim.AdamW(groups, fused=True)
         return self.optimizer
-
-    def _get_train_sampler(self, *_: Any) -> SequentialSampler:
-        return SequentialSampler(self.train_dataset)
 
 
 def build_student(data: Path, teacher: Path, folder: Path) -> None:
@@ -165,7 +162,8 @@ def gather_material(data: Path, teacher: Path, cache: Path) -> Material:
     row = {key: number for number, key in enumerate(keys)}
     targets = teacher_targets(TwinTowerEncoder.from_pretrained(teacher, dtype="bfloat16"), keys, cache)
     texts = [(target.text, row[target.key]) for target in distilled]
-    return Material(texts, targets, scored_sources(data), retrieval_sources(data))
+    retrieval = {name: pairs for name, pairs in retrieval_sources(data).items() if not name.startswith("nli-en")}
+    return Material(texts, targets, scored_sources(data), retrieval)  # English inference triplets are too few
 
 
 def train(student: TwinTowerEncoder, material: Material, work: Path, *, steps: int, seed: int) -> None:
@@ -174,6 +172,7 @@ def train(student: TwinTowerEncoder, material: Material, work: Path, *, steps: i
         output_dir=str(work),
         max_steps=steps,
         per_device_train_batch_size=1,  # the schedule's item is a whole batch
+        train_sampling_strategy="sequential",
         lr_scheduler_type="linear",
         warmup_steps=0.02,
         bf16=True,
@@ -201,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--teacher", type=Path, required=True, help="folder of all-MiniLM-L6-v2")
     parser.add_argument("--work", type=Path, required=True, help="folder for what an interrupted run goes on from")
     parser.add_argument("--out", type=Path, required=True, help="folder of the trained checkpoint (float16)")
-    parser.add_argument("--steps", type=int, default=2_400, help="optimizer steps")
+    parser.add_argument("--steps", type=int, default=3_400, help="optimizer steps")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")

@@ -167,7 +167,9 @@ def _write(
             "similarity_fn_name": "cosine",
         },
         "config.json": config
-        | {"architectures": ["BertModel"], "model_type": "bert", "pad_token_id": 0, "dtype": "float32"},
+        | {"architectures": ["BertModel"], "model_type": "bert", "pad_token_id": 0, "dtype": "float32"}
+        # Small models underfit: dropout would only slow them down.
+        | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
         "tokenizer_config.json": names
         | {
             "tokenizer_class": "BertTokenizer",

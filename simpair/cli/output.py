@@ -1,0 +1,96 @@
+"""Results → lines on stdout, as text for people or JSON for programs; notices → stderr.
+
+Knows no command. The options that several commands share are declared here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import unicodedata
+
+__all__ = ["Output", "add_format", "add_model", "cut", "non_blank", "notice", "positive", "wants_bar"]
+
+_LONG_WORK = 256
+"""Texts from which on a progress bar is worth its line."""
+
+
+class Output:
+    """Writes results in the form that ``--format`` asks for."""
+
+    def __init__(self, form: str) -> None:
+        """``form`` is ``text``, ``jsonl``, or ``auto``: text on a terminal, JSON lines elsewhere."""
+        self.is_text = form == "text" or (form == "auto" and sys.stdout.isatty())
+
+    def row(self, line: str, /, **fields: object) -> None:
+        """Write one result: ``line`` as text, else the fields as a JSON object on one line."""
+        sys.stdout.write(f"{line if self.is_text else json.dumps(fields, ensure_ascii=False)}\n")
+
+    def facts(self, **fields: object) -> None:
+        """Write one result of several fields: as text a line each, without those that are None."""
+        shown = {_label(name): _shown(value) for name, value in fields.items() if value is not None}
+        width = max(map(len, shown))
+        self.row("\n".join(f"{name:<{width}}  {value}" for name, value in shown.items()), **fields)
+
+
+def notice(message: str) -> None:
+    """Write one line to stderr."""
+    sys.stderr.write(f"simpair: {' '.join(message.split())}\n")
+
+
+def wants_bar(texts: int) -> bool:
+    """Whether work on so many texts shows a progress bar: it is long, and stderr is a terminal."""
+    return texts >= _LONG_WORK and sys.stderr.isatty()
+
+
+def cut(text: str, *, indent: int) -> str:
+    """The text on one line, cut where a terminal's line ends when it starts after ``indent`` columns."""
+    line, room = " ".join(text.split()), max(20, shutil.get_terminal_size().columns - indent - 1)
+    for end, character in enumerate(line):
+        room -= 2 if unicodedata.east_asian_width(character) in "WF" else 1
+        if room < 0:
+            return f"{line[: max(0, end - 1)]}…"
+    return line
+
+
+def add_format(parser: argparse.ArgumentParser) -> None:
+    """Declare ``--format``."""
+    parser.add_argument(
+        "--format",
+        choices=("auto", "text", "jsonl"),
+        default="auto",
+        help="form of the results; auto (the default) is text on a terminal and jsonl elsewhere",
+    )
+
+
+def add_model(parser: argparse.ArgumentParser, *, default: str = "the bundled model") -> None:
+    """Declare ``--model``."""
+    parser.add_argument(
+        "--model", metavar="M", help=f"folder, bundled name or Hub id of an encoder; default: {default}"
+    )
+
+
+def positive(given: str) -> int:
+    """The number that an option gives; any other is a usage error."""
+    if not given.isdecimal() or int(given) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, got {given!r}")
+    return int(given)
+
+
+def non_blank(given: str) -> str:
+    """The text that an argument gives; a blank one is a usage error."""
+    if not given.strip():
+        raise argparse.ArgumentTypeError(f"expected a text, got {given!r}")
+    return given
+
+
+def _label(name: str) -> str:
+    return name.replace("_at_", "@").replace("_", " ")
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{_label(name)} {_shown(part)}" for name, part in value.items())
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

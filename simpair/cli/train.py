@@ -1,0 +1,149 @@
+"""``simpair train``, ``evaluate`` and ``push``: pairs → a model, its scores, its place on the Hub."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from simpair.cli.output import Output, add_format, positive
+from simpair.errors import InputError
+
+if TYPE_CHECKING:
+    from simpair.training.evaluate import PairScores, RetrievalScores
+
+__all__ = ["register"]
+
+_DATA = (
+    ".csv, .tsv or .jsonl (also .gz) with text1, text2 and label, or with anchor, positive and perhaps negative; "
+    "found by these names"
+)
+
+
+def register(commands: Any) -> None:
+    """Declare the commands of this group."""
+    train = commands.add_parser("train", help="train a model on pairs", description=_train.__doc__)
+    train.add_argument("data", metavar="DATA", nargs="+", help=_DATA)
+    train.add_argument("--out", metavar="FOLDER", type=Path, required=True, help="a new folder for the trained model")
+    train.add_argument("--base", metavar="M", help="the model to start from; default: the bundled model")
+    train.add_argument("--dev", metavar="FILE", help="pairs to measure on before and after, never trained on")
+    _add_label_range(train)
+    train.add_argument("--loss", choices=("cosine_mse", "cosent", "info_nce"), help="default: what fits the data")
+    train.add_argument("--epochs", type=_positive_float, default=1.0, help="passes over the data (default 1)")
+    train.add_argument("--max-steps", type=positive, default=-1, help="stop after that many steps, whatever the epochs")
+    train.add_argument("--batch-size", type=positive, default=32, help="pairs in a step (default 32)")
+    train.add_argument("--learning-rate", type=_positive_float, default=5e-5, help="its peak (default 5e-5)")
+    train.add_argument("--seed", type=int, default=0, help="of the order of the pairs and of dropout (default 0)")
+    train.add_argument("--resume", action="store_true", help="go on with the interrupted run in --out")
+    add_format(train)
+    train.set_defaults(run=_train)
+
+    evaluate = commands.add_parser("evaluate", help="measure a model on pairs", description=_evaluate.__doc__)
+    evaluate.add_argument("model", metavar="MODEL", help="folder, bundled name or Hub id")
+    evaluate.add_argument("data", metavar="DATA", nargs="+", help=_DATA)
+    _add_label_range(evaluate)
+    add_format(evaluate)
+    evaluate.set_defaults(run=_evaluate)
+
+    push = commands.add_parser("push", help="publish a model on the Hugging Face Hub", description=_push.__doc__)
+    push.add_argument("folder", metavar="FOLDER", type=Path, help="the folder of a saved model")
+    push.add_argument("repo_id", metavar="REPO_ID", help="org/name; made if it does not exist")
+    push.add_argument("--private", action="store_true", help="make a new repository private")
+    add_format(push)
+    push.set_defaults(run=_push)
+
+
+def _add_label_range(parser: argparse.ArgumentParser) -> None:
+    names = ("LOW", "HIGH")
+    parser.add_argument("--label-range", type=float, nargs=2, metavar=names, help="of the files' labels; default 0 1")
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    """Train a model on pairs, save it in --out, and print what happened."""
+    _check_out(arguments.out, resume=arguments.resume)
+    from simpair.model import TwinTowerEncoder
+    from simpair.training.pairs import read_pairs
+    from simpair.training.run import fine_tune
+
+    label_range = _label_range(arguments)
+    records = read_pairs(arguments.data, label_range=label_range)
+    held_out = None if arguments.dev is None else read_pairs(arguments.dev, label_range=label_range)
+    encoder = TwinTowerEncoder.from_pretrained(arguments.base)
+    with redirect_stdout(sys.stderr):  # the stock trainer's bar writes its last line to stdout
+        report = fine_tune(
+            encoder,
+            records,
+            output_dir=arguments.out,
+            dev=held_out,
+            loss=arguments.loss,
+            epochs=arguments.epochs,
+            max_steps=arguments.max_steps,
+            batch_size=arguments.batch_size,
+            learning_rate=arguments.learning_rate,
+            seed=arguments.seed,
+            resume=arguments.resume,
+            show_progress=sys.stderr.isatty(),
+        )
+    measured = {"before": _named(report.before), "after": _named(report.after)}
+    Output(arguments.format).facts(**(report._asdict() | measured), folder=str(arguments.out))
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    """Print how well a model's scores follow the labels (Spearman, Pearson), or find the positives (MRR@10)."""
+    from simpair.model import TwinTowerEncoder
+    from simpair.training.evaluate import evaluate_pairs, evaluate_retrieval
+    from simpair.training.pairs import RetrievalPair, ScoredPair, read_pairs
+
+    records = read_pairs(arguments.data, label_range=_label_range(arguments))
+    encoder = TwinTowerEncoder.from_pretrained(arguments.model)
+    scored = [record for record in records if isinstance(record, ScoredPair)]
+    retrieval = [record for record in records if isinstance(record, RetrievalPair)]
+    scores = evaluate_pairs(encoder, scored) if scored else evaluate_retrieval(encoder, retrieval)
+    Output(arguments.format).facts(**_named(scores) or {})
+
+
+def _push(arguments: argparse.Namespace) -> None:
+    """Publish a saved model, with its README.md as the card where it has one, and print the address of the commit."""
+    from simpair import hub
+    from simpair.model import TwinTowerEncoder
+
+    encoder = TwinTowerEncoder.from_pretrained(arguments.folder)  # what does not open here is not published
+    if (arguments.folder / "README.md").is_file():
+        url = hub.push_folder(arguments.folder, arguments.repo_id, private=arguments.private)
+    else:
+        url = encoder.push_to_hub(arguments.repo_id, private=arguments.private)
+    Output(arguments.format).row(url, url=url)
+
+
+def _check_out(folder: Path, *, resume: bool) -> None:
+    """Refuse, before hours of training, a folder that cannot be written or that holds other files."""
+    if resume and not any(folder.glob("checkpoint-*")):
+        raise InputError(f"{folder} holds no checkpoint to resume from; leave --resume out to start anew")
+    if not resume and folder.exists() and any(folder.iterdir()):
+        raise InputError(f"{folder} is not empty; give --out a new folder, or --resume to go on with the run in it")
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def _named(scores: PairScores | RetrievalScores | None) -> dict[str, float] | None:
+    """The scores by name, with the k of the retrieval scores in their names."""
+    if scores is None:
+        return None
+    named = scores._asdict()
+    k = named.pop("k", None)
+    return {name.replace("_at_k", f"_at_{k}"): value for name, value in named.items()}
+
+
+def _label_range(arguments: argparse.Namespace) -> tuple[float, float] | None:
+    return None if arguments.label_range is None else (arguments.label_range[0], arguments.label_range[1])
+
+
+def _positive_float(given: str) -> float:
+    try:
+        number = float(given)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {given!r}")
+    return number

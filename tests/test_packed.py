@@ -1,0 +1,193 @@
+"""simpair.towers.packed against transformers' own BERT and RoBERTa: states, gradients, and what is refused."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from simpair.checkpoint import Checkpoint
+from simpair.errors import UnsupportedModel
+from simpair.model import TwinTowerEncoder
+from simpair.tokens import pack
+from simpair.towers.packed import MODEL_TYPES, PackedBert, PackedBertConfig
+
+_MAKE = Callable[..., Checkpoint]
+
+
+class _Pair(NamedTuple):
+    """The same weights in our tower and in transformers' model."""
+
+    packed: PackedBert
+    peer: Any
+
+
+@pytest.fixture
+def pair(make_checkpoint: _MAKE) -> Callable[..., _Pair]:
+    def make(**config: Any) -> _Pair:
+        from transformers import AutoConfig, AutoModel
+
+        checkpoint = make_checkpoint(config={"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, **config})
+        packed = PackedBert(PackedBertConfig.from_config(checkpoint.config))
+        packed.load_state_dict({name: checkpoint.tensors[name] for name in packed.state_dict()})
+        values = {name: value for name, value in checkpoint.config.items() if name != "model_type"}
+        peer = AutoModel.from_config(AutoConfig.for_model(checkpoint.config["model_type"], **values))
+        assert not peer.load_state_dict(checkpoint.tensors, strict=False).unexpected_keys
+        return _Pair(packed, peer)
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def same_random_state() -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        yield
+
+
+def _batch(lengths: list[int], *, pad: int, width: int = 40) -> tuple[Tensor, Tensor]:
+    """Ids above every special one, right-padded with ``pad``."""
+    generator = torch.Generator().manual_seed(sum(lengths))
+    ids = torch.full((len(lengths), width), pad, dtype=torch.int64)
+    mask = torch.zeros_like(ids)
+    for row, length in enumerate(lengths):
+        ids[row, :length] = torch.randint(5, 300, (length,), generator=generator)
+        mask[row, :length] = 1
+    return ids, mask
+
+
+def _packed_states(packed: PackedBert, ids: Tensor, mask: Tensor) -> list[Tensor]:
+    batch = pack(ids, mask)
+    parts = packed(batch).split(batch.lengths)
+    return [parts[place] for place in batch.places]
+
+
+_KINDS: dict[str, dict[str, Any]] = {
+    "bert": {},
+    "bert with relu": {"hidden_act": "relu"},
+    "bert with gelu_new": {"hidden_act": "gelu_new"},
+    "bert with silu": {"hidden_act": "silu"},
+    "bert with one head and wide eps": {"num_attention_heads": 1, "layer_norm_eps": 1e-2},
+    "roberta": {"model_type": "roberta", "pad_token_id": 1, "type_vocab_size": 1, "max_position_embeddings": 66},
+    "roberta with another padding id": {"model_type": "roberta", "pad_token_id": 3, "max_position_embeddings": 68},
+    "xlm-roberta": {"model_type": "xlm-roberta", "pad_token_id": 1, "type_vocab_size": 1},
+    "camembert": {"model_type": "camembert", "pad_token_id": 1, "type_vocab_size": 1},
+}
+
+
+def test_every_model_type_has_its_oracle() -> None:
+    assert {kind.get("model_type", "bert") for kind in _KINDS.values()} == set(MODEL_TYPES)
+
+
+@pytest.mark.parametrize("kind", _KINDS)
+def test_states_equal_those_of_transformers(pair: Callable[..., _Pair], kind: str) -> None:
+    packed, peer = pair(**_KINDS[kind])
+    lengths = [3, 40, 1, 3, 17, 2, 17, 17]
+    ids, mask = _batch(lengths, pad=_KINDS[kind].get("pad_token_id", 0))
+    packed.eval()
+    peer.eval()
+    with torch.no_grad():
+        expected = peer(input_ids=ids, attention_mask=mask).last_hidden_state
+        found = _packed_states(packed, ids, mask)
+    for row, length in enumerate(lengths):
+        torch.testing.assert_close(found[row], expected[row, :length], atol=5e-6, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "bert with gelu_new"])
+def test_gradients_equal_those_of_transformers(pair: Callable[..., _Pair], kind: str) -> None:
+    packed, peer = pair(**_KINDS[kind])
+    ids, mask = _batch([3, 40, 1, 3, 17], pad=_KINDS[kind].get("pad_token_id", 0))
+    packed.train()
+    peer.train()
+    direction = torch.randn(packed.config.hidden_size, generator=torch.Generator().manual_seed(3))
+    states = peer(input_ids=ids, attention_mask=mask).last_hidden_state
+    ((states @ direction).tanh() * mask).sum().backward()
+    torch.stack([(part @ direction).tanh().sum() for part in _packed_states(packed, ids, mask)]).sum().backward()
+    wanted = {name: parameter.grad for name, parameter in peer.named_parameters() if not name.startswith("pooler.")}
+    for name, parameter in packed.named_parameters():
+        assert parameter.grad is not None
+        if name.endswith("key.bias"):  # softmax does not see it: rounding on both sides
+            assert float(parameter.grad.abs().max()) < 1e-4
+            continue
+        scale = float(wanted[name].abs().max())
+        torch.testing.assert_close(parameter.grad, wanted[name], atol=1e-5 * scale, rtol=1e-5)
+    assert wanted.keys() == dict(packed.named_parameters()).keys()
+
+
+def test_dropout_acts_in_training_only(pair: Callable[..., _Pair]) -> None:
+    ids, mask = _batch([12, 5], pad=0)
+    batch = pack(ids, mask)
+    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+        packed = pair(**{name: 0.3}).packed
+        packed.train()
+        assert not torch.equal(packed(batch), packed(batch))
+        packed.eval()
+        assert torch.equal(packed(batch), packed(batch))
+
+
+def test_attention_dropout_is_that_of_the_config(pair: Callable[..., _Pair]) -> None:
+    """With everything dropped the attention adds its output bias only."""
+    packed = pair(attention_probs_dropout_prob=1.0, num_hidden_layers=1).packed
+    packed.train()
+    layer = packed.encoder.layer[0].attention
+    states = torch.randn(6, packed.config.hidden_size)
+    expected = layer.output(torch.zeros_like(states), states)
+    torch.testing.assert_close(layer(states, [(2, 3)]), expected)
+
+
+def test_one_text_more_of_a_length_changes_no_state(pair: Callable[..., _Pair]) -> None:
+    packed = pair().packed.eval()
+    ids, mask = _batch([9, 4, 9, 30], pad=0)
+    with torch.no_grad():
+        together = _packed_states(packed, ids, mask)
+        for row in range(len(ids)):
+            (alone,) = _packed_states(packed, ids[row : row + 1], mask[row : row + 1])
+            torch.testing.assert_close(together[row], alone, atol=5e-6, rtol=0)
+
+
+def test_parameter_names_are_those_of_the_checkpoint(tiny_encoder: TwinTowerEncoder, pair: Callable[..., _Pair]) -> None:
+    peer = {name for name in pair().peer.state_dict() if not name.startswith("pooler.")}
+    assert set(tiny_encoder.tower.state_dict()) == peer - {"embeddings.position_ids", "embeddings.token_type_ids"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "t5"}, "model_type is 't5'; this version reads bert"),
+        ({"model_type": None}, "model_type is None"),
+        ({"model_type": ["bert"]}, "model_type is"),
+        ({"position_embedding_type": "relative_key"}, "relative positions"),
+        ({"is_decoder": True}, "decoders"),
+        ({"hidden_act": "tanhshrink"}, "hidden_act is 'tanhshrink'"),
+        ({"hidden_act": ["gelu"]}, "hidden_act is"),
+        ({"hidden_size": "wide"}, "a size is not a number"),
+        ({"hidden_size": None}, "a size is not a number"),
+        ({"hidden_size": 33}, "hidden_size 33 is not a multiple of num_attention_heads 4"),
+        ({"hidden_size": 0}, "hidden_size is 0"),
+        ({"num_attention_heads": 0}, "num_attention_heads is 0"),
+        ({"vocab_size": -1}, "vocab_size is -1"),
+        ({"max_position_embeddings": 1e999}, "a size is not a number"),
+        ({"hidden_dropout_prob": 2}, "hidden_dropout_prob is 2.0; expected 0 to 1"),
+        ({"hidden_dropout_prob": math.nan}, "hidden_dropout_prob is nan"),
+    ],
+)
+def test_a_config_that_cannot_be_built_is_refused(make_checkpoint: _MAKE, change: dict[str, Any], message: str) -> None:
+    config = {**make_checkpoint().config, **change}
+    with pytest.raises(UnsupportedModel, match=message):
+        PackedBert(PackedBertConfig.from_config(config))
+
+
+@pytest.mark.parametrize("name", ["vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"])
+def test_a_missing_size_is_named(make_checkpoint: _MAKE, name: str) -> None:
+    config = {key: value for key, value in make_checkpoint().config.items() if key != name}
+    with pytest.raises(UnsupportedModel, match=f"{name} is missing"):
+        PackedBertConfig.from_config(config)
+
+
+def test_roberta_serves_fewer_tokens_than_it_has_positions(make_checkpoint: _MAKE) -> None:
+    config = {**make_checkpoint().config, "model_type": "roberta", "pad_token_id": 1, "max_position_embeddings": 514}
+    assert PackedBertConfig.from_config(config).max_seq_length == 512
+    assert PackedBertConfig.from_config({**config, "model_type": "bert"}).max_seq_length == 514

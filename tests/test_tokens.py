@@ -1,0 +1,163 @@
+"""simpair.tokens: prompts, truncation, padding, packing and the plan of batches."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from simpair.errors import InputError
+from simpair.model import TwinTowerEncoder
+from simpair.tokens import Tokens, check_texts, pack, plan_batches
+
+
+@pytest.fixture
+def tokens(tiny_encoder: TwinTowerEncoder) -> Tokens:
+    return tiny_encoder.tokenizer
+
+
+@pytest.fixture
+def tokenizer(tokens: Tokens) -> Tokenizer:
+    return tokens.plain()
+
+
+def test_ids_are_those_of_the_tokenizer_alone(tokens: Tokens, tokenizer: Tokenizer) -> None:
+    texts = ["the cat sits", "今天天气 很好", "", "a1b2"]
+    assert tokens.ids(texts) == [tokenizer.encode(text).ids for text in texts]
+
+
+def test_a_long_text_loses_its_end_and_keeps_its_closing_token(tokens: Tokens, tokenizer: Tokenizer) -> None:
+    text = "cat " * 500
+    (ids,) = tokens.ids([text])
+    whole = tokenizer.encode(text).ids
+    assert len(ids) == tokens.max_seq_length == 64
+    assert ids == [*whole[:63], whole[-1]]
+
+
+@pytest.mark.parametrize(
+    ("role", "prompt"), [("query", "query: "), ("document", ""), (None, "text: ")], ids=["query", "document", "none"]
+)
+def test_each_role_has_its_prompt(tokenizer: Tokenizer, role: str, prompt: str) -> None:
+    prompts = {"query": "query: ", "document": "", "plain": "text: "}
+    tokens = Tokens(tokenizer, max_seq_length=64, prompts=prompts, default_prompt_name="plain")
+    assert tokens.prompt(role) == prompt
+    assert tokens.ids(["cat"], role=role) == [tokenizer.encode(f"{prompt}cat").ids]
+
+
+def test_without_a_default_prompt_a_text_without_a_role_stands_alone(tokenizer: Tokenizer) -> None:
+    tokens = Tokens(tokenizer, max_seq_length=64, prompts={"query": "query: "})
+    assert tokens.ids(["cat"]) == tokens.ids(["cat"], role="document") == [tokenizer.encode("cat").ids]
+
+
+def test_the_prompt_counts_towards_the_maximum_length(tokenizer: Tokenizer) -> None:
+    tokens = Tokens(tokenizer, max_seq_length=5, prompts={"query": "the dog "})
+    assert tokens.ids(["cat sits red"], role="query") == tokens.ids(["the dog cat"])
+
+
+def test_the_tokenizer_given_is_left_as_it_was(tokenizer: Tokenizer) -> None:
+    tokenizer.enable_padding(length=9)
+    before = tokenizer.to_str()
+    Tokens(tokenizer, max_seq_length=4, prompts={}).ids(["the cat sits on the mat"])
+    assert tokenizer.to_str() == before
+
+
+def test_plain_is_a_copy_without_truncation(tokens: Tokens) -> None:
+    plain = tokens.plain()
+    assert plain.truncation is None
+    assert len(plain.encode("cat " * 500).ids) == 502
+    plain.add_special_tokens(["[NEW]"])
+    assert tokens.plain().token_to_id("[NEW]") is None
+
+
+def test_pad_is_a_right_padded_rectangle(tokenizer: Tokenizer) -> None:
+    tokens = Tokens(tokenizer, max_seq_length=64, prompts={}, pad_token_id=7)
+    ids, mask = tokens.pad(["cat", "the cat sits"])
+    short, long = tokens.ids(["cat", "the cat sits"])
+    assert ids.dtype == mask.dtype == torch.int64
+    assert ids.tolist() == [[*short, 7, 7], long]
+    assert mask.tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
+
+
+def test_pad_of_nothing_has_no_rows(tokens: Tokens) -> None:
+    batch = tokens.pad([])
+    assert batch.input_ids.shape == batch.attention_mask.shape == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["a", 3], "text 1 is a int"),
+        (["a", "b", None], "text 2 is a NoneType"),
+        ([b"a"], "text 0 is a bytes"),
+        (["ok", "a\ud800b"], "text 1 has a lone surrogate at character 1"),
+    ],
+)
+def test_what_is_no_text_is_refused_with_its_position(tokens: Tokens, texts: list[str], message: str) -> None:
+    for refusing in (check_texts, tokens.ids, tokens.pad):
+        with pytest.raises(InputError, match=message):
+            refusing(texts)
+
+
+def test_a_text_mended_as_the_error_says_is_accepted(tokens: Tokens) -> None:
+    check_texts(["a\ud800b".encode("utf-8", "replace").decode()])
+
+
+def test_pack_keeps_the_real_tokens_shortest_first() -> None:
+    ids = torch.tensor([[5, 6, 7, 0], [8, 0, 0, 0], [9, 10, 0, 0]])
+    batch = pack(ids, (ids > 0).long())
+    assert batch.input_ids.tolist() == [8, 9, 10, 5, 6, 7]
+    assert batch.lengths == (1, 2, 3)
+    assert batch.places.tolist() == [2, 0, 1]
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.data())
+def test_pack_loses_nothing_on_whichever_side_the_padding_stands(lengths: list[int], data: st.DataObject) -> None:
+    rows = [[100 * row + column + 1 for column in range(length)] for row, length in enumerate(lengths)]
+    width = max(lengths) + data.draw(st.integers(0, 2))
+    ids, mask = torch.zeros(len(rows), width, dtype=torch.int64), torch.zeros(len(rows), width, dtype=torch.int64)
+    for row, tokens in enumerate(rows):
+        start = data.draw(st.integers(0, width - len(tokens)))
+        ids[row, start : start + len(tokens)] = torch.tensor(tokens)
+        mask[row, start : start + len(tokens)] = 1
+    batch = pack(ids, mask)
+    parts = [part.tolist() for part in batch.input_ids.split(batch.lengths)]
+    assert list(batch.lengths) == sorted(lengths)
+    assert [parts[place] for place in batch.places] == rows
+
+
+def test_pack_takes_masks_of_any_number_type() -> None:
+    ids = torch.tensor([[3, 4, 0]])
+    for mask in (torch.tensor([[True, True, False]]), torch.tensor([[1.0, 1.0, 0.0]]), torch.tensor([[2, 1, 0]])):
+        assert pack(ids, mask).input_ids.tolist() == [3, 4]
+
+
+def test_pack_refuses_what_is_no_batch() -> None:
+    ids = torch.ones(2, 3, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"must both be \(B, T\); got \(2, 3\) and \(2, 2\)"):
+        pack(ids, ids[:, :2])
+    with pytest.raises(ValueError, match=r"must both be \(B, T\)"):
+        pack(ids[0], ids[0])
+    with pytest.raises(ValueError, match="no real token"):
+        pack(ids, torch.tensor([[1, 1, 0], [0, 0, 0]]))
+
+
+@given(st.lists(st.integers(1, 40), max_size=60), st.integers(1, 50))
+def test_a_plan_holds_every_row_once_within_its_budget(lengths: list[int], budget: int) -> None:
+    sequences = [[row] * length for row, length in enumerate(lengths)]
+    seen: list[int] = []
+    for rows, batch in plan_batches(sequences, token_budget=budget):
+        assert sum(batch.lengths) <= budget or len(rows) == 1
+        assert list(batch.lengths) == sorted(batch.lengths)
+        parts = [part.tolist() for part in batch.input_ids.split(batch.lengths)]
+        assert [parts[place] for place in batch.places] == [sequences[row] for row in rows]
+        seen += rows
+    assert sorted(seen) == list(range(len(lengths)))
+
+
+def test_a_plan_starts_with_the_longest_and_is_drawn_lazily() -> None:
+    sequences = [[0], [1] * 5, [2] * 9, [3] * 3]
+    plan = plan_batches(sequences, token_budget=9)
+    assert iter(plan) is plan
+    assert [rows for rows, _ in plan] == [[2], [0, 3, 1]]

@@ -1,0 +1,80 @@
+"""Batches hold the texts of their records, padded, under the names that the trainer and users' own loops expect."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from simpair import TwinTowerEncoder
+from simpair.checkpoint import read_checkpoint
+from simpair.errors import DataError
+from simpair.training import PairCollator, RetrievalPair, ScoredPair
+
+
+@pytest.fixture
+def collate(tiny_encoder):
+    return PairCollator(tiny_encoder.tokenizer)
+
+
+def real_tokens(batch, name, row):
+    return batch[f"{name}_input_ids"][row][batch[f"{name}_attention_mask"][row].bool()].tolist()
+
+
+def test_a_scored_batch_is_flat_and_batch_sized(collate, tiny_encoder):
+    batch = collate([ScoredPair("the cat", "a dog runs fast", 0.25), ScoredPair("今天天气", "cat", 1.0)])
+    assert list(batch) == [
+        "text1_input_ids",
+        "text1_attention_mask",
+        "text2_input_ids",
+        "text2_attention_mask",
+        "labels",
+    ]
+    assert all(len(column) == 2 for column in batch.values())
+    assert batch["labels"].tolist() == [0.25, 1.0]
+    assert real_tokens(batch, "text2", 0) == tiny_encoder.tokenizer.ids(["a dog runs fast"])[0]
+    assert real_tokens(batch, "text1", 1) == tiny_encoder.tokenizer.ids(["今天天气"])[0]
+    assert batch["text2_attention_mask"].dtype == batch["text2_input_ids"].dtype == torch.int64
+
+
+def test_a_retrieval_batch_has_one_column_a_negative_and_no_labels(collate):
+    batch = collate([RetrievalPair("a", "b", ("c", "d")), RetrievalPair("e", "f", ("g", "h"))])
+    assert {name.split("_")[0] for name in batch} == {"text1", "text2", "negative1", "negative2"}
+
+
+def test_retrieval_pairs_take_the_prompts_of_their_roles_and_scored_pairs_the_default(tiny_model):
+    checkpoint = read_checkpoint(tiny_model)
+    prompts = {"query": "the ", "document": "a red ", "plain": "model "}
+    settings = replace(checkpoint.settings, prompts=prompts, default_prompt_name="plain")
+    encoder = TwinTowerEncoder(replace(checkpoint, settings=settings))
+    collate = PairCollator(encoder.tokenizer)
+    plain = TwinTowerEncoder(checkpoint).tokenizer
+    asked = collate([RetrievalPair("cat", "dog", ("mat",))])
+    for name, text in (("text1", "the cat"), ("text2", "a red dog"), ("negative1", "a red mat")):
+        assert real_tokens(asked, name, 0) == plain.ids([text])[0]
+    scored = collate([ScoredPair("cat", "dog", 1.0)])
+    assert real_tokens(scored, "text1", 0) == plain.ids(["model cat"])[0]
+
+
+def test_rows_of_a_dataset_are_records_too(collate):
+    row = {"text1": "a cat", "text2": "the cat", "label": 0.5, "source": "somewhere"}
+    ours = collate([ScoredPair("a cat", "the cat", 0.5)])
+    assert all(torch.equal(column, ours[name]) for name, column in collate([row]).items())
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        [ScoredPair("a", "b", 0.5), RetrievalPair("a", "b")],
+        [RetrievalPair("a", "b", ("c",)), RetrievalPair("a", "b")],
+        [ScoredPair("a", " ", 0.5)],
+        [ScoredPair("a", "b", float("nan"))],
+        [],
+    ],
+)
+def test_records_that_make_no_batch_are_refused(collate, records):
+    with pytest.raises(DataError):
+        collate(records)
+
+
+def test_the_stock_trainer_finds_no_tokenizer_to_save(collate):
+    assert not hasattr(collate, "tokenizer")

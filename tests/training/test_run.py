@@ -1,0 +1,90 @@
+"""fine_tune reads what users have, trains in place, and says what it did."""
+
+import pytest
+
+from simpair import TwinTowerEncoder
+from simpair.errors import DataError, InputError
+from simpair.training import RetrievalPair, ScoredPair, evaluate_records, fine_tune
+
+PAIRS = [ScoredPair(f"the cat {n}", f"a dog {n % 3}", (n % 4) / 3) for n in range(16)]
+ASKED = [RetrievalPair(f"query {n}", f"text {n} runs") for n in range(16)]
+
+
+def test_scored_pairs_train_in_place_and_report_before_and_after(tiny_encoder):
+    before = tiny_encoder.fingerprint
+    report = fine_tune(tiny_encoder, PAIRS, dev=PAIRS, epochs=50, batch_size=8, learning_rate=3e-3)
+    assert tiny_encoder.fingerprint != before
+    assert (report.records, report.loss_name, report.steps) == (16, "cosent", 100)
+    assert report.after.spearman > report.before.spearman
+    assert not tiny_encoder.training
+
+
+def test_retrieval_pairs_take_the_loss_without_labels(tiny_encoder):
+    report = fine_tune(tiny_encoder, ASKED, dev=ASKED, epochs=20, batch_size=8, learning_rate=1e-3)
+    assert report.loss_name == "info_nce"
+    assert report.after.mrr_at_k > report.before.mrr_at_k
+
+
+def test_the_same_seed_gives_the_same_weights(tiny_model):
+    prints = []
+    for seed in (1, 1, 2):
+        encoder = TwinTowerEncoder.from_pretrained(tiny_model)
+        fine_tune(encoder, PAIRS, max_steps=3, batch_size=4, seed=seed)
+        prints.append(encoder.fingerprint)
+    assert prints[0] == prints[1] != prints[2]
+
+
+def test_files_train_as_records_do(tiny_model, tmp_path):
+    path = tmp_path / "pairs.csv"
+    path.write_text("text1,text2,label\n" + "\n".join(f"{a},{b},{label * 5}" for a, b, label in PAIRS), encoding="utf-8")
+    prints = []
+    for data, scale in ((PAIRS, None), (path, (0, 5)), ([path], (0, 5))):
+        encoder = TwinTowerEncoder.from_pretrained(tiny_model)
+        fine_tune(encoder, data, max_steps=2, batch_size=4, label_range=scale)
+        prints.append(encoder.fingerprint)
+    assert prints[0] == prints[1] == prints[2]
+
+
+def test_an_output_folder_holds_the_trained_encoder_and_can_be_resumed(tiny_model, tmp_path):
+    whole = TwinTowerEncoder.from_pretrained(tiny_model)
+    fine_tune(whole, PAIRS, output_dir=tmp_path / "whole", epochs=2, batch_size=8)
+    assert TwinTowerEncoder.from_pretrained(tmp_path / "whole").fingerprint == whole.fingerprint
+    resumed = TwinTowerEncoder.from_pretrained(tiny_model)
+    for path in (tmp_path / "whole").iterdir():
+        if path.name not in ("checkpoint-2", "checkpoint-4"):
+            continue
+        target = tmp_path / "half" / path.name
+        if path.name == "checkpoint-2":
+            target.parent.mkdir(exist_ok=True)
+            path.rename(target)
+    report = fine_tune(resumed, PAIRS, output_dir=tmp_path / "half", epochs=2, batch_size=8, resume=True)
+    assert report.steps == 4
+    assert resumed.fingerprint == whole.fingerprint
+
+
+def test_resume_without_a_folder_is_refused(tiny_encoder):
+    with pytest.raises(InputError, match="output_dir"):
+        fine_tune(tiny_encoder, PAIRS, resume=True)
+
+
+@pytest.mark.parametrize("data", [[], [ScoredPair("a", "b", 3.0)], [{"text1": "a"}]])
+def test_bad_records_are_refused_before_training(tiny_encoder, data):
+    before = tiny_encoder.fingerprint
+    with pytest.raises(DataError):
+        fine_tune(tiny_encoder, data)
+    assert tiny_encoder.fingerprint == before
+
+
+def test_a_missing_file_is_named(tiny_encoder, tmp_path):
+    with pytest.raises(DataError, match=r"none\.csv"):
+        fine_tune(tiny_encoder, tmp_path / "none.csv")
+
+
+def test_records_choose_their_metrics(tiny_encoder):
+    assert evaluate_records(tiny_encoder, PAIRS).pairs == 16
+    assert evaluate_records(tiny_encoder, ASKED).queries == 16
+
+
+def test_nothing_reaches_stdout(tiny_encoder, capfd):
+    fine_tune(tiny_encoder, PAIRS, max_steps=2, batch_size=4)
+    assert capfd.readouterr().out == ""
