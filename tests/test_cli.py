@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -96,7 +97,8 @@ class TestProgram:
         assert "simpair.cli.train" in modules  # the list is not empty by mistake
 
     def test_the_similarity_of_two_texts_imports_no_trainer_and_no_index(self, tiny_model: Path) -> None:
-        code = f"import sys; from simpair.cli import main; main({['similarity', 'a', 'b', '--model', str(tiny_model)]}); print(*sys.modules)"
+        arguments = ["similarity", "a", "b", "--model", str(tiny_model)]
+        code = f"import sys; from simpair.cli import main; main({arguments}); print(*sys.modules)"
         score, modules = python(code).stdout.splitlines()
         assert json.loads(score)["text1"] == "a"
         heavy = {"transformers", "sentence_transformers", "accelerate", "scipy", "faiss", "sqlite3", "huggingface_hub"}
@@ -286,7 +288,8 @@ class TestIndex:
     def test_text_for_people(self, run: Callable[..., Ran], notes: Path, tiny_model: Path, tmp_path: Path) -> None:
         run("index", "create", tmp_path / "index", notes, "--model", tiny_model)
         ran = run("index", "search", tmp_path / "index", *TEXTS[:2], "-k", "1", "--format", "text")
-        assert ran.out == f"{TEXTS[0]}\n 1.0000  1  {TEXTS[0]}\n\n{TEXTS[1]}\n 1.0000  2  {TEXTS[1]}\n"
+        shape = re.sub(r" (0\.9999|1\.000[0-2])  ", " <1>  ", ran.out)  # halves round the cosine
+        assert shape == f"{TEXTS[0]}\n <1>  1  {TEXTS[0]}\n\n{TEXTS[1]}\n <1>  2  {TEXTS[1]}\n"
         assert "documents      5\n" in run("index", "info", tmp_path / "index", "--format", "text").out
 
     def test_fields_become_id_text_and_metadata(
@@ -435,7 +438,7 @@ class TestTrain:
         (after,) = run("evaluate", out, scored, *labels).rows
         assert before == pytest.approx(report["before"], abs=1e-5)
         assert after == pytest.approx(report["after"], abs=1e-5)
-        assert after["spearman"] != before["spearman"]
+        assert after["pearson"] != before["pearson"]
 
     def test_the_trainers_bar_does_not_reach_stdout(
         self, run: Callable[..., Ran], scored: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -24,7 +24,7 @@ __all__ = ["main"]
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code of a command line, ``sys.argv`` by default; an exception that comes through is a bug."""
     arguments = _parser().parse_args(argv)
-    _use_utf8()
+    _set_up_output()
     try:
         arguments.run(arguments)
         sys.stdout.flush()
@@ -52,8 +52,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _use_utf8() -> None:
-    """Write UTF-8 into pipes and files whatever the locale, and ``?`` for what a terminal cannot show."""
+def _set_up_output() -> None:
+    """Send warnings to stderr, and UTF-8 into pipes and files whatever the locale."""
+    import logging
+
+    logging.basicConfig(format="simpair: %(message)s")
     if isinstance(sys.stdout, io.TextIOWrapper):
         if sys.stdout.isatty():
             sys.stdout.reconfigure(errors="replace")

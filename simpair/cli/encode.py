@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simpair.cli.inputs import read_texts
-from simpair.cli.output import Output, add_format, add_model, cut, non_blank, notice, wants_bar
+from simpair.cli.output import Output, add_format, add_model, cut, non_blank, notice
+from simpair.cli.progress import Barred
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,7 +60,7 @@ def _encode(arguments: argparse.Namespace) -> None:
     from simpair.model import TwinTowerEncoder
 
     encoder = TwinTowerEncoder.from_pretrained(arguments.model)
-    vectors = encoder.encode(texts, role=arguments.role, show_progress=wants_bar(len(texts)))
+    vectors = Barred(encoder).encode(texts, role=arguments.role)
     if arguments.out is not None:
         _save(vectors, arguments.out)
         notice(f"wrote {vectors.shape[0]} vectors, {vectors.shape[1]} wide, to {arguments.out}")

@@ -11,10 +11,7 @@ import shutil
 import sys
 import unicodedata
 
-__all__ = ["Output", "add_format", "add_model", "cut", "non_blank", "notice", "positive", "wants_bar"]
-
-_LONG_WORK = 256
-"""Texts from which on a progress bar is worth its line."""
+__all__ = ["Output", "add_format", "add_model", "cut", "non_blank", "notice", "positive"]
 
 
 class Output:
@@ -38,11 +35,6 @@ class Output:
 def notice(message: str) -> None:
     """Write one line to stderr."""
     sys.stderr.write(f"simpair: {' '.join(message.split())}\n")
-
-
-def wants_bar(texts: int) -> bool:
-    """Whether work on so many texts shows a progress bar: it is long, and stderr is a terminal."""
-    return texts >= _LONG_WORK and sys.stderr.isatty()
 
 
 def cut(text: str, *, indent: int) -> str:

@@ -7,16 +7,13 @@ import shutil
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from simpair.cli.inputs import Document, read_documents
-from simpair.cli.output import Output, add_format, add_model, cut, non_blank, positive, wants_bar
+from simpair.cli.output import Output, add_format, add_model, cut, non_blank, positive
+from simpair.cli.progress import Barred
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from simpair.model import TwinTowerEncoder
     from simpair.search import Hit, SearchIndex
     from simpair.store import RecordedEncoder
 
@@ -24,6 +21,11 @@ __all__ = ["register"]
 
 _FILES = "a document on each line; .jsonl, .csv and .tsv: the text in a field, the others are metadata; - is stdin"
 _RECORDED = "the model that made the index"
+
+
+class _Filled(NamedTuple):
+    added: int
+    documents: int
 
 
 def register(commands: Any) -> None:
@@ -78,7 +80,7 @@ def _search(arguments: argparse.Namespace) -> None:
     from simpair.search import Hit
 
     encoder = TwinTowerEncoder.from_pretrained(arguments.model)
-    vectors = _Barred(encoder).encode_document([document.text for document in documents])
+    vectors = Barred(encoder).encode_document([document.text for document in documents])
     scores, rows = ExactIndex.build(vectors).search(encoder.encode_query(arguments.queries), arguments.k)
     hits = [
         [
@@ -96,20 +98,22 @@ def _create(arguments: argparse.Namespace) -> None:
     from simpair.model import TwinTowerEncoder
     from simpair.search import SearchIndex
 
-    index = SearchIndex.create(arguments.folder, _Barred(TwinTowerEncoder.from_pretrained(arguments.model)))
+    index = SearchIndex.create(arguments.folder, Barred(TwinTowerEncoder.from_pretrained(arguments.model)))
     try:
         with index:
-            _fill(arguments, index, documents)
+            filled = _fill(index, documents)
     except BaseException:  # also an interruption: the command has made the folder, so an error leaves none
         shutil.rmtree(arguments.folder)
         raise
+    _write_filled(arguments, filled)
 
 
 def _add(arguments: argparse.Namespace) -> None:
     """Add the documents of files to an index: all of them, or none where one cannot be used."""
     documents = _read(arguments, arguments.files)
     with _open(arguments) as index:
-        _fill(arguments, index, documents)
+        filled = _fill(index, documents)
+    _write_filled(arguments, filled)
 
 
 def _find(arguments: argparse.Namespace) -> None:
@@ -135,26 +139,25 @@ def _info(arguments: argparse.Namespace) -> None:
     )
 
 
-def _fill(arguments: argparse.Namespace, index: SearchIndex, documents: list[Document]) -> None:
+def _fill(index: SearchIndex, documents: list[Document]) -> _Filled:
+    """Add the documents, all or none."""
     names = [document.id for document in documents if document.id is not None]
-    index.add(
-        [document.text for document in documents],
-        ids=names or None,
-        metadata=[document.metadata for document in documents],
-    )
-    Output(arguments.format).row(
-        f"{arguments.folder}: {len(documents):,} documents added, {len(index):,} in all",
-        folder=str(arguments.folder),
-        added=len(documents),
-        documents=len(index),
-    )
+    texts = [document.text for document in documents]
+    index.add(texts, ids=names or None, metadata=[document.metadata for document in documents])
+    return _Filled(len(documents), len(index))
+
+
+def _write_filled(arguments: argparse.Namespace, filled: _Filled) -> None:
+    line = f"{arguments.folder}: {filled.added:,} documents added, {filled.documents:,} in all"
+    Output(arguments.format).row(line, folder=str(arguments.folder), **filled._asdict())
 
 
 def _write_hits(arguments: argparse.Namespace, found: list[list[Hit]]) -> None:
     output = Output(arguments.format)
     for number, (query, hits) in enumerate(zip(arguments.queries, found, strict=True)):
         if output.is_text and len(found) > 1:
-            output.row(f"{'' if number == 0 else chr(10)}{query}")
+            separator = "\n" if number else ""
+            output.row(f"{separator}{query}")
         width = max((len(hit.id) for hit in hits), default=0)
         for hit in hits:
             line = f"{hit.score:7.4f}  {hit.id:<{width}}  {cut(hit.text, indent=width + 11)}"
@@ -175,7 +178,7 @@ def _open(arguments: argparse.Namespace) -> SearchIndex:
     else:
         width = recorded.dimension
         encoder = TwinTowerEncoder.from_pretrained(recorded.source, truncate_dim=width, local_files_only=True)
-    return SearchIndex.open(arguments.folder, _Barred(encoder))
+    return SearchIndex.open(arguments.folder, Barred(encoder))
 
 
 def _recorded(folder: Path) -> RecordedEncoder:
@@ -183,19 +186,3 @@ def _recorded(folder: Path) -> RecordedEncoder:
 
     with closing(Store.open(folder, lock_timeout=10.0)) as store:
         return store.encoder
-
-
-class _Barred:
-    """An encoder that shows a progress bar over many documents."""
-
-    def __init__(self, encoder: TwinTowerEncoder) -> None:
-        self._encoder = encoder
-        self.embedding_dimension = encoder.embedding_dimension
-        self.fingerprint = encoder.fingerprint
-        self.source = encoder.source
-
-    def encode_query(self, texts: list[str], /) -> NDArray[np.float32]:
-        return self._encoder.encode_query(texts)
-
-    def encode_document(self, texts: list[str], /) -> NDArray[np.float32]:
-        return self._encoder.encode_document(texts, show_progress=wants_bar(len(texts)))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simpair.cli.output import Output, add_format, positive
+from simpair.cli.progress import Barred
 from simpair.errors import InputError
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def _train(arguments: argparse.Namespace) -> None:
     records = read_pairs(arguments.data, label_range=label_range)
     held_out = None if arguments.dev is None else read_pairs(arguments.dev, label_range=label_range)
     encoder = TwinTowerEncoder.from_pretrained(arguments.base)
+    arguments.out.mkdir(parents=True, exist_ok=True)  # where it cannot be written, now is the time to hear of it
     with redirect_stdout(sys.stderr):  # the stock trainer's bar writes its last line to stdout
         report = fine_tune(
             encoder,
@@ -97,7 +99,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from simpair.training.pairs import RetrievalPair, ScoredPair, read_pairs
 
     records = read_pairs(arguments.data, label_range=_label_range(arguments))
-    encoder = TwinTowerEncoder.from_pretrained(arguments.model)
+    encoder = Barred(TwinTowerEncoder.from_pretrained(arguments.model))
     scored = [record for record in records if isinstance(record, ScoredPair)]
     retrieval = [record for record in records if isinstance(record, RetrievalPair)]
     scores = evaluate_pairs(encoder, scored) if scored else evaluate_retrieval(encoder, retrieval)
@@ -118,12 +120,11 @@ def _push(arguments: argparse.Namespace) -> None:
 
 
 def _check_out(folder: Path, *, resume: bool) -> None:
-    """Refuse, before hours of training, a folder that cannot be written or that holds other files."""
+    """Refuse, before the work, a folder without the run to resume, or with files that a new run would mix with."""
     if resume and not any(folder.glob("checkpoint-*")):
         raise InputError(f"{folder} holds no checkpoint to resume from; leave --resume out to start anew")
     if not resume and folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder} is not empty; give --out a new folder, or --resume to go on with the run in it")
-    folder.mkdir(parents=True, exist_ok=True)
 
 
 def _named(scores: PairScores | RetrievalScores | None) -> dict[str, float] | None:
