@@ -188,7 +188,9 @@ def test_a_build_whose_operators_fail_is_found_out(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_build_whose_operators_disagree_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(simpair.towers.linear, "_pointwise", lambda inputs, weight, bias, activation: torch.zeros(4, 16))
+    monkeypatch.setattr(
+        simpair.towers.linear, "_pointwise", lambda inputs, weight, bias, activation: torch.zeros(4, 16)
+    )
     assert simpair.towers.linear._prepacking_works.__wrapped__() is False
 
 

@@ -148,7 +148,9 @@ def test_one_text_more_of_a_length_changes_no_state(pair: Callable[..., _Pair]) 
             torch.testing.assert_close(together[row], alone, atol=5e-6, rtol=0)
 
 
-def test_parameter_names_are_those_of_the_checkpoint(tiny_encoder: TwinTowerEncoder, pair: Callable[..., _Pair]) -> None:
+def test_parameter_names_are_those_of_the_checkpoint(
+    tiny_encoder: TwinTowerEncoder, pair: Callable[..., _Pair]
+) -> None:
     peer = {name for name in pair().peer.state_dict() if not name.startswith("pooler.")}
     assert set(tiny_encoder.tower.state_dict()) == peer - {"embeddings.position_ids", "embeddings.token_type_ids"}
 
@@ -180,7 +182,9 @@ def test_a_config_that_cannot_be_built_is_refused(make_checkpoint: _MAKE, change
         PackedBert(PackedBertConfig.from_config(config))
 
 
-@pytest.mark.parametrize("name", ["vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"])
+@pytest.mark.parametrize(
+    "name", ["vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"]
+)
 def test_a_missing_size_is_named(make_checkpoint: _MAKE, name: str) -> None:
     config = {key: value for key, value in make_checkpoint().config.items() if key != name}
     with pytest.raises(UnsupportedModel, match=f"{name} is missing"):

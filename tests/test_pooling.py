@@ -51,7 +51,9 @@ def test_hand_worked_numbers() -> None:
 
 @pytest.mark.parametrize("mode", sorted(_ORACLES))
 @given(data=st.data(), lengths=st.lists(st.integers(1, 7), min_size=1, max_size=8))
-def test_each_text_is_pooled_alone_and_put_in_its_place(mode: PoolingMode, data: st.DataObject, lengths: list[int]) -> None:
+def test_each_text_is_pooled_alone_and_put_in_its_place(
+    mode: PoolingMode, data: st.DataObject, lengths: list[int]
+) -> None:
     lengths.sort()
     places = data.draw(st.permutations(range(len(lengths))))
     states = torch.randn(sum(lengths), 5, generator=torch.Generator().manual_seed(len(lengths)))

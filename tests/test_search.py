@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import sqlite3
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from numpy.typing import NDArray
 
-from simpair.errors import EncoderMismatch, InputError, StoreCorrupt, StoreError, StoreLocked, StoreNotFound
+from simpair.errors import EncoderMismatch, InputError, StoreCorrupt, StoreError, StoreNotFound
 from simpair.search import Hit, SearchIndex
 
 
@@ -35,13 +35,13 @@ class HashEncoder:
         self.source = source
         self.embedding_dimension = width
 
-    def encode_query(self, texts: list[str], /) -> NDArray[np.float32]:
+    def encode_document(self, texts: list[str], /) -> NDArray[np.float32]:
         seeds = [int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) for text in texts]
         vectors = np.array([np.random.default_rng(seed).standard_normal(self.embedding_dimension) for seed in seeds])
         unit: NDArray[np.float32] = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
         return unit
 
-    encode_document = encode_query
+    encode_query = encode_document
 
 
 class BrokenEncoder(HashEncoder):
@@ -51,12 +51,12 @@ class BrokenEncoder(HashEncoder):
         super().__init__()
         self.vectors = vectors
 
-    def encode_query(self, texts: list[str], /) -> NDArray[Any]:
+    def encode_document(self, texts: list[str], /) -> NDArray[Any]:
         return self.vectors
 
-    encode_document = encode_query
 
-
+ENDLESS: dict[str, Any] = {}
+ENDLESS["again"] = ENDLESS
 TEXTS = [f"text {number}" for number in range(30)]
 
 
@@ -196,6 +196,18 @@ def test_k_above_the_corpus_gives_all(index: SearchIndex, k: int) -> None:
     assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
 
 
+def test_k_below_one_is_refused(index: SearchIndex) -> None:
+    with pytest.raises(InputError, match="k is 0"):
+        index.search("a", 0)
+    with pytest.raises(InputError, match="k is 0"):
+        index.search([], 0)
+
+
+def test_a_string_and_a_generator_are_texts_too(index: SearchIndex) -> None:
+    assert index.add(text for text in TEXTS[:2]) == ["1", "2"]
+    assert index.add("one string is one text") == ["3"]
+
+
 def test_nothing_in_nothing_out(index: SearchIndex) -> None:
     assert index.search(["a", "b"]) == [[], []]
     assert index.search([]) == []
@@ -204,20 +216,9 @@ def test_nothing_in_nothing_out(index: SearchIndex) -> None:
     assert len(index) == 0
 
 
-@pytest.mark.parametrize("queries", ["a", []])
-def test_k_below_one_is_refused(index: SearchIndex, queries: str | list[str]) -> None:
-    with pytest.raises(InputError, match="k is 0"):
-        index.search(queries, 0)
-
-
 def test_equal_texts_come_in_the_order_of_adding(index: SearchIndex) -> None:
     index.add(["same"] * 20 + ["other"] + ["same"] * 20)
     assert [hit.id for hit in index.search("same", 7)[0]] == [str(number) for number in range(1, 8)]
-
-
-def test_any_iterable_of_texts_will_do(index: SearchIndex) -> None:
-    assert index.add(text for text in TEXTS[:2]) == ["1", "2"]
-    assert index.add("one string is one text") == ["3"]
 
 
 @pytest.mark.parametrize("text", ["", " \n\t\u3000", "lone \ud800", None, 3, b"bytes"])
@@ -233,20 +234,13 @@ def test_an_unusable_text_is_refused_with_its_position_and_nothing_is_written(in
 
 @pytest.mark.parametrize(
     "metadata",
-    [{"x": float("nan")}, {"x": float("inf")}, {"x": {1}}, {1: "x"}, {"x": (1,)}, ["x"], None, {"x": object()}],
-    ids=["nan", "infinity", "set", "number key", "tuple", "list", "none", "object"],
+    [{"x": float("nan")}, {"x": float("inf")}, {"x": {1}}, {1: "x"}, {"x": (1,)}, ["x"], None, ENDLESS],
+    ids=["nan", "infinity", "set", "number key", "tuple", "list", "none", "contains itself"],
 )
 def test_metadata_that_json_would_not_give_back_is_refused(index: SearchIndex, metadata: Any) -> None:
     with pytest.raises(InputError, match="metadata 1 "):
         index.add(["a", "b"], metadata=[{}, metadata])
     assert len(index) == 0
-
-
-def test_metadata_that_contains_itself_is_refused(index: SearchIndex) -> None:
-    endless: dict[str, Any] = {}
-    endless["again"] = endless
-    with pytest.raises(InputError, match="metadata 0 "):
-        index.add("a", metadata=[endless])
 
 
 def test_one_id_and_one_dictionary_are_needed_for_each_text(index: SearchIndex) -> None:
@@ -290,8 +284,8 @@ def test_another_encoder_is_refused_with_both_names_and_advice(index: SearchInde
     ("source", "name", "revision"),
     [
         ("org/model@0123abcd", "org/model", "0123abcd"),
-        ("/home/me@work/model", "/home/me@work/model", None),
-        ("simpair-mini", "simpair-mini", None),
+        ("/me@work/model", "/me@work/model", None),
+        ("mini", "mini", None),
     ],
 )
 def test_without_an_encoder_the_recorded_one_is_loaded_offline_at_the_first_text(
@@ -333,40 +327,28 @@ def test_an_index_without_a_source_asks_for_its_encoder(folder: Path) -> None:
         index.search("a")
 
 
-def flip_a_bit(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[-9] ^= 64
-    path.write_bytes(data)
-
-
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-200])
-
-
-@pytest.mark.parametrize("damage", [flip_a_bit, cut])
 def test_a_damaged_cache_is_reported_and_rebuilt_with_the_same_hits(
-    index: SearchIndex, folder: Path, caplog: pytest.LogCaptureFixture, damage: Any
+    index: SearchIndex, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     index.add(TEXTS)
     before = index.search(TEXTS, 3)
     (path,) = folder.glob("faiss-*.index")
-    damage(path)
-    with caplog.at_level(logging.WARNING, "simpair"):
+    sound = path.read_bytes()
+    for damaged in (sound[:-200], sound[:-9] + bytes([sound[-9] ^ 64]) + sound[-8:]):
+        path.write_bytes(damaged)
+        caplog.clear()
         for _ in range(2):
             with opened(folder) as again:
                 assert again.search(TEXTS, 3) == before
-    assert len(caplog.records) == 1  # the second opening found a sound one
-    assert "built anew" in caplog.text
+        assert ["built anew" in record.message for record in caplog.records] == [True]  # the second found a sound one
+        assert path.read_bytes() == sound
 
 
 def test_a_read_only_folder_is_searched_and_refuses_to_be_written(
     index: SearchIndex, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def read_only(*_: object, **__: object) -> None:
-        raise PermissionError(30, "Read-only file system")
-
     index.add(TEXTS)
-    monkeypatch.setattr(FileLock, "acquire", read_only)
+    monkeypatch.setattr(FileLock, "acquire", Mock(side_effect=PermissionError(30, "Read-only file system")))
     with opened(folder) as again:
         assert again.search("text 3", 1)[0][0].text == "text 3"
         assert caches(folder) == []
@@ -374,24 +356,10 @@ def test_a_read_only_folder_is_searched_and_refuses_to_be_written(
             again.add("more")
 
 
-def test_a_cache_that_cannot_be_written_stops_no_search(
-    index: SearchIndex, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
+def test_a_cache_that_cannot_be_written_stops_no_search(index: SearchIndex, monkeypatch: pytest.MonkeyPatch) -> None:
     index.add(TEXTS)
-    monkeypatch.setattr("simpair.search.save_cache", full)
+    monkeypatch.setattr("simpair.search.save_cache", Mock(side_effect=OSError(28, "No space left on device")))
     assert index.search("text 3", 1)[0][0].text == "text 3"
-    assert caches(folder) == []
-
-
-def test_search_goes_on_while_another_process_writes(index: SearchIndex, folder: Path) -> None:
-    index.add(TEXTS)
-    with FileLock(folder / "writer.lock"):
-        assert index.search("text 3", 1)[0][0].text == "text 3"
-        with pytest.raises(StoreLocked):
-            index.add("more")
 
 
 def test_damaged_metadata_is_reported(index: SearchIndex, folder: Path) -> None:
@@ -403,25 +371,15 @@ def test_damaged_metadata_is_reported(index: SearchIndex, folder: Path) -> None:
 
 
 def test_threads_share_an_index(folder: Path) -> None:
-    index = SearchIndex.create(folder, HashEncoder(), lock_timeout=30)
-    index.add(TEXTS)
-    failures: list[str] = []
+    def finds_what_it_adds(thread: int) -> bool:
+        texts = [f"thread {thread} turn {turn}" for turn in range(5)]
+        return all(shared.add(text) and shared.search(text, 1)[0][0].text == text for text in texts)
 
-    def work(name: int) -> None:
-        for turn in range(5):
-            text = f"thread {name} turn {turn}"
-            index.add(text)
-            if index.search(text, 1)[0][0].text != text:
-                failures.append(text)
-
-    threads = [threading.Thread(target=work, args=(name,)) for name in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
-    assert len(index) == 50
-    index.close()
+    with SearchIndex.create(folder, HashEncoder(), lock_timeout=30) as shared:
+        shared.add(TEXTS)
+        with ThreadPoolExecutor(4) as threads:
+            assert all(threads.map(finds_what_it_adds, range(4)))
+        assert len(shared) == 50
 
 
 def test_a_missing_index_is_not_found_and_a_closed_one_says_so(index: SearchIndex, tmp_path: Path) -> None:

@@ -301,11 +301,11 @@ def test_of_two_creators_the_second_does_not_replace_what_the_first_made(
 ) -> None:
     acquire = FileLock.acquire
 
-    def late(lock: FileLock, **settings: float) -> object:
+    def late(lock: FileLock, *, timeout: float) -> object:
         monkeypatch.undo()
         with closing(Store.create(folder, ENCODER, lock_timeout=0.05)) as first:
             add(first, "kept")
-        return acquire(lock, **settings)
+        return acquire(lock, timeout=timeout)
 
     monkeypatch.setattr(FileLock, "acquire", late)
     with pytest.raises(StoreError, match="holds an index already"):

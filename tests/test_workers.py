@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from itertools import islice
 
 import pytest
 import torch
@@ -73,11 +74,10 @@ def _fail_at(position: int) -> Callable[[int], int]:
 @pytest.mark.parametrize("parallel", [True, False])
 @pytest.mark.parametrize("position", [0, 3, 49])
 def test_an_error_in_the_work_is_raised_here_after_the_results_before_it(position: int, parallel: bool) -> None:
-    seen = []
+    results = run_on_workers(_fail_at(position), [(number,) for number in range(50)], parallel=parallel)
+    assert list(islice(results, position)) == list(range(position))
     with pytest.raises(ArithmeticError, match=f"item {position}"):
-        for result in run_on_workers(_fail_at(position), [(number,) for number in range(50)], parallel=parallel):
-            seen.append(result)
-    assert seen == list(range(position))
+        next(results)
     assert torch.get_num_threads() == 2
 
 
@@ -101,7 +101,8 @@ def test_work_is_drawn_as_results_are_taken(parallel: bool) -> None:
 
     def stream() -> Iterator[tuple[int]]:
         nonlocal drawn
-        for drawn in range(1, 1001):  # noqa: B007 - counts what was drawn
+        while drawn < 1000:
+            drawn += 1
             yield (drawn,)
 
     results = run_on_workers(lambda number: number, stream(), parallel=parallel)

@@ -1,0 +1,127 @@
+"""The standard library's docstrings → texts of realistic lengths, the same on every machine with the same Python.
+
+Knows no model. Lengths follow the token percentiles of a mixed documentation corpus; tokens are estimated, so that the
+texts do not depend on a tokenizer.
+"""
+
+from __future__ import annotations
+
+import ast
+import bisect
+import math
+import random
+import re
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+__all__ = ["Corpus", "read_texts", "standard_corpus"]
+
+_DOCUMENTS, _QUESTIONS = 2_500, 1_000
+_PERCENTILES = ((0, 5), (5, 7), (25, 13), (50, 20), (75, 34), (90, 53), (95, 73), (99, 278), (100, 300))
+_NOT_OURS = {"test", "tests", "idlelib", "lib2to3", "turtledemo", "site-packages", "dist-packages", "pydoc_data"}
+_PIECE = re.compile(r"[A-Za-z]{1,7}|\d{1,3}|[^\sA-Za-z\d]")
+_DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+_HARD = ["", " ", "\t\n", "\u200b", "😀", "e\u0301 é", "[SEP] [PAD]", "x" * 300, "cat " * 600, "句子。" * 300, "ﬁ①Ａ"]
+_CHINESE = (
+    "怎么用 {name}？",
+    "{name} 和 {other} 有什么区别？",
+    "标准库里的 {name} 是做什么的，什么时候应该改用 {other}？",
+    "我在写程序时调用 {name}，结果总是报错，请问该怎么办？",
+    "请举一个同时用到 {name} 和 {other} 的例子，并说明每一步的作用。",
+)
+
+
+class Corpus(NamedTuple):
+    """Texts to encode.
+
+    Attributes:
+        documents: 2,500 docstrings, cut so that their lengths follow the percentiles, in no order of length.
+        questions: 1,000 short English questions.
+        mixed: 1,011 more, Chinese ones and hard cases, for comparing vectors; never timed.
+    """
+
+    documents: list[str]
+    questions: list[str]
+    mixed: list[str]
+
+
+def standard_corpus() -> Corpus:
+    """The default corpus."""
+    documented = dict(_docstrings())
+    texts = list(dict.fromkeys(documented.values()))
+    return Corpus(_documents(texts), _questions(texts), _HARD + _chinese(list(documented)))
+
+
+def read_texts(path: Path) -> list[str]:
+    """The texts of a UTF-8 file, one on each line that is not empty."""
+    texts = [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+    if len(texts) < 2:
+        raise SystemExit(f"{path} has {len(texts)} texts; expected 2 or more, one on each line")
+    return texts
+
+
+def _docstrings() -> Iterator[tuple[str, str]]:
+    """Yields (dotted name, docstring on one line) of the standard library's sources, in the order of their paths."""
+    root = Path(sysconfig.get_path("stdlib"))
+    for path in sorted(root.rglob("*.py")):
+        parts = path.relative_to(root).with_suffix("").parts
+        if _NOT_OURS.isdisjoint(parts) and not any("-" in part for part in parts):
+            tree = ast.parse(path.read_bytes())
+            for node in ast.walk(tree):
+                if isinstance(node, _DOCUMENTED) and (docstring := ast.get_docstring(node, clean=False)):
+                    name = ".".join(parts if isinstance(node, ast.Module) else (*parts, node.name))
+                    yield name, " ".join(docstring.split())
+
+
+def _documents(texts: list[str]) -> list[str]:
+    """Each length asked for, the longest first, takes the shortest docstring that has it, cut there."""
+    draw = random.Random(0)
+    by_length = sorted((_tokens(text), draw.random(), text) for text in texts)
+    documents = []
+    for wanted in sorted(map(_length, range(_DOCUMENTS)), reverse=True):
+        place = bisect.bisect_left(by_length, (wanted,))
+        documents.append(_cut(by_length.pop(min(place, len(by_length) - 1))[2], wanted))
+    draw.shuffle(documents)
+    return documents
+
+
+def _length(number: int) -> int:
+    """Tokens of the ``number``-th shortest document: the percentiles, on a straight line of logarithms in between."""
+    percentile = 100 * (number + 0.5) / _DOCUMENTS
+    upper = next(place for place, (end, _) in enumerate(_PERCENTILES) if percentile <= end)
+    (start, low), (end, high) = _PERCENTILES[upper - 1 : upper + 1]
+    share = (percentile - start) / (end - start)
+    return round(math.exp((1 - share) * math.log(low) + share * math.log(high)))
+
+
+def _tokens(text: str) -> int:
+    """About how many tokens a WordPiece tokenizer makes of English documentation, special tokens included."""
+    return len(_PIECE.findall(text)) + 2
+
+
+def _cut(text: str, tokens: int) -> str:
+    """The first words of the text, as many as fit into so many tokens, at least one."""
+    words = text.split()
+    counts = [_tokens(word) - 2 for word in words]
+    total, end = 2 + counts[0], 1
+    while end < len(words) and total + counts[end] <= tokens:
+        total, end = total + counts[end], end + 1
+    return " ".join(words[:end])
+
+
+def _questions(texts: list[str]) -> list[str]:
+    """Summary lines that start with a verb, asked for: "Return the path." → "How do I return the path?"."""
+    found = []
+    for text in texts:
+        summary = re.match(r"[A-Z][a-z]+[^.:;(`]{4,38}(?=\.|$)", text)
+        if summary and not summary[0].split()[0].endswith("s"):
+            found.append(f"How do I {summary[0][0].lower()}{summary[0][1:].rstrip()}?")
+    return random.Random(1).sample(list(dict.fromkeys(found)), _QUESTIONS)
+
+
+def _chinese(names: list[str]) -> list[str]:
+    chosen = random.Random(2).sample(names, 1_001)
+    pairs = zip(chosen, chosen[1:], strict=False)
+    return [_CHINESE[row % len(_CHINESE)].format(name=name, other=other) for row, (name, other) in enumerate(pairs)]

@@ -1,0 +1,443 @@
+"""Damaged, hostile and half-written checkpoints: each is one line of a ModelError child, and never a vector."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from simpair.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from simpair.errors import ModelCorrupt, ModelError, ModelNotFound, UnsafeModel, UnsupportedModel
+from simpair.model import TwinTowerEncoder
+
+_MAKE = Callable[..., Checkpoint]
+_EDIT = Callable[[Path], object]
+_WEIGHTS = "model.safetensors"
+_CONFIGS = [
+    "config.json",
+    "tokenizer_config.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+    "1_Pooling/config.json",
+    "modules.json",
+    "tokenizer.json",
+]
+
+
+def _load(folder: Path) -> TwinTowerEncoder:
+    """Past the hub's look at the folder, which has tests of its own."""
+    return TwinTowerEncoder(read_checkpoint(folder))
+
+
+def _refusal(folder: Path) -> ModelError:
+    """The error that a folder meets: one line, of the ModelError family."""
+    with pytest.raises(ModelError) as caught:
+        _load(folder)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 600 + len(str(folder))
+    with pytest.raises(ModelError):
+        TwinTowerEncoder.from_pretrained(folder, device="cpu")
+    return caught.value
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _set(name: str, **changes: object) -> _EDIT:
+    return lambda folder: (folder / name).write_text(json.dumps({**_json(folder / name), **changes}))
+
+
+def _set_module(row: int, **changes: object) -> _EDIT:
+    def edit(folder: Path) -> None:
+        modules = _json(folder / "modules.json")
+        modules[row] |= changes
+        (folder / "modules.json").write_text(json.dumps(modules))
+
+    return edit
+
+
+def _edit_tensors(edit: Callable[[dict[str, torch.Tensor]], object]) -> _EDIT:
+    def whole(folder: Path) -> None:
+        tensors = {name: tensor.clone() for name, tensor in load_file(folder / _WEIGHTS).items()}
+        edit(tensors)
+        save_file(tensors, folder / _WEIGHTS)
+
+    return whole
+
+
+def _remove(*names: str) -> _EDIT:
+    return lambda folder: [(folder / name).unlink() for name in names]
+
+
+def _make_pickle(name: str) -> _EDIT:
+    def edit(folder: Path) -> None:
+        (folder / _WEIGHTS).unlink()
+        (folder / name).write_bytes(b"cos\nsystem\n(S'touch opened'\ntR.")
+
+    return edit
+
+
+def _index(content: object) -> _EDIT:
+    def edit(folder: Path) -> None:
+        (folder / _WEIGHTS).unlink()
+        (folder / f"{_WEIGHTS}.index.json").write_text(json.dumps(content))
+
+    return edit
+
+
+def _one_nan(tensors: dict[str, torch.Tensor]) -> None:
+    tensors["encoder.layer.0.output.dense.weight"][1, 1] = torch.nan
+
+
+def _one_inf(tensors: dict[str, torch.Tensor]) -> None:
+    tensors["embeddings.LayerNorm.bias"] = torch.full((32,), torch.inf, dtype=torch.float16)
+
+
+def _twice(tensors: dict[str, torch.Tensor]) -> None:
+    tensors["bert.embeddings.LayerNorm.gamma"] = torch.zeros(32)
+
+
+_BAD: dict[str, tuple[_EDIT, type[ModelError], str]] = {
+    "no config": (_remove("config.json"), ModelNotFound, "config.json"),
+    "no weights": (_remove(_WEIGHTS), ModelCorrupt, f"{_WEIGHTS} is missing"),
+    "no tokenizer": (_remove("tokenizer.json"), ModelCorrupt, "neither tokenizer.json nor vocab.txt"),
+    "no pooling": (_remove("1_Pooling/config.json"), ModelCorrupt, "1_Pooling/config.json cannot be read"),
+    "NaN weight": (_edit_tensors(_one_nan), ModelCorrupt, "0.output.dense.weight has values that are not finite"),
+    "infinite half": (
+        _edit_tensors(_one_inf),
+        ModelCorrupt,
+        "embeddings.LayerNorm.bias has values that are not finite",
+    ),
+    "tensor missing": (
+        _edit_tensors(lambda tensors: tensors.pop("encoder.layer.1.attention.self.key.bias")),
+        ModelCorrupt,
+        r"lack encoder.layer.1.attention.self.key.bias \(1 of 37",
+    ),
+    "tensor too many": (
+        _edit_tensors(lambda tensors: tensors.update({"encoder.layer.2.output.dense.bias": torch.zeros(32)})),
+        ModelCorrupt,
+        "have encoder.layer.2.output.dense.bias, which config.json has no place for",
+    ),
+    "tensor twice": (_edit_tensors(_twice), ModelCorrupt, "is there twice"),
+    "wrong shape": (
+        _edit_tensors(lambda tensors: tensors.update({"embeddings.LayerNorm.bias": torch.zeros(31)})),
+        ModelCorrupt,
+        r"embeddings.LayerNorm.bias has shape \(31,\), but config.json asks for \(32,\)",
+    ),
+    "fewer layers in config": (_set("config.json", num_hidden_layers=1), ModelCorrupt, "have encoder.layer.1"),
+    "more layers in config": (_set("config.json", num_hidden_layers=3), ModelCorrupt, "lack encoder.layer.2"),
+    "another vocabulary size": (_set("config.json", vocab_size=999), ModelCorrupt, "asks for"),
+    "no architecture": (_set("config.json", model_type="mamba"), UnsupportedModel, "model_type is 'mamba'"),
+    "width not a number": (_set("config.json", hidden_size="32"), ModelCorrupt, "dimension is 32"),
+    "pad id not a number": (_set("config.json", pad_token_id="x"), ModelError, "pad_token_id"),
+    "pickle": (_make_pickle("pytorch_model.bin"), UnsafeModel, "only pickled weights"),
+    "sharded pickle": (_make_pickle("pytorch_model.bin.index.json"), UnsafeModel, "only pickled weights"),
+    "index that leaves": (
+        _index({"weight_map": {"a": "../model.safetensors"}}),
+        ModelCorrupt,
+        "names no safetensors files of this folder",
+    ),
+    "index of pickles": (_index({"weight_map": {"a": "pytorch_model.bin"}}), ModelCorrupt, "names no safetensors"),
+    "index without map": (_index({}), ModelCorrupt, "names no safetensors"),
+    "index with a list": (_index({"weight_map": ["a"]}), ModelCorrupt, "names no safetensors"),
+    "index without its shard": (
+        _index({"weight_map": {"a": "model-1.safetensors"}}),
+        ModelCorrupt,
+        "model-1.safetensors is missing",
+    ),
+    "foreign module": (_set_module(0, type="modeling_evil.Transformer"), UnsafeModel, "which is never run"),
+    "foreign module of a similar name": (
+        _set_module(1, type="sentence_transformers_evil.models.Pooling"),
+        UnsafeModel,
+        "which is never run",
+    ),
+    "unknown module": (
+        _set_module(2, type="sentence_transformers.models.Dense"),
+        UnsupportedModel,
+        "modules are Transformer, Pooling, Dense",
+    ),
+    "path up": (_set_module(1, path="../1_Pooling"), UnsafeModel, "leaves the checkpoint's folder"),
+    "path up inside": (_set_module(1, path="x/../../y"), UnsafeModel, "leaves the checkpoint's folder"),
+    "absolute path": (_set_module(1, path="/etc"), UnsafeModel, "leaves the checkpoint's folder"),
+    "path with a NUL": (_set_module(1, path="1\0"), ModelError, "modules.json|config.json"),
+    "transformer elsewhere": (
+        _set_module(0, path="0_Transformer"),
+        UnsupportedModel,
+        "reads it in the root|no weights",
+    ),
+    "module without type": (lambda f: (f / "modules.json").write_text('[{"path": ""}]'), ModelCorrupt, "modules"),
+    "no modules": (lambda f: (f / "modules.json").write_text("[]"), UnsupportedModel, "modules are"),
+    "euclidean": (
+        _set("config_sentence_transformers.json", similarity_fn_name="euclidean"),
+        UnsupportedModel,
+        "similarity_fn_name is 'euclidean'",
+    ),
+    "similarity a list": (
+        _set("config_sentence_transformers.json", similarity_fn_name=["cosine"]),
+        UnsupportedModel,
+        "similarity_fn_name is",
+    ),
+    "prompts a list": (_set("config_sentence_transformers.json", prompts=["query"]), ModelCorrupt, "prompts is"),
+    "prompt a number": (_set("config_sentence_transformers.json", prompts={"query": 3}), ModelCorrupt, "prompts is"),
+    "default prompt unknown": (
+        _set("config_sentence_transformers.json", default_prompt_name="passage"),
+        ModelCorrupt,
+        "default prompt 'passage' is not declared",
+    ),
+    "default prompt a list": (
+        _set("config_sentence_transformers.json", default_prompt_name=["query"]),
+        ModelCorrupt,
+        "is not declared",
+    ),
+    "truncate_dim a text": (
+        _set("config_sentence_transformers.json", truncate_dim="8"),
+        ModelCorrupt,
+        "truncate_dim is",
+    ),
+    "truncate_dim zero": (_set("config_sentence_transformers.json", truncate_dim=0), ModelCorrupt, "truncate_dim is 0"),
+    "truncate_dim too wide": (
+        _set("config_sentence_transformers.json", truncate_dim=33),
+        ModelCorrupt,
+        "truncate_dim is 33; expected 1 to 32",
+    ),
+    "two poolings": (_set("1_Pooling/config.json", pooling_mode_cls_token=True), UnsupportedModel, "pooling is"),
+    "two poolings, new key": (
+        _set("1_Pooling/config.json", pooling_mode=["cls", "max"]),
+        UnsupportedModel,
+        "pooling is",
+    ),
+    "unknown pooling": (_set("1_Pooling/config.json", pooling_mode="median"), UnsupportedModel, "pooling is"),
+    "pooling an object": (_set("1_Pooling/config.json", pooling_mode={"a": 1}), UnsupportedModel, "pooling is"),
+    "pooling of another width": (
+        _set("1_Pooling/config.json", word_embedding_dimension=384),
+        ModelCorrupt,
+        "is 384, but",
+    ),
+    "maximum length negative": (
+        _set("sentence_bert_config.json", max_seq_length=-1),
+        ModelCorrupt,
+        "max_seq_length is -1",
+    ),
+    "maximum length of two": (
+        _set("sentence_bert_config.json", max_seq_length=2),
+        ModelCorrupt,
+        "the 2 special tokens",
+    ),
+    "maximum length a text": (
+        _set("sentence_bert_config.json", max_seq_length="64"),
+        ModelCorrupt,
+        "max_seq_length is",
+    ),
+    "maximum length NaN": (_set("sentence_bert_config.json", max_seq_length=float("nan")), ModelCorrupt, "is nan"),
+}
+
+
+@pytest.mark.parametrize("damage", _BAD)
+def test_what_is_wrong_is_said_in_one_line(foreign_copy: Path, damage: str) -> None:
+    edit, kind, message = _BAD[damage]
+    edit(foreign_copy)
+    error = _refusal(foreign_copy)
+    assert isinstance(error, kind)
+    with pytest.raises(kind, match=message):
+        _load(foreign_copy)
+
+
+def test_the_folder_before_the_damage_loads(foreign_copy: Path) -> None:
+    """The control of the tests above."""
+    assert TwinTowerEncoder.from_pretrained(foreign_copy, device="cpu").encode("a cat").shape == (32,)
+
+
+def test_pooling_without_the_prompt_is_refused_where_there_is_a_prompt(foreign_copy: Path) -> None:
+    _set("1_Pooling/config.json", include_prompt=False)(foreign_copy)
+    _load(foreign_copy)
+    _set("config_sentence_transformers.json", prompts={"query": "query: "})(foreign_copy)
+    assert isinstance(_refusal(foreign_copy), UnsupportedModel)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b'{"a": 1', b'"text"', b"3", b"[" * 100_000], ids=repr)
+@pytest.mark.parametrize("name", _CONFIGS)
+def test_a_broken_file_is_named(foreign_copy: Path, name: str, content: bytes) -> None:
+    (foreign_copy / name).write_bytes(content)
+    assert isinstance(_refusal(foreign_copy), ModelCorrupt)
+
+
+@pytest.mark.parametrize("name", [*_CONFIGS[1:], _WEIGHTS])
+def test_a_folder_where_a_file_belongs_is_refused_or_passed_over(foreign_copy: Path, name: str) -> None:
+    (foreign_copy / name).unlink()
+    (foreign_copy / name).mkdir()
+    try:
+        _load(foreign_copy)
+    except ModelError as error:
+        assert "\n" not in str(error)  # noqa: PT017 - a folder in place of an optional file reads as if it were absent
+
+
+def test_a_tokenizer_of_another_model_is_refused(foreign_copy: Path, make_checkpoint: _MAKE) -> None:
+    tokenizer = make_checkpoint().tokenizer
+    tokenizer.add_tokens([f"piece{number}" for number in range(50)])
+    tokenizer.save(str(foreign_copy / "tokenizer.json"))
+    error = _refusal(foreign_copy)
+    assert isinstance(error, ModelCorrupt)
+    assert "tokenizer and weights are not of one model" in str(error)
+
+
+def test_a_tokenizer_with_fewer_pieces_than_rows_is_fine(make_checkpoint: _MAKE) -> None:
+    """Many models have rows to spare, to a multiple of 64."""
+    rows = make_checkpoint().config["vocab_size"] + 10
+    TwinTowerEncoder(make_checkpoint(config={"vocab_size": rows}))
+
+
+@pytest.mark.parametrize("kept", [0, 1, 7, 8, 100, 0.3, 0.9, -1])
+def test_truncated_weights_are_damaged(foreign_copy: Path, kept: float) -> None:
+    content = (foreign_copy / _WEIGHTS).read_bytes()
+    length = int(len(content) * kept) if isinstance(kept, float) else kept
+    (foreign_copy / _WEIGHTS).write_bytes(content[:length])
+    error = _refusal(foreign_copy)
+    assert isinstance(error, ModelCorrupt)
+    assert f"{_WEIGHTS} is damaged" in str(error)
+
+
+# --- digests ---------------------------------------------------------------------------------------------------------
+
+
+def _flip(path: Path, *, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("place", [8 + 4_000, -1, -5_000])
+def test_one_flipped_bit_is_caught_by_its_digest(tiny_copy: Path, tiny_encoder: TwinTowerEncoder, place: int) -> None:
+    _flip(tiny_copy / _WEIGHTS, place=place)
+    error = _refusal(tiny_copy)
+    assert isinstance(error, ModelCorrupt)
+    assert _WEIGHTS in str(error)
+    assert "delete simpair.json" in str(error)
+    (tiny_copy / "simpair.json").unlink()
+    _load(tiny_copy)  # the control: without digests a harmless flip passes
+
+
+@pytest.mark.parametrize("name", [*_CONFIGS, "2_Normalize/config.json", _WEIGHTS])
+def test_every_saved_file_is_under_a_digest(tiny_copy: Path, name: str) -> None:
+    (tiny_copy / name).write_bytes((tiny_copy / name).read_bytes() + b"\n")
+    with pytest.raises(ModelCorrupt, match="is not the file that was saved"):
+        _load(tiny_copy)
+    (tiny_copy / name).unlink()
+    with pytest.raises(ModelError, match="is missing|no config.json"):
+        _load(tiny_copy)
+
+
+def test_a_file_more_than_was_saved_is_no_damage(tiny_copy: Path) -> None:
+    (tiny_copy / "README.md").write_text("mine")
+    _load(tiny_copy)
+
+
+@pytest.mark.parametrize(
+    "table", [None, [], {"sha256": ["a"]}, {"sha256": {"gone": "0"}}, {"sha256": {"a\0": "0"}}, {}]
+)
+def test_digests_that_cannot_hold_are_refused(tiny_copy: Path, table: object) -> None:
+    (tiny_copy / "simpair.json").write_text(json.dumps(table))
+    assert isinstance(_refusal(tiny_copy), ModelCorrupt)
+
+
+def test_digests_read_no_file_outside_the_folder(tiny_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outside = tiny_copy.parent / "secret"
+    outside.write_text("x")
+    monkeypatch.setattr("simpair.checkpoint._sha256", lambda path: pytest.fail(f"{path} was read"))
+    for name in ("../secret", str(outside)):
+        (tiny_copy / "simpair.json").write_text(json.dumps({"sha256": {name: "0"}}))
+        with pytest.raises(ModelCorrupt, match="is missing"):
+            _load(tiny_copy)
+
+
+# --- interrupted saves -----------------------------------------------------------------------------------------------
+
+
+class _Interrupted(BaseException):
+    """Like KeyboardInterrupt: nothing on the way may swallow it."""
+
+
+def _interrupt_at(monkeypatch: pytest.MonkeyPatch, name: str, call: int) -> None:
+    """The ``call``-th use of a Path or os function is the last thing that does not happen."""
+    owner: Any = Path if hasattr(Path, name) else os
+    original = getattr(owner, name)
+    calls = 0
+
+    def counted(*args: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise _Interrupted
+        return original(*args, **options)
+
+    monkeypatch.setattr(owner, name, counted)
+
+
+_STEPS = [("replace", call) for call in range(1, 12)] + [
+    ("write_text", 2),
+    ("write_text", 8),
+    ("fsync", 3),
+    ("unlink", 1),
+]
+
+
+@pytest.mark.parametrize("digests", [True, False], ids=["with digests", "without digests"])
+@pytest.mark.parametrize(("name", "call"), _STEPS)
+def test_an_interrupted_save_leaves_the_old_checkpoint_the_new_one_or_a_refused_one(
+    tiny_copy: Path, make_checkpoint: _MAKE, monkeypatch: pytest.MonkeyPatch, name: str, call: int, digests: bool
+) -> None:
+    new = make_checkpoint(seed=1, pooling="cls", prompts={"query": "query: ", "document": ""})
+    if not digests:
+        (tiny_copy / "simpair.json").unlink()
+    old = _load(tiny_copy).encode_query("a cat")
+    with monkeypatch.context() as context:
+        _interrupt_at(context, name, call)
+        try:
+            write_checkpoint(tiny_copy, new)
+            finished = True
+        except _Interrupted:
+            finished = False
+    assert [path.name for path in tiny_copy.parent.iterdir()] == ["copy"]
+    try:
+        found = _load(tiny_copy).encode_query("a cat")
+    except ModelCorrupt as error:
+        assert not finished
+        assert "is not the file that was saved" in str(error)  # noqa: PT017
+    else:
+        allowed = [TwinTowerEncoder(new).encode_query("a cat")] + ([] if finished else [old])
+        assert any(np.array_equal(found, vectors) for vectors in allowed)
+    write_checkpoint(tiny_copy, new)
+    assert np.array_equal(_load(tiny_copy).encode_query("a cat"), TwinTowerEncoder(new).encode_query("a cat"))
+
+
+def test_a_mix_of_two_checkpoints_would_load_without_digests(tiny_copy: Path, make_checkpoint: _MAKE) -> None:
+    """The control: what the digests keep out is a third model, not a refusal from elsewhere."""
+    write_checkpoint(tiny_copy.parent / "new", make_checkpoint(seed=1, pooling="cls"))
+    old, new = _load(tiny_copy).encode("a cat"), _load(tiny_copy.parent / "new").encode("a cat")
+    (tiny_copy.parent / "new" / _WEIGHTS).replace(tiny_copy / _WEIGHTS)
+    with pytest.raises(ModelCorrupt):
+        _load(tiny_copy)
+    (tiny_copy / "simpair.json").unlink()
+    mixed = _load(tiny_copy).encode("a cat")
+    assert not np.allclose(mixed, old, atol=1e-3)
+    assert not np.allclose(mixed, new, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "call"), [("replace", 1), ("write_text", 1), ("write_text", 5), ("fsync", 1), ("chmod", 1)]
+)
+def test_an_interrupted_first_save_leaves_no_folder(
+    tmp_path: Path, make_checkpoint: _MAKE, monkeypatch: pytest.MonkeyPatch, name: str, call: int
+) -> None:
+    with monkeypatch.context() as context:
+        _interrupt_at(context, name, call)
+        with pytest.raises(_Interrupted):
+            write_checkpoint(tmp_path / "model", make_checkpoint())
+    assert list(tmp_path.iterdir()) == []
