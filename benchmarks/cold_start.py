@@ -93,10 +93,7 @@ def _print(found: dict[str, Any]) -> None:
         for name, values in found["seconds"].items()
     ]
     print(markdown_table(("process", "median s", "fastest", "slowest"), rows))
-    busy = found["busy_elsewhere"]
-    print(
-        f"\nsimpair answers {found['ratio']:.2f} times as fast; up to {'–' if busy is None else busy} cores busy elsewhere"
-    )
+    print(f"\nsimpair answers {found['ratio']:.2f} times as fast; cores busy elsewhere: {found['busy_elsewhere']}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import ast
 import bisect
+import itertools
 import math
 import random
 import re
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 __all__ = ["Corpus", "read_texts", "standard_corpus"]
 
@@ -22,7 +23,7 @@ _DOCUMENTS, _QUESTIONS = 2_500, 1_000
 _PERCENTILES = ((0, 5), (5, 7), (25, 13), (50, 20), (75, 34), (90, 53), (95, 73), (99, 278), (100, 300))
 _NOT_OURS = {"test", "tests", "idlelib", "lib2to3", "turtledemo", "site-packages", "dist-packages", "pydoc_data"}
 _PIECE = re.compile(r"[A-Za-z]{1,7}|\d{1,3}|[^\sA-Za-z\d]")
-_DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+_Documented: TypeAlias = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 _HARD = ["", " ", "\t\n", "\u200b", "😀", "e\u0301 é", "[SEP] [PAD]", "x" * 300, "cat " * 600, "句子。" * 300, "ﬁ①Ａ"]
 _CHINESE = (
     "怎么用 {name}？",
@@ -68,11 +69,17 @@ def _docstrings() -> Iterator[tuple[str, str]]:
     for path in sorted(root.rglob("*.py")):
         parts = path.relative_to(root).with_suffix("").parts
         if _NOT_OURS.isdisjoint(parts) and not any("-" in part for part in parts):
-            tree = ast.parse(path.read_bytes())
-            for node in ast.walk(tree):
-                if isinstance(node, _DOCUMENTED) and (docstring := ast.get_docstring(node, clean=False)):
-                    name = ".".join(parts if isinstance(node, ast.Module) else (*parts, node.name))
-                    yield name, " ".join(docstring.split())
+            for name, docstring in _documented(ast.parse(path.read_bytes()), ".".join(parts)):
+                yield name, " ".join(docstring.split())
+
+
+def _documented(node: _Documented, name: str) -> Iterator[tuple[str, str]]:
+    """Yields (dotted name, docstring) of a module, class or function and of those defined right in it."""
+    if docstring := ast.get_docstring(node, clean=False):
+        yield name, docstring
+    for inner in node.body:
+        if isinstance(inner, _Documented):
+            yield from _documented(inner, f"{name}.{inner.name}")
 
 
 def _documents(texts: list[str]) -> list[str]:
@@ -123,5 +130,5 @@ def _questions(texts: list[str]) -> list[str]:
 
 def _chinese(names: list[str]) -> list[str]:
     chosen = random.Random(2).sample(names, 1_001)
-    pairs = zip(chosen, chosen[1:], strict=False)
+    pairs = itertools.pairwise(chosen)
     return [_CHINESE[row % len(_CHINESE)].format(name=name, other=other) for row, (name, other) in enumerate(pairs)]

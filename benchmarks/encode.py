@@ -2,9 +2,9 @@
 
     python -m benchmarks.encode --model FOLDER --json benchmarks/results/encode.json
 
-Both engines read the same folder, compute in float32 on all cores and take turns (A B A B …) on the same texts, strings
-to numpy; the ratio is that of the medians. sentence-transformers runs as it comes, with batches of 32 texts. About two
-minutes on two cores; the column "busy elsewhere" says how many cores others used, and a run above 0.2 is worth repeating.
+Both engines read the same folder, compute in float32 on all cores and take turns (A B A B …) on the same texts, from
+strings to numpy; the ratio is that of the medians. sentence-transformers runs as it comes, with batches of 32 texts. It
+takes two minutes on two cores. "Busy elsewhere" says how many cores others used; a run above 0.2 is worth repeating.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Race(NamedTuple):
 
 
 def open_engines(encoder: TwinTowerEncoder) -> tuple[Engine, Engine]:
-    """simpair and sentence-transformers on the encoder's checkpoint, both on the CPU, both with the lengths it declares."""
+    """Both engines on the encoder's checkpoint, on the CPU, giving vectors of the lengths that it declares."""
     from sentence_transformers import SentenceTransformer
 
     folder = hub.resolve(encoder.source).folder

@@ -72,7 +72,7 @@ class EncoderEngine:
 
 
 class LexicalEngine:
-    """Cosines of TF-IDF vectors, weights from the texts at hand: words of English, characters and bigrams of Chinese."""
+    """Cosines of TF-IDF vectors, weighted by the texts at hand: words of English, one or two characters of Chinese."""
 
     identity = Identity("lexical")
 

@@ -35,7 +35,7 @@ from benchmarks.sets import (
 )
 from simpair.training.evaluate import accuracy_at_k, mrr_at_k, spearman
 
-__all__ = ["METRICS", "Report", "Score", "main", "means", "measure", "ndcg_at_k", "read_reports", "rows"]
+__all__ = ["METRICS", "Report", "Score", "main", "mean_of", "means", "measure", "ndcg_at_k", "read_reports", "rows"]
 
 METRICS: dict[Kind, str] = {"sts": "Spearman", "bitext": "accuracy@1", "retrieval": "nDCG@10"}
 
@@ -134,10 +134,15 @@ def means(scores: Mapping[str, Score]) -> dict[str, Score]:
         if all(one in scores for one in sets):
             members = [scores[one] for one in sets]
             clean = [score.value if score.without_shared is None else score.without_shared for score in members]
-            without = round(float(np.mean(clean)), 2) if any(score.shared for score in members) else None
-            value = round(float(np.mean([score.value for score in members])), 2)
-            found[name] = Score(value, sum(score.items for score in members), without_shared=without)
+            without = mean_of(clean) if any(score.shared for score in members) else None
+            items = sum(score.items for score in members)
+            found[name] = Score(mean_of([score.value for score in members]), items, without_shared=without)
     return found
+
+
+def mean_of(values: Sequence[float]) -> float:
+    """The plain mean of figures, with two decimals as they have."""
+    return round(float(np.mean(values)), 2)
 
 
 class Row(NamedTuple):

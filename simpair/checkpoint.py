@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tokenizers import BertWordPieceTokenizer, Tokenizer
-from tokenizers.normalizers import Lowercase, Sequence
+from tokenizers.normalizers import BertNormalizer, Lowercase, Normalizer, Sequence
 from torch import Tensor
 
 from simpair._version import __version__
@@ -107,7 +107,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     config = _read_json(folder / "config.json")
     tokenizer_config = _read_json(folder / "tokenizer_config.json", missing={})
     modules = _read_modules(folder)
-    transformer = _first_json(folder, _TRANSFORMER_CONFIGS)
+    transformer = next((_read_json(folder / name) for name in _TRANSFORMER_CONFIGS if (folder / name).is_file()), {})
     longest = transformer.get("max_seq_length") or tokenizer_config.get("model_max_length") or 512
     if not isinstance(longest, int | float) or not longest >= 1:
         raise ModelCorrupt(f"{folder}: max_seq_length is {longest!r}; expected a number of tokens")
@@ -159,10 +159,6 @@ def _read_json(path: Path, *, missing: dict[str, Any] | None = None) -> dict[str
     if not isinstance(value, dict):
         raise ModelCorrupt(f"{path} holds a {type(value).__name__}; expected a JSON object")
     return value
-
-
-def _first_json(folder: Path, names: tuple[str, ...]) -> dict[str, Any]:
-    return next((_read_json(folder / name) for name in names if (folder / name).is_file()), {})
 
 
 def _check_digests(folder: Path) -> None:
@@ -319,18 +315,22 @@ def _read_tokenizer(folder: Path, config: Mapping[str, Any], *, lowercase: bool)
         raise ModelCorrupt(f"{folder}: the tokenizer cannot be read ({error}); download the checkpoint again") from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    if lowercase:
-        present = [] if tokenizer.normalizer is None else [tokenizer.normalizer]
-        tokenizer.normalizer = Sequence([Lowercase(), *present])
+    steps = _normalizers(tokenizer)
+    if lowercase and not any(isinstance(step, Lowercase) for step in steps):
+        tokenizer.normalizer = Sequence([Lowercase(), *steps])
     return tokenizer
+
+
+def _normalizers(tokenizer: Tokenizer) -> list[Normalizer]:
+    whole: Any = tokenizer.normalizer
+    return list(whole) if isinstance(whole, Sequence) else [whole] if whole else []  # type: ignore[call-overload]
 
 
 def _from_vocabulary(path: Path, config: Mapping[str, Any]) -> Tokenizer:
     """BERT's WordPiece from ``vocab.txt``, one piece a line (Devlin et al. 2019)."""
-    lowercase = bool(config.get("do_lower_case", True))
     wordpiece = BertWordPieceTokenizer(
         str(path),
-        lowercase=lowercase,
+        lowercase=bool(config.get("do_lower_case", True)),
         strip_accents=config.get("strip_accents"),
         handle_chinese_chars=bool(config.get("tokenize_chinese_chars", True)),
     )
@@ -354,14 +354,20 @@ def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
     }
     if settings.truncate_dim is not None:
         declared["truncate_dim"] = settings.truncate_dim
-    tokenizer_config = {"tokenizer_class": "BertTokenizer"} | dict(checkpoint.tokenizer_config)
+    tokenizer_config = {**checkpoint.tokenizer_config, "model_max_length": settings.max_seq_length}
+    lowercase = False
+    for step in _normalizers(checkpoint.tokenizer):
+        lowercase |= isinstance(step, Lowercase)
+        if isinstance(step, BertNormalizer):  # transformers 5 makes it anew from these, whatever tokenizer.json says
+            tokenizer_config |= {"do_lower_case": step.lowercase, "strip_accents": step.strip_accents}
+            tokenizer_config["tokenize_chinese_chars"] = step.handle_chinese_chars
     files = {
         "config.json": {**_portable(checkpoint.config), "dtype": "float32"},
         "modules.json": modules,
-        "sentence_bert_config.json": {"max_seq_length": settings.max_seq_length, "do_lower_case": False},
+        "sentence_bert_config.json": {"max_seq_length": settings.max_seq_length, "do_lower_case": lowercase},
         "config_sentence_transformers.json": declared,
         "1_Pooling/config.json": {"word_embedding_dimension": width, **pooling, "include_prompt": True},
-        "tokenizer_config.json": {**tokenizer_config, "model_max_length": settings.max_seq_length},
+        "tokenizer_config.json": tokenizer_config,
     }
     if settings.normalize:
         files["2_Normalize/config.json"] = {}

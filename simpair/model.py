@@ -78,7 +78,7 @@ class TwinTowerEncoder(nn.Module):
             max_seq_length=longest,
             prompts=self._settings.prompts,
             default_prompt_name=self._settings.default_prompt_name,
-            pad_token_id=int(checkpoint.config.get("pad_token_id") or 0),
+            pad_token_id=config.pad_token_id,
         )
         if checkpoint.tokenizer.get_vocab_size() > config.vocab_size:
             raise ModelCorrupt(

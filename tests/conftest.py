@@ -179,7 +179,7 @@ def mixed_texts() -> Callable[[int], list[str]]:
 
 @pytest.fixture(scope="session")
 def sentence_transformer() -> Callable[..., Any]:
-    """``sentence_transformer(folder, **options)``: the plain library, on the CPU. Its import takes seconds: mark slow."""
+    """``sentence_transformer(folder, **options)``: the plain library, on the CPU; its import is slow."""
     from sentence_transformers import SentenceTransformer
 
     return lambda folder, **options: SentenceTransformer(str(folder), device="cpu", local_files_only=True, **options)

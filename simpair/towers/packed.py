@@ -50,11 +50,12 @@ class PackedBertConfig:
     hidden_dropout_prob: float
     attention_probs_dropout_prob: float
     position_offset: int
+    pad_token_id: int
 
     def __post_init__(self) -> None:
         """Refuse sizes that no encoder has."""
         for name, value in vars(self).items():
-            least = 0 if name == "position_offset" else 1
+            least = 0 if name in ("pad_token_id", "position_offset") else 1
             if isinstance(value, int) and value < least:
                 raise UnsupportedModel(f"config.json: {name} is {value}; expected at least {least}")
             if isinstance(value, float) and not 0 <= value <= 1:
@@ -96,11 +97,12 @@ class PackedBertConfig:
                 hidden_dropout_prob=float(config.get("hidden_dropout_prob", 0.1)),
                 attention_probs_dropout_prob=float(config.get("attention_probs_dropout_prob", 0.1)),
                 position_offset=int(config.get("pad_token_id", 1)) + 1 if roberta else 0,
+                pad_token_id=int(config.get("pad_token_id") or 0),
             )
         except KeyError as error:
             raise UnsupportedModel(f"config.json: {error.args[0]} is missing") from None
         except (TypeError, ValueError, OverflowError) as error:
-            raise UnsupportedModel(f"config.json: a size is not a number ({error})") from None
+            raise UnsupportedModel(f"config.json: a size or pad_token_id is not a number ({error})") from None
 
     @property
     def max_seq_length(self) -> int:

@@ -1,0 +1,244 @@
+"""Result files → the tables between markers in ``model_card.md`` and the READMEs.
+
+    python -m benchmarks.card
+
+A block starts with ``<!-- results:begin NAME -->`` and ends with ``<!-- results:end -->`` (``# results:begin NAME`` and
+``# results:end`` in front matter). Names: zero-shot, in-domain, peers, speed, model-index; without a name it is the
+summary of a README. What was not measured yet leaves a block empty. Rendering a rendered text changes nothing, which is
+how tests know that the figures quoted are those of the files. Knows no model.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.machine import markdown_table
+from benchmarks.quality import METRICS, Report, Score, mean_of, read_reports, rows, show
+from benchmarks.sets import MEANS, SETS, EvalSet
+from simpair.hub import BUNDLED
+
+__all__ = ["Published", "Results", "main", "read_results", "render"]
+
+_ROOT = Path(__file__).parents[1]
+_RESULTS = Path(__file__).parent / "results"
+_RENDERED = ("model_card.md", "README.md", "README.zh-CN.md")
+_BLOCK = re.compile(
+    r"(?P<begin>(?P<open><!-- |# )results:begin(?: (?P<name>[\w-]+))?(?: -->)?\n)"
+    r"(?P<old>.*?)(?P<end>^(?P=open)results:end(?: -->)?$)",
+    re.DOTALL | re.MULTILINE,
+)
+_SUMMARY = {"zh5", "en7", "stsb_zh", "stsb_en", "sts16", "ntrex_zh_en", "ntrex_en_zh", "xquad_en", "xquad_zh"}
+_TYPES = {"Spearman": "spearman_cosine", "accuracy@1": "cosine_accuracy@1", "nDCG@10": "cosine_ndcg@10"}
+_TASKS = {"sts": "semantic-similarity", "bitext": "translation-retrieval", "retrieval": "information-retrieval"}
+_CHINESE = (
+    ("| Set |", "| 数据集 |"),
+    ("Metric × 100", "指标 × 100"),
+    ("(published)", "（公布值）"),
+    ("zh mean of 5", "中文五项平均"),
+    ("en mean of 7", "英文七项平均"),
+    ("\\* trained on other rows of the set's source.", "\\* 训练数据含有同一来源的其他样本。"),
+    ("| ratio |", "| 倍数 |"),
+    (" documents, mean ", " 段文档，平均 "),
+    (" questions, mean ", " 个问句，平均 "),
+    (" tokens |", " 个 token |"),
+    (" texts/s", " 条/秒"),
+    ("two texts compared, a whole process", "比较两句话，整个进程"),
+    (" cores (", " 核（"),
+    ("), torch", "），torch"),
+    ("the largest difference between the vectors of ", "两边的向量对 "),
+    (" texts is ", " 条文本的最大差是 "),
+)
+
+
+class Published(NamedTuple):
+    """Figures of a peer, from its authors or a benchmark's; ``in_domain`` names sets that it was trained for."""
+
+    name: str
+    about: str
+    source: str
+    in_domain: list[str]
+    scores: dict[str, float]
+
+
+class Results(NamedTuple):
+    """What the files hold; None for what was not measured yet."""
+
+    quality: list[Report] | None
+    published: list[Published]
+    encode: Mapping[str, Any] | None
+    cold_start: Mapping[str, Any] | None
+
+
+class _Column(NamedTuple):
+    title: str
+    values: Mapping[str, float]
+    trained_for: Collection[str]
+
+
+def read_results(folder: Path = _RESULTS) -> Results:
+    """The files of a folder of results."""
+    quality, encode, cold_start = (_json(folder / f"{name}.json") for name in (BUNDLED, "encode", "cold_start"))
+    published = _json(folder / "published.json") or {"models": []}
+    return Results(
+        None if quality is None else read_reports(quality),
+        [Published(**model) for model in published["models"]],
+        encode,
+        cold_start,
+    )
+
+
+def render(text: str, results: Results, *, chinese: bool = False) -> str:
+    """The text with every block filled in from the results.
+
+    Raises:
+        KeyError: A marker names no block.
+    """
+
+    def fill(match: re.Match[str]) -> str:
+        block = _BLOCKS[match["name"]](results)
+        for english, translated in _CHINESE if chinese else ():
+            block = block.replace(english, translated)
+        return f"{match['begin']}{block}\n{match['end']}" if block else match["begin"] + match["end"]
+
+    return _BLOCK.sub(fill, text)
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def _measured(results: Results, *, zero_shot: bool) -> str:
+    if results.quality is None:
+        return ""
+    header = ("Set", "Metric × 100", *(report.model.name for report in results.quality))
+    lines = rows(results.quality, zero_shot=zero_shot)
+    return markdown_table(header, [(line.title, line.metric, *map(show, line.values)) for line in lines])
+
+
+def _peers(results: Results) -> str:
+    """Every set of which somebody published a figure, and where that stands."""
+    published = {name for peer in results.published for name in peer.scores}
+    published |= {mean.name for mean in MEANS if published.issuperset(mean.sets)}
+    notes = [f"- {peer.name}: {peer.about}. Source: {peer.source}. {_declared(peer)}" for peer in results.published]
+    table = _side_by_side(results, published)
+    return f"{table}\n\n" + "\n".join(notes) if table else ""
+
+
+def _summary(results: Results) -> str:
+    """What a README says: the main figures beside the published ones, then the speed."""
+    return "\n\n".join(filter(None, (_side_by_side(results, _SUMMARY), _speed(results))))
+
+
+def _side_by_side(results: Results, names: Collection[str]) -> str:
+    """The measured figures of those sets and means beside the published ones; a star: the model was trained for it."""
+    if results.quality is None:
+        return ""
+    ours = [one.name for one in SETS if not one.zero_shot]
+    columns = [
+        _Column(
+            report.model.name,
+            {name: score.value for name, score in report.scores.items()},
+            ours if report.model.name == BUNDLED else (),
+        )
+        for report in results.quality
+    ]
+    columns += [_Column(f"{peer.name} (published)", peer.scores, peer.in_domain) for peer in results.published]
+    lines = [(one.name, one.title, METRICS[one.kind], (one.name,)) for one in SETS]
+    lines += [(mean.name, mean.title, METRICS["sts"], mean.sets) for mean in MEANS]
+    table = [
+        (title, metric, *(_cell(column, sets) for column in columns))
+        for name, title, metric, sets in lines
+        if name in names
+    ]
+    header = ("Set", "Metric × 100", *(column.title for column in columns))
+    return f"{markdown_table(header, table)}\n\n\\* trained on other rows of the set's source."
+
+
+def _cell(column: _Column, sets: Sequence[str]) -> str:
+    """The figure of one set, or the mean of several, when the model has them all."""
+    values = [column.values[name] for name in sets if name in column.values]
+    star = "" if set(column.trained_for).isdisjoint(sets) else "\\*"
+    return f"{mean_of(values):.2f}{star}" if len(values) == len(sets) else "–"
+
+
+def _declared(peer: Published) -> str:
+    titles = [one.title for one in SETS if one.name in peer.in_domain]
+    return f"Trained for {', '.join(titles)}." if titles else "None of these sets is among its declared training data."
+
+
+def _speed(results: Results) -> str:
+    if results.encode is None or results.cold_start is None:
+        return ""
+    table = []
+    for name, speed in results.encode["speed"].items():
+        ours, theirs = speed["texts_per_second"].values()
+        title = f"{speed['texts']:,} {name}, mean {speed['tokens']['mean']} tokens"
+        table.append((title, f"{ours:.0f} texts/s", f"{theirs:.0f} texts/s", f"{speed['ratio']:.2f}×"))
+    cold = results.cold_start
+    ours, theirs = list(cold["median_seconds"].values())[:2]
+    table.append(("two texts compared, a whole process", f"{ours:.2f} s", f"{theirs:.2f} s", f"{cold['ratio']:.2f}×"))
+    machine, equality = results.encode["machine"], results.encode["equality"]
+    versions = machine["versions"]
+    note = (
+        f"{results.encode['model']['name']}, float32, {machine['cores']} cores ({machine['cpu_capability']}), "
+        f"torch {versions['torch']}, sentence-transformers {versions['sentence-transformers']}; "
+        f"the largest difference between the vectors of {equality['texts']:,} texts is {equality['max_abs']:.1e}"
+    )
+    return f"{markdown_table(('', 'simpair', 'sentence-transformers', 'ratio'), table)}\n\n{note}"
+
+
+def _model_index(results: Results) -> str:
+    """The Hub's list of results, in YAML; figures from 0 to 1, as the Hub's metrics have them."""
+    if results.quality is None:
+        return ""
+    (report,) = (report for report in results.quality if report.model.name == BUNDLED)
+    lines = ["model-index:", f"- name: {report.model.name}", "  results:"]
+    for one in SETS:
+        if one.name in report.scores:
+            lines += _index_entry(one, report.scores[one.name])
+    return "\n".join(lines)
+
+
+def _index_entry(one: EvalSet, score: Score) -> list[str]:
+    figures = [(METRICS[one.kind], _TYPES[METRICS[one.kind]], score.value)]
+    if score.mrr is not None:
+        figures.append(("MRR@10", "cosine_mrr@10", score.mrr))
+    lines = [
+        "  - task:",
+        f"      type: {_TASKS[one.kind]}",
+        "    dataset:",
+        f"      name: {one.title} ({'zero-shot' if one.zero_shot else 'in-domain'})",
+        f"      type: {one.name}",
+        "    metrics:",
+    ]
+    for metric, kind, value in figures:
+        lines += [f"    - type: {kind}", f"      value: {value / 100:.4f}", f"      name: {metric}"]
+    return lines
+
+
+_BLOCKS = {
+    "zero-shot": lambda results: _measured(results, zero_shot=True),
+    "in-domain": lambda results: _measured(results, zero_shot=False),
+    "peers": _peers,
+    "speed": _speed,
+    "model-index": _model_index,
+    None: _summary,
+}
+
+
+def main() -> None:
+    """Fill in the blocks of the files that are there."""
+    results = read_results()
+    for path in (_ROOT / name for name in _RENDERED):
+        if path.exists():
+            text = path.read_text(encoding="utf-8")
+            path.write_text(render(text, results, chinese=path.stem.endswith("zh-CN")), encoding="utf-8")
+            print(path.name)
+
+
+if __name__ == "__main__":
+    main()

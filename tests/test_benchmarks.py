@@ -1,0 +1,485 @@
+"""The benchmarks measure what they say, and the figures that are quoted are those of the result files."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import platform
+import re
+import shutil
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks import card, cold_start, encode, quality
+from benchmarks.corpus import read_texts, standard_corpus
+from benchmarks.engines import EncoderEngine, Identity, LexicalEngine, open_engine
+from benchmarks.machine import Timed, timed
+from benchmarks.quality import Report, Score, mean_of, means, measure, ndcg_at_k
+from benchmarks.sets import MEANS, SETS, EvalSet, choose, pair_key, read_questions, read_scored, trained_pairs
+from simpair.errors import DataError
+from simpair.hub import BUNDLED
+from simpair.model import TwinTowerEncoder
+from simpair.training import RetrievalPair, ScoredPair
+from simpair.training.evaluate import evaluate_pairs, evaluate_retrieval
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+WEIGHTS = ROOT / "simpair" / "pretrained" / BUNDLED
+STS = EvalSet("mine", "Mine", "sts", "zh", "pairs/test", scale=(0, 5))
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with gzip.open(path, "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+class Oracle:
+    """Scores pairs by a table, and ranks documents by how many of their words a query has."""
+
+    identity = Identity("oracle")
+
+    def __init__(self, scores: dict[tuple[str, str], float]) -> None:
+        self.scores = scores
+
+    def pairwise(self, text1: list[str], text2: list[str], language: str) -> np.ndarray:
+        return np.array([self.scores[pair] for pair in zip(text1, text2, strict=True)])
+
+    def rank(self, queries: list[str], documents: list[str], k: int, language: str, *, roles: bool) -> np.ndarray:
+        shared = [[len(set(query.split()) & set(document.split())) for document in documents] for query in queries]
+        return np.argsort(-np.array(shared), axis=1, kind="stable")[:, :k]
+
+
+# --- the data ---------------------------------------------------------------------------------------------------------
+
+
+def test_every_set_has_a_name_of_its_own_and_means_are_of_sets() -> None:
+    names = [one.name for one in SETS]
+    assert len(set(names)) == len(names)
+    assert all(set(mean.sets) <= set(names) for mean in MEANS)
+    assert {one.name for one in SETS if one.zero_shot} == {
+        "sts16", "ntrex_zh_en", "ntrex_en_zh", "xquad_en", "xquad_zh",
+    }  # fmt: skip
+
+
+def test_sets_are_chosen_by_name_or_kind() -> None:
+    assert choose([]) == list(SETS)
+    assert [one.name for one in choose(["sick", "bitext"])] == ["sick", "ntrex_zh_en", "ntrex_en_zh"]
+    with pytest.raises(SystemExit, match="no set is called 'sst2'"):
+        choose(["sst2"])
+
+
+def test_a_pair_is_the_same_in_any_order_case_width_and_punctuation() -> None:
+    assert pair_key("A cat, sits.", "ＯＫ") == pair_key("ok！", "a Cat sits")
+    assert pair_key("a cat", "a dog") != pair_key("a cat", "a cow")
+
+
+def test_training_pairs_are_found_in_every_kind_of_file(tmp_path: Path) -> None:
+    for name in ("zh_pairs", "en_pairs"):
+        write_rows(tmp_path / f"{name}.jsonl.gz", [{"text1": name, "text2": "b", "label": 1}])
+    for name in ("zh_nli", "en_nli"):
+        write_rows(tmp_path / f"{name}.jsonl.gz", [{"premise": name, "hypothesis": "b", "label": "neutral"}])
+    with pytest.raises(DataError, match="zh_triplets"):
+        trained_pairs(tmp_path)
+    write_rows(tmp_path / "zh_triplets.jsonl.gz", [{"anchor": "t", "positive": "b", "negative": "c"}])
+    expected = ("zh_pairs", "en_pairs", "zh_nli", "en_nli", "t")
+    assert trained_pairs(tmp_path) == {pair_key(name, "b") for name in expected}
+
+
+@pytest.fixture
+def retrieval(tmp_path: Path) -> Path:
+    """Three documents, two judged queries, one query that nobody judged."""
+    folder = tmp_path / "ret"
+    documents = [("d1", "Cats", "cats purr"), ("d2", "", "dogs bark loudly"), ("d3", "", "cats and dogs")]
+    write_rows(folder / "corpus.jsonl.gz", [{"_id": name, "title": t, "text": text} for name, t, text in documents])
+    queries = [("q1", "cats"), ("q2", "dogs bark"), ("q3", "cows")]
+    write_rows(folder / "queries.jsonl.gz", [{"_id": name, "text": text} for name, text in queries])
+    judged = ["q1\td3\t2", "q1\td1\t1", "q2\td2\t1", "q3\td1\t0"]
+    (folder / "qrels_test.tsv").write_text("query-id\tcorpus-id\tscore\n" + "\n".join(judged) + "\n")
+    return tmp_path
+
+
+RETRIEVAL = EvalSet("ret", "Ret", "retrieval", "en", "ret/qrels_test")
+
+
+def test_queries_come_with_what_their_documents_are_worth(retrieval: Path) -> None:
+    questions, documents = read_questions(retrieval, RETRIEVAL)
+    assert documents == ["Cats cats purr", "dogs bark loudly", "cats and dogs"]
+    assert questions == [("cats", {2: 2.0, 0: 1.0}), ("dogs bark", {1: 1.0})]
+
+
+def test_a_judgement_of_an_unknown_document_is_refused_with_its_line(retrieval: Path) -> None:
+    with (retrieval / "ret" / "qrels_test.tsv").open("a") as file:
+        file.write("q1\td9\t1\n")
+    with pytest.raises(DataError, match=r"qrels_test\.tsv:6: .*d9"):
+        read_questions(retrieval, RETRIEVAL)
+
+
+# --- metrics ----------------------------------------------------------------------------------------------------------
+
+
+def test_ndcg_worked_by_hand() -> None:
+    second = 1 / math.log2(3)
+    assert ndcg_at_k([[1, 0, 0]], [[1]], 3) == 1
+    assert ndcg_at_k([[0, 1, 0]], [[1]], 3) == pytest.approx(second)
+    assert ndcg_at_k([[1, 2, 0]], [[2, 1]], 3) == pytest.approx((1 + 2 * second) / (2 + second))
+    assert ndcg_at_k([[1], [0]], [[1, 1, 1], [1]], 1) == pytest.approx(0.5)
+
+
+@given(st.lists(st.sampled_from([0, 0, 1, 2]), min_size=2, max_size=10), st.data())
+def test_ndcg_is_a_share_and_never_falls_when_a_better_hit_moves_up(gains: list[int], data: st.DataObject) -> None:
+    relevant = [gain for gain in gains if gain] or [1]
+    before = ndcg_at_k([gains], [relevant], 10)
+    place = data.draw(st.integers(1, len(gains) - 1))
+    gains[place - 1 : place + 1] = sorted(gains[place - 1 : place + 1], reverse=True)
+    assert 0 <= before <= ndcg_at_k([gains], [relevant], 10) <= 1 + 1e-12
+
+
+def test_retrieval_is_scored_by_ndcg_and_mrr(retrieval: Path) -> None:
+    score = measure(Oracle({}), RETRIEVAL, retrieval, None)
+    first = (1 + 2 / math.log2(3)) / (2 + 1 / math.log2(3))  # "cats": both documents tie, the first comes first
+    assert score == Score(round(100 * (first + 1) / 2, 2), 2, mrr=100.0)
+
+
+def test_translations_are_scored_by_the_first_hit(tmp_path: Path) -> None:
+    rows = [{"zh": "一 a", "en": "a one"}, {"zh": "二 b", "en": "b two"}, {"zh": "三", "en": "c three"}]
+    write_rows(tmp_path / "par" / "test.jsonl.gz", [*rows, {"zh": "又 一 a", "en": "a one"}])
+    forth = EvalSet("forth", "Forth", "bitext", "zh", "par/test")
+    assert measure(Oracle({}), forth, tmp_path, None) == Score(75.0, 4)
+    assert measure(Oracle({}), forth._replace(language="en"), tmp_path, None).value == 50.0
+
+
+PAIRS = [("a", "b", 0), ("c", "d", 2), ("e", "f", 4), ("g", "h", 5)]
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    write_rows(tmp_path / "pairs" / "test.jsonl.gz", [{"text1": a, "text2": b, "score": s} for a, b, s in PAIRS])
+    return tmp_path
+
+
+def test_pairs_are_scored_by_spearman_on_their_own_scale(pairs: Path) -> None:
+    assert [pair.label for pair in read_scored(pairs, STS)] == [0, 0.4, 0.8, 1]
+    agreeing, opposite = ({(a, b): sign * score for a, b, score in PAIRS} for sign in (1, -1))
+    assert measure(Oracle(agreeing), STS, pairs, None) == Score(100.0, 4)
+    assert measure(Oracle(opposite), STS, pairs, None).value == -100
+
+
+def test_shared_pairs_are_counted_and_left_out_of_a_second_score(pairs: Path) -> None:
+    scores = {("a", "b"): 9.0, ("c", "d"): 1.0, ("e", "f"): 2.0, ("g", "h"): 3.0}  # the first pair is the wrong one
+    found = measure(Oracle(scores), STS, pairs, {pair_key("B", "a"), pair_key("x", "y")})
+    assert (found.shared, found.without_shared) == (1, 100.0)
+    assert found.value < 0
+    assert measure(Oracle(scores), STS, pairs, set()) == Score(found.value, 4, shared=0)
+
+
+def test_a_mean_needs_all_its_sets_and_takes_them_without_shared_pairs() -> None:
+    names = MEANS[1].sets
+    scores = {name: Score(70.0 + row, 10, shared=0) for row, name in enumerate(names)}
+    scores[names[0]] = Score(70.0, 10, shared=5, without_shared=63.0)
+    assert means(scores) == {"en7": Score(73.0, 70, without_shared=72.0)}
+    assert means({name: scores[name] for name in names[1:]}) == {}
+
+
+# --- engines ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_encoder_scores_as_evaluation_does(tiny_encoder: TwinTowerEncoder) -> None:
+    texts = ["a cat", "the dog runs", "红色", "a red mat", "猫坐在垫子上", "blue"]
+    labelled = [ScoredPair(a, b, len(a) / 20) for a, b in pairwise(texts)]
+    engine = EncoderEngine(tiny_encoder, "tiny")
+    scores = engine.pairwise([pair.text1 for pair in labelled], [pair.text2 for pair in labelled], "zh")
+    ours = quality.spearman(scores, [pair.label for pair in labelled])
+    assert ours == pytest.approx(evaluate_pairs(tiny_encoder, labelled).spearman)
+    best = engine.rank(texts[:3], texts[3:], 1, "zh", roles=True)[:, 0]
+    expected = evaluate_retrieval(tiny_encoder, list(map(RetrievalPair, texts[:3], texts[3:]))).accuracy_at_1
+    assert np.mean(best == np.arange(3)) == expected
+
+
+def test_an_encoder_encodes_a_text_once(tiny_encoder: TwinTowerEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    plain = tiny_encoder.encode
+    monkeypatch.setattr(tiny_encoder, "encode", lambda texts, **role: (asked.extend(texts), plain(texts, **role))[1])
+    engine = EncoderEngine(tiny_encoder, "tiny")
+    first = engine.pairwise(["a", "b", "a"], ["b", "c", "c"], "en")
+    assert engine.pairwise(["c", "b"], ["a", "a"], "en").tolist() == [first[2], first[0]]
+    assert sorted(asked) == ["a", "b", "c"]
+
+
+def test_words_in_common_are_words_of_english_and_characters_of_chinese() -> None:
+    english = LexicalEngine().pairwise(["a red cat", "a red cat"], ["the red cat", "blue dogs run"], "en")
+    assert english[0] > english[1] == 0
+    same, near, far = LexicalEngine().pairwise(["怎么办信用卡"] * 3, ["怎么办信用卡", "如何办信用卡", "天气很好"], "zh")
+    assert same == pytest.approx(1)
+    assert same > near > far == 0
+    assert LexicalEngine().rank(["red cat"], ["blue dog", "a red cat"], 2, "en", roles=True).tolist() == [[1, 0]]
+
+
+def test_a_folder_is_named_without_what_leads_to_it(tiny_model: Path) -> None:
+    identity = open_engine(str(tiny_model)).identity
+    assert (identity.name, identity.dimension, identity.max_seq_length) == ("model", 32, 64)
+    assert open_engine("lexical").identity == Identity("lexical")
+
+
+# --- speed ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_corpus_is_the_same_every_time_and_has_the_lengths_wanted() -> None:
+    corpus = standard_corpus()
+    assert standard_corpus() == corpus
+    documents, questions, mixed = corpus
+    assert (len(documents), len(set(documents)), len(questions), len(set(questions))) == (2500, 2500, 1000, 1000)
+    words = np.percentile([len(text.split()) for text in documents], (5, 50, 95))
+    assert words.round() == pytest.approx([4, 14, 47], rel=0.3)
+    assert np.median([len(text) for text in documents[:1250]]) == pytest.approx(
+        np.median([len(text) for text in documents[1250:]]), rel=0.1
+    )  # in no order of length
+    assert all(text.startswith("How do I ") and text.endswith("?") for text in questions)
+    assert sum(any("一" <= character <= "鿿" for character in text) for text in mixed) >= 1000
+
+
+def test_texts_of_a_file_are_its_lines(tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_text("one\n\n二\u2028三\n", encoding="utf-8")
+    assert read_texts(tmp_path / "texts.txt") == ["one", "二\u2028三"]
+    (tmp_path / "one.txt").write_text("one\n")
+    with pytest.raises(SystemExit, match="expected 2 or more"):
+        read_texts(tmp_path / "one.txt")
+
+
+def test_engines_take_turns_and_the_ratio_says_how_many_times_as_fast_the_first_is() -> None:
+    turns: list[str] = []
+
+    def engine(name: str) -> encode.Engine:
+        return encode.Engine(name, lambda texts: (turns.append(name), np.ones((len(texts), 2), np.float32))[1])
+
+    found = encode.race([engine("a"), engine("b")], ["x"] * 3, rounds=2)
+    assert turns == ["a", "b", *"abab"]
+    assert [len(runs) for runs in found.runs.values()] == [2, 2]
+    runs = {"a": [Timed(None, 1.0, None)], "b": [Timed(None, 2.5, None)]}
+    assert encode.Race(10, runs).ratio == 2.5
+
+
+def test_a_difference_between_engines_shows() -> None:
+    ours = np.eye(3, dtype=np.float32)
+    theirs = ours.copy()
+    assert encode.compare([(ours, theirs)])["max_abs"] == 0
+    theirs[1, 2] = 1e-3
+    found = encode.compare([(ours, ours), (ours, theirs)])
+    assert (found["texts"], found["max_abs"]) == (6, 1e-3)
+    assert found["min_cosine"] == pytest.approx(1 - 5e-7, abs=1e-9)
+
+
+def test_time_and_result_of_a_call_are_those_of_the_call() -> None:
+    found = timed(lambda: sum(range(1000)))
+    assert found.result == 499500
+    assert 0 < found.seconds < 1
+
+
+@pytest.mark.slow
+def test_both_engines_give_the_same_vectors_and_the_file_names_no_place(
+    tiny_model: Path, mixed_texts: Callable[[int], list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [line for line in mixed_texts(80) if line.strip() and "\n" not in line and "\r" not in line]
+    (tmp_path / "texts.txt").write_text("\n".join(lines), encoding="utf-8")
+    arguments = ["--model", str(tiny_model), "--texts", str(tmp_path / "texts.txt"), "--rounds", "1"]
+    encode.main([*arguments, "--json", str(tmp_path / "encode.json")])
+    written = (tmp_path / "encode.json").read_text(encoding="utf-8")
+    found = json.loads(written)
+    assert found["equality"]["max_abs"] <= 1e-6
+    assert found["equality"]["texts"] == found["speed"]["texts"]["texts"] == len(lines)
+    assert "target ≤ 1e-06 met" in capsys.readouterr().out
+    assert str(tmp_path) not in written
+    assert (platform.node() or "?") not in written
+
+
+@pytest.mark.slow
+def test_cold_starts_compare_programs_that_give_one_score(tiny_model: Path) -> None:
+    found = cold_start.measure(tiny_model, rounds=1)
+    assert found["model"] == {"name": "model"}
+    ours, theirs = (found["median_seconds"][name] for name in ("simpair similarity", "sentence-transformers"))
+    assert found["ratio"] == round(theirs / ours, 2)
+
+
+def test_programs_that_disagree_or_fail_are_no_comparison() -> None:
+    cold_start._check([0.5, 0.5004])
+    with pytest.raises(SystemExit, match="disagree"):
+        cold_start._check([0.5, 0.6])
+    with pytest.raises(SystemExit, match="broken failed"):
+        cold_start._run(cold_start.Program("broken", ("-c", "raise ValueError")))
+
+
+# --- what is quoted ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def results() -> card.Results:
+    """Made-up figures of every set, for two models, beside the published ones that are in the tree."""
+    scores = {one.name: Score(50 + row / 8, 10, mrr=40.0 + row, shared=0) for row, one in enumerate(SETS)}
+    scores["sts12"] = Score(71.25, 10, shared=3, without_shared=66.5)
+    speed = {"texts": 2500, "ratio": 2.05, "tokens": {"mean": 30.1}}
+    return card.read_results(RESULTS)._replace(
+        quality=[Report(Identity(BUNDLED, "f" * 64), scores), Report(Identity("lexical"), scores)],
+        encode={
+            "model": {"name": BUNDLED},
+            "machine": {
+                "cores": 2,
+                "cpu_capability": "AVX512",
+                "versions": {"torch": "2.13.0", "sentence-transformers": "6.2.0"},
+            },
+            "equality": {"texts": 4511, "max_abs": 3e-7},
+            "speed": {"documents": speed | {"texts_per_second": {"simpair": 300.2, "sentence-transformers": 146.4}}},
+        },
+        cold_start={"median_seconds": {"simpair similarity": 2.1, "sentence-transformers": 9.3}, "ratio": 4.43},
+    )
+
+
+@pytest.mark.parametrize("name", ["model_card.md", "README.md", "README.zh-CN.md"])
+def test_the_figures_quoted_are_those_of_the_result_files(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert "results:begin" in text
+    assert card.render(text, card.read_results(), chinese="zh-CN" in name) == text
+
+
+@pytest.mark.parametrize("name", ["model_card.md", "README.md", "README.zh-CN.md"])
+def test_a_figure_changed_by_hand_would_show(name: str, results: card.Results) -> None:
+    text = card.render((ROOT / name).read_text(encoding="utf-8"), results, chinese="zh-CN" in name)
+    assert card.render(text, results, chinese="zh-CN" in name) == text
+    for figure in ("50.25", "82.03", "2.05×"):  # LCQMC or a mean, the teacher's STS-B, the speed
+        if figure in text:
+            wrong = text.replace(figure, f"9{figure}", 1)
+            assert card.render(wrong, results, chinese="zh-CN" in name) == text != wrong
+    assert "2.05×" in text
+
+
+def test_tables_hold_every_set_where_it_belongs(results: card.Results) -> None:
+    zero_shot, in_domain = (
+        card.render(f"<!-- results:begin {name} -->\n<!-- results:end -->", results)
+        for name in ("zero-shot", "in-domain")
+    )
+    for one in SETS:
+        here, there = (zero_shot, in_domain) if one.zero_shot else (in_domain, zero_shot)
+        assert f"| {one.title} |" in here
+        assert f"| {one.title} |" not in there
+    assert "| STS12, without shared pairs | Spearman | 66.50 | 66.50 |" in in_domain
+    assert "| STS13, without" not in in_domain
+
+
+def test_a_star_marks_what_a_model_was_trained_for(results: card.Results) -> None:
+    table = card.render("<!-- results:begin peers -->\n<!-- results:end -->", results)
+    line = next(line for line in table.splitlines() if line.startswith("| STS-B zh |"))
+    assert line == "| STS-B zh | Spearman | 50.50\\* | 50.50 | 37.80 | 78.91 | 79.30\\* |"
+    line = next(line for line in table.splitlines() if line.startswith("| en mean of 7 |"))
+    assert line.endswith("| 78.94 | 80.93 | – |")  # as published
+
+
+def test_unknown_blocks_are_refused_and_unmeasured_ones_stay_empty(results: card.Results) -> None:
+    with pytest.raises(KeyError, match="colour"):
+        card.render("<!-- results:begin colour -->\n<!-- results:end -->", results)
+    empty = "<!-- results:begin peers -->\n<!-- results:end -->"
+    assert card.render(empty, card.Results(None, results.published, None, None)) == empty
+
+
+def test_the_chinese_readme_has_no_english_left(results: card.Results) -> None:
+    block = card.render("<!-- results:begin -->\n<!-- results:end -->", results, chinese=True)
+    for word in ("Set", "Metric", "published", "mean", "trained", "ratio", "texts", "cores", "largest"):
+        assert not re.search(rf"\b{word}\b", block), word
+
+
+def test_reports_come_back_from_json_as_they_were(results: card.Results) -> None:
+    content = json.loads(json.dumps({"models": quality.to_json(results.quality or [])}))
+    assert quality.read_reports(content) == results.quality
+    assert content["models"][0]["means"]["zh5"]["value"] == mean_of([50.0, 50.12, 50.25, 50.38, 50.5])
+
+
+def test_the_benchmark_of_quality_prints_both_tables_and_writes_them(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rows = [("怎么办信用卡", "如何办信用卡", 5), ("天气很好", "股票大跌", 0), ("今天天气", "今天很冷", 2)]
+    write_rows(tmp_path / "pairs" / "test.jsonl.gz", [{"text1": a, "text2": b, "score": s} for a, b, s in rows])
+    unseen = STS._replace(name="sts16", title="STS16")
+    seen = STS._replace(name="sick", title="SICK-R", trained_on="train rows")
+    monkeypatch.setattr(quality, "SETS", (unseen, seen))
+    monkeypatch.setattr(quality, "choose", lambda names: [unseen, seen])
+    quality.main(["lexical", "--data", str(tmp_path), "--json", str(tmp_path / "q.json")])
+    printed = capsys.readouterr().out
+    assert (
+        printed.index("Zero-shot")
+        < printed.index("| STS16 |")
+        < printed.index("In-domain")
+        < printed.index("| SICK-R |")
+    )
+    written = json.loads((tmp_path / "q.json").read_text(encoding="utf-8"))
+    assert written["sets"]["sick"]["trained_on"] == "train rows"
+    assert set(written["models"][0]["scores"]) == {"sts16", "sick"}
+
+
+def test_the_front_matter_is_what_the_hub_reads(results: card.Results) -> None:
+    from huggingface_hub import ModelCard
+
+    text = card.render((ROOT / "model_card.md").read_text(encoding="utf-8"), results)
+    data = ModelCard(text).data
+    assert data.language == ["en", "zh"]
+    assert (data.license, data.library_name) == ("other", "sentence-transformers")
+    assert data.base_model == "sentence-transformers/all-MiniLM-L6-v2"
+    found = {(result.dataset_type, result.metric_type): result.metric_value for result in data.eval_results}
+    assert found["sts12", "spearman_cosine"] == 0.7125
+    assert {name for name, _ in found} == {one.name for one in SETS}
+    assert ("scifact", "cosine_mrr@10") in found
+
+
+def test_every_result_file_is_json_without_places() -> None:
+    for path in RESULTS.glob("*.json"):
+        text = path.read_text(encoding="utf-8")
+        json.loads(text)
+        assert not re.search(r'"(/|[A-Z]:\\)', text), path.name
+
+
+bundled = pytest.mark.skipif(not (WEIGHTS / "model.safetensors").exists(), reason="the weights are not in this tree")
+
+
+@bundled
+def test_the_results_are_those_of_the_bundled_weights() -> None:
+    fingerprint = TwinTowerEncoder.from_pretrained(WEIGHTS, device="cpu").fingerprint
+    measured = card.read_results()
+    for report in measured.quality or []:
+        assert report.model.name == "lexical" or report.model.fingerprint == fingerprint
+    assert measured.encode is None or measured.encode["model"] == {"name": BUNDLED, "fingerprint": fingerprint}
+
+
+@bundled
+def test_the_card_describes_the_bundled_weights() -> None:
+    text = (ROOT / "model_card.md").read_text(encoding="utf-8")
+    checkpoint = TwinTowerEncoder.from_pretrained(WEIGHTS, device="cpu").checkpoint()
+    parameters = sum(tensor.numel() for tensor in checkpoint.tensors.values())
+    assert f"{parameters / 1e6:.1f} M" in text
+    assert f"{(WEIGHTS / 'model.safetensors').stat().st_size / 1e6:.0f} MB, float16" in text
+    assert f"{checkpoint.config['vocab_size']:,} WordPieces" in text
+    assert f"{checkpoint.settings.max_seq_length} tokens" in text
+    assert f"{checkpoint.config['num_hidden_layers']} layers, {checkpoint.config['num_attention_heads']} heads" in text
+
+
+@pytest.mark.slow
+def test_the_programs_of_the_card_give_the_same_scores(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(tiny_model, tmp_path / BUNDLED)
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "model_card.md").read_text(encoding="utf-8").replace("max_length=256", "max_length=64")
+    vectors = []
+    for program in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        names: dict[str, Any] = {}
+        exec(program, names)
+        vectors.append(np.asarray(names["vectors"]))
+    assert len(vectors) == 3
+    for other in vectors[1:]:
+        np.testing.assert_allclose(vectors[0], other, atol=1e-6)
+    assert "1." in capsys.readouterr().out
