@@ -147,8 +147,10 @@ def _side_by_side(results: Results, names: Collection[str]) -> str:
         for report in results.quality
     ]
     columns += [_Column(f"{peer.name} (published)", peer.scores, peer.in_domain) for peer in results.published]
-    lines = [(one.name, one.title, METRICS[one.kind], (one.name,)) for one in SETS]
-    lines += [(mean.name, mean.title, METRICS["sts"], mean.sets) for mean in MEANS]
+    lines = [
+        *((one.name, one.title, METRICS[one.kind], (one.name,)) for one in SETS),
+        *((mean.name, mean.title, METRICS["sts"], mean.sets) for mean in MEANS),
+    ]
     table = [
         (title, metric, *(_cell(column, sets) for column in columns))
         for name, title, metric, sets in lines

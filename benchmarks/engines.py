@@ -100,7 +100,7 @@ def open_engine(model: str) -> Engine:
 
 
 def _vectorizer(language: Language) -> Any:
-    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.feature_extraction.text import TfidfVectorizer  # type: ignore[import-untyped]
 
     if language == "zh":
         return TfidfVectorizer(analyzer="char", ngram_range=(1, 2))

@@ -155,7 +155,7 @@ class Row(NamedTuple):
 
 def rows(reports: Sequence[Report], *, zero_shot: bool) -> list[Row]:
     """The lines of the zero-shot or of the in-domain table, means last."""
-    lines = []
+    lines: list[Row] = []
     for one in SETS:
         scores = [report.scores.get(one.name) for report in reports]
         if one.zero_shot == zero_shot and any(scores):

@@ -168,7 +168,7 @@ def read_questions(data: Path, one: EvalSet) -> Questions:
 
 def trained_pairs(train: Path) -> set[tuple[str, str]]:
     """The keys of the pairs in a folder of training data."""
-    keys = set()
+    keys: set[tuple[str, str]] = set()
     for name in _TRAINED:
         for row in iter_rows(train, name):
             keys.update(pair_key(row[first], row[second]) for first, second in _FIELDS if first in row)

@@ -9,15 +9,15 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
+from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from tokenizers import BertWordPieceTokenizer, Tokenizer
 from tokenizers.normalizers import BertNormalizer, Lowercase, Normalizer, Sequence
 from torch import Tensor
@@ -130,10 +130,10 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     A new folder appears whole. In an existing one each file is replaced whole, the digests first: they refuse the rest.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    staging = folder.parent / f".{folder.name}-{uuid4().hex}"
+    staging.mkdir()
     try:
         _write_files(staging, checkpoint)
-        staging.chmod(0o755)
         if not folder.exists():
             staging.replace(folder)
             return
@@ -375,9 +375,8 @@ def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     (folder / "tokenizer.json").write_text(checkpoint.tokenizer.to_str(pretty=False), encoding="utf-8")
-    save_file(
-        {name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}, folder / WEIGHTS, {"format": "pt"}
-    )
+    tensors = {name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}
+    (folder / WEIGHTS).write_bytes(save(tensors, {"format": "pt"}))  # save_file would let the owner alone read it
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     digests = {"simpair": __version__, "sha256": {name: _sha256(folder / name) for name in names}}
     (folder / DIGESTS).write_text(json.dumps(digests, indent=2) + "\n", encoding="utf-8")

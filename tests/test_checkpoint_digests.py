@@ -165,7 +165,7 @@ def test_a_mix_of_two_checkpoints_would_load_without_digests(tiny_copy: Path, ma
 
 
 @pytest.mark.parametrize(
-    ("name", "call"), [("replace", 1), ("write_text", 1), ("write_text", 5), ("fsync", 1), ("chmod", 1)]
+    ("name", "call"), [("replace", 1), ("write_text", 1), ("write_text", 5), ("fsync", 1), ("write_bytes", 1)]
 )
 def test_an_interrupted_first_save_leaves_no_folder(
     tmp_path: Path, make_checkpoint: _MAKE, monkeypatch: pytest.MonkeyPatch, name: str, call: int
@@ -175,3 +175,11 @@ def test_an_interrupted_first_save_leaves_no_folder(
         with pytest.raises(_Interrupted):
             write_checkpoint(tmp_path / "model", make_checkpoint())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_whoever_may_read_a_new_file_may_read_the_weights(tmp_path: Path, make_checkpoint: _MAKE) -> None:
+    """A package installed by one user is used by others."""
+    (tmp_path / "plain").write_text("")
+    write_checkpoint(tmp_path / "model", make_checkpoint())
+    for path in (tmp_path / "model").rglob("*"):
+        assert path.is_dir() or path.stat().st_mode == (tmp_path / "plain").stat().st_mode, path

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import textwrap
+import tomllib
 import zipfile
 from email.message import Message
 from email.parser import HeaderParser
@@ -15,12 +16,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 import simpair.training
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = {"simpair": "simpair", "training": "simpair/training"}  # folder in the tree, folder in the wheel
-ALSO_BUILT_FROM = ["pyproject.toml", "README.md", "LICENSE"]
+ALSO_BUILT_FROM = ["pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"]
 
 
 class Built(NamedTuple):
@@ -67,6 +71,13 @@ def metadata(wheel: Path) -> Message:
         return HeaderParser().parsestr(archive.read(name).decode())
 
 
+def pins(name: str) -> dict[str, Version]:
+    """Version by package of a constraints file."""
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    pairs = (line.split("==") for line in lines if not line.startswith("#"))
+    return {canonicalize_name(package): Version(version) for package, version in pairs}
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     """Wheel and sdist of a copy that also has what must stay out of them."""
@@ -99,6 +110,17 @@ def test_the_checkout_is_what_runs() -> None:
     assert Path(simpair.training.__file__) == ROOT / "training" / "__init__.py"
 
 
+def test_the_lowest_versions_are_the_ones_that_make_floor_installs() -> None:
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    declared = pyproject["project"]["dependencies"] + pyproject["build-system"]["requires"]
+    lowest, exact = pins("constraints-floor.txt"), pins("constraints.txt")
+    for requirement in map(Requirement, declared):
+        bounds = {part.operator: Version(part.version) for part in requirement.specifier}
+        name = canonicalize_name(requirement.name)
+        assert lowest[name] == bounds[">="], name
+        assert exact[name] in requirement.specifier, name
+
+
 @pytest.mark.slow
 def test_the_wheel_has_every_file_of_both_packages_and_no_other(built: Built) -> None:
     files = wheel_files(built.wheel)
@@ -112,6 +134,8 @@ def test_the_sdist_builds_the_same_wheel(built: Built, tmp_path: Path) -> None:
     with tarfile.open(built.sdist) as archive:
         archive.extractall(tmp_path / "unpacked", filter="data")
     (tree,) = (tmp_path / "unpacked").iterdir()
+    assert not (tree / "tests").exists()
+    assert not (tree / "benchmarks").exists()
     again = build("wheel", tree, tmp_path / "again")
     assert again.name == built.wheel.name
     with zipfile.ZipFile(again) as second, zipfile.ZipFile(built.wheel) as first:
@@ -128,27 +152,39 @@ def test_the_metadata_names_the_licence_of_the_code_and_of_the_bundled_data(buil
 
 
 @pytest.mark.slow
-def test_the_installed_wheel_encodes_and_fine_tunes_from_another_folder(
+def test_the_installed_wheel_works_offline_from_another_folder(
     installed: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
+    """The bundled model answers; a small one learns ten pairs and opens in plain sentence-transformers."""
     script = """
         import sys
         from pathlib import Path
 
-        import simpair, simpair.training
-        from simpair.training import ScoredPair
+        import numpy as np
+
+        import simpair
+        import simpair.training
 
         model, site = map(Path, sys.argv[1:])
         for module in (simpair, simpair.training):
             assert Path(module.__file__).is_relative_to(site), module.__file__
+        bundled = simpair.TwinTowerEncoder.from_pretrained(device="cpu")
+        scores = bundled.similarity(bundled.encode("A cat sleeps."), bundled.encode(["一只猫在睡觉。", "Stocks fell."]))
+        assert scores[0, 0] > scores[0, 1], scores
+
         encoder = simpair.TwinTowerEncoder.from_pretrained(model, device="cpu")
         before = encoder.encode(["a cat", "猫"])
-        assert before.shape == (2, 32)
-        pairs = [ScoredPair(f"a cat {n}", f"{n * n} dogs", n / 9) for n in range(10)]
-        simpair.training.fine_tune(encoder, pairs, output_dir="out", epochs=2)
-        assert (encoder.encode(["a cat", "猫"]) != before).any()
+        pairs = [simpair.training.ScoredPair(f"a cat {n}", f"{n * n} dogs", n / 9) for n in range(10)]
+        simpair.training.fine_tune(encoder, pairs, epochs=2, output_dir="out")
+        after = encoder.encode(["a cat", "猫"])
+        assert (after != before).any()
+
+        from sentence_transformers import SentenceTransformer
+
+        np.testing.assert_allclose(SentenceTransformer("out", device="cpu").encode(["a cat", "猫"]), after, atol=2e-6)
     """
-    run("-c", textwrap.dedent(script), tiny_model, installed, cwd=tmp_path, PYTHONPATH=str(installed))
+    offline = {"PYTHONPATH": str(installed), "HF_HUB_OFFLINE": "1"}
+    run("-c", textwrap.dedent(script), tiny_model, installed, cwd=tmp_path, **offline)
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from simpair.checkpoint import Checkpoint, write_checkpoint
+from simpair.hub import BUNDLED
 from simpair.model import TwinTowerEncoder
 
 FOLDER = os.environ.get("SIMPAIR_ST5")
@@ -56,13 +57,14 @@ def opened_by_version_5(make_checkpoint: Callable[..., Checkpoint], tmp_path_fac
     for name, settings in SAVED.items():
         write_checkpoint(made / name, make_checkpoint(**settings))
         TwinTowerEncoder.from_pretrained(made / name, device="cpu").save_pretrained(saved / name)
+    TwinTowerEncoder.from_pretrained(BUNDLED, device="cpu").save_pretrained(saved / BUNDLED)
     command = [sys.executable, "-c", SCRIPT, str(FOLDER), str(saved), *TEXTS]
     process = subprocess.run(command, cwd=made, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
     return saved
 
 
-@pytest.mark.parametrize("name", SAVED)
+@pytest.mark.parametrize("name", [*SAVED, BUNDLED])
 def test_a_saved_checkpoint_gives_the_same_vectors(opened_by_version_5: Path, name: str) -> None:
     encoder = TwinTowerEncoder.from_pretrained(opened_by_version_5 / name, device="cpu")
     ours = np.stack([encoder.encode(TEXTS), encoder.encode_query(TEXTS), encoder.encode_document(TEXTS)])

@@ -60,11 +60,13 @@ def embed_columns(model: nn.Module, inputs: Mapping[str, Tensor]) -> list[Tensor
     return list(embeddings.split([len(column) for column in ids]))
 
 
-class TwinTowerTrainer(Trainer):  # type: ignore[misc]
+class TwinTowerTrainer(Trainer):
     """Trains a :class:`simpair.TwinTowerEncoder` on batches of :class:`PairCollator`.
 
     Subclass it and override ``compute_loss`` to train with a loss of your own.
     """
+
+    args: TwinTowerTrainingArguments
 
     def __init__(self, model: TwinTowerEncoder, args: TwinTowerTrainingArguments, **kwargs: Any) -> None:
         """As ``transformers.Trainer``; collator and metrics (Spearman, Pearson) have defaults that fit the encoder."""
@@ -111,7 +113,7 @@ class TwinTowerTrainer(Trainer):  # type: ignore[misc]
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Loss, scores (B,) and labels (B,) of an evaluation batch, without gradients."""
-        inputs = self._prepare_inputs(inputs)
+        inputs = self._prepare_inputs(dict(inputs))
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
         if prediction_loss_only:
@@ -122,9 +124,10 @@ class TwinTowerTrainer(Trainer):  # type: ignore[misc]
         """Write a checkpoint that opens everywhere, and the arguments as JSON without tokens; nothing is pickled."""
         if not self.args.should_save:
             return
-        folder = Path(output_dir or self.args.output_dir)
+        folder = Path(output_dir or str(self.args.output_dir))
         self._encoder().save_pretrained(folder)
-        (folder / "training_args.json").write_text(self.args.to_json_string(), encoding="utf-8")
+        arguments = self.args.to_json_string()  # type: ignore[no-untyped-call]
+        (folder / "training_args.json").write_text(arguments, encoding="utf-8")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Load the weights to go on from, and refuse a checkpoint that would resume with another state."""
@@ -138,7 +141,7 @@ class TwinTowerTrainer(Trainer):  # type: ignore[misc]
 
     def _load_best_model(self) -> None:
         """Load the best checkpoint of the run."""
-        self._encoder().load_weights(Path(self.state.best_model_checkpoint))
+        self._encoder().load_weights(str(self.state.best_model_checkpoint))
 
     def _encoder(self) -> TwinTowerEncoder:
         encoder: TwinTowerEncoder = self.accelerator.unwrap_model(self.model)

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from simpair.errors import InputError
 from simpair.training.evaluate import (
     accuracy_at_k,
     evaluate_pairs,
@@ -15,8 +17,6 @@ from simpair.training.evaluate import (
     spearman,
 )
 from simpair.training.pairs import RetrievalPair, ScoredPair
-
-from simpair.errors import InputError
 
 
 class CompassEncoder:

@@ -16,7 +16,7 @@ def blocks(name):
 def test_the_page_runs_and_the_four_steps_meet():
     scope = {"__name__": "training_flow"}
     for number, block in enumerate(blocks("training-flow.md"), start=1):
-        exec(compile(block, f"training-flow.md, block {number}", "exec"), scope)  # noqa: S102
+        exec(compile(block, f"training-flow.md, block {number}", "exec"), scope)
     assert scope["distance"](scope["plain_loop"], scope["own_trainer"]) < 1e-6
 
 

@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
-from simpair.training.losses import cosent, cosine_mse, distillation, info_nce
 from torch.autograd import gradcheck
+
+from simpair.training.losses import cosent, cosine_mse, distillation, info_nce
 
 
 def at_angles(*degrees: float, length: float = 1.0) -> torch.Tensor:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from simpair.training.pairs import RetrievalPair, ScoredPair, check_records, read_pairs
 
 from simpair.errors import DataError, InputError
+from simpair.training.pairs import RetrievalPair, ScoredPair, check_records, read_pairs
 
 SCORED = [ScoredPair("a cat", "一只猫", 1.0), ScoredPair("NA", " null ", 0.25)]
 RETRIEVAL = [RetrievalPair("q", "p", ("n",)), RetrievalPair('"q', "None", ("\x00",))]

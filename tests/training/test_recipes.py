@@ -12,6 +12,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
+
+from simpair.errors import DataError
+from simpair.model import TwinTowerEncoder
 from simpair.training.pairs import RetrievalPair, ScoredPair
 from simpair.training.recipes.sources import (
     Target,
@@ -25,13 +32,6 @@ from simpair.training.recipes.sources import (
 )
 from simpair.training.recipes.student import RowOrigins, make_student
 from simpair.training.recipes.vocabulary import is_chinese, train_vocabulary
-from tokenizers import Tokenizer
-from tokenizers.models import WordPiece
-from tokenizers.normalizers import BertNormalizer
-from tokenizers.pre_tokenizers import BertPreTokenizer
-
-from simpair.errors import DataError
-from simpair.model import TwinTowerEncoder
 
 WIDTH = 8
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

@@ -36,7 +36,9 @@ def test_the_same_seed_gives_the_same_weights(tiny_model):
 
 def test_files_train_as_records_do(tiny_model, tmp_path):
     path = tmp_path / "pairs.csv"
-    path.write_text("text1,text2,label\n" + "\n".join(f"{a},{b},{label * 5}" for a, b, label in PAIRS), encoding="utf-8")
+    path.write_text(
+        "text1,text2,label\n" + "\n".join(f"{a},{b},{label * 5}" for a, b, label in PAIRS), encoding="utf-8"
+    )
     prints = []
     for data, scale in ((PAIRS, None), (path, (0, 5)), ([path], (0, 5))):
         encoder = TwinTowerEncoder.from_pretrained(tiny_model)

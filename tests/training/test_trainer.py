@@ -138,9 +138,10 @@ def test_a_subclass_brings_its_own_loss(tiny_encoder, arguments):
 
 def test_accumulated_batches_are_one_batch(tiny_model, arguments):
     runs = []
-    for options in ({"per_device_train_batch_size": 4}, {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}):
+    for size, accumulated in ((4, 1), (2, 2)):
         encoder = TwinTowerEncoder.from_pretrained(tiny_model)
         silence_dropout(encoder)
+        options = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulated}
         args = arguments(**options, max_steps=3, optim="sgd", train_sampling_strategy="sequential")
         TwinTowerTrainer(encoder, args, train_dataset=PAIRS).train()
         runs.append(weights(encoder))
@@ -175,8 +176,9 @@ def test_a_checkpoint_that_would_resume_wrongly_is_refused(tiny_encoder, argumen
     TwinTowerTrainer(tiny_encoder, arguments(**options), train_dataset=PAIRS).train()
     folder = tmp_path / "run" / "checkpoint-2"
     (folder / lost).unlink()
+    trainer = TwinTowerTrainer(tiny_encoder, arguments(max_steps=4), train_dataset=PAIRS)
     with pytest.raises(TrainingError, match=lost):
-        TwinTowerTrainer(tiny_encoder, arguments(max_steps=4), train_dataset=PAIRS).train(resume_from_checkpoint=str(folder))
+        trainer.train(resume_from_checkpoint=str(folder))
 
 
 def test_damaged_weights_are_not_resumed_from(tiny_encoder, arguments, tmp_path):

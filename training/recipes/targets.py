@@ -21,7 +21,9 @@ _SHARD = 8_192
 class Teacher(Protocol):
     """What is asked of a teacher: embeddings (N, D) float32 of N texts, and what identifies them."""
 
-    fingerprint: str
+    @property
+    def fingerprint(self) -> str:
+        """What changes when its embeddings do."""
 
     def encode(self, texts: Sequence[str], *, show_progress: bool = False) -> NDArray[np.float32]:
         """Embeddings (N, D) of the texts."""
