@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 FLOOR := $(VENV)/floor
-TRANSFORMERS_5 := $(VENV)/sentence-transformers-5
+ST5 := $(VENV)/sentence-transformers-5
 PIP_FLAGS := --quiet --disable-pip-version-check
 TYPED := build/typed
 
@@ -25,8 +25,8 @@ help:
 demo: $(VENV)/ready
 	$(BIN)/simpair demo
 
-test: $(VENV)/ready $(TRANSFORMERS_5)/ready
-	SIMPAIR_ST5=$(CURDIR)/$(TRANSFORMERS_5) $(BIN)/python -m pytest
+test: $(VENV)/ready $(ST5)/ready
+	SIMPAIR_ST5="$(CURDIR)/$(ST5)" $(BIN)/python -m pytest
 
 test-fast: $(VENV)/ready
 	$(BIN)/python -m pytest -m "not slow"
@@ -40,7 +40,7 @@ lint: $(VENV)/ready
 types: $(VENV)/ready
 	rm -rf build *.egg-info
 	$(BIN)/pip install $(PIP_FLAGS) --no-deps --no-build-isolation --target $(TYPED) .
-	cd $(TYPED) && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p simpair
+	cd $(TYPED) && "$(CURDIR)/$(BIN)/mypy" --config-file "$(CURDIR)/pyproject.toml" --cache-dir "$(CURDIR)/.mypy_cache" -p simpair
 
 floor: $(FLOOR)/ready
 	$(FLOOR)/bin/python -m pytest -m "not slow"
@@ -65,7 +65,7 @@ $(FLOOR)/ready: pyproject.toml constraints-floor.txt
 	$(FLOOR)/bin/python -m pip install $(PIP_FLAGS) --constraint constraints-floor.txt --no-build-isolation --editable ".[test]"
 	touch $@
 
-$(TRANSFORMERS_5)/ready: $(VENV)/ready
+$(ST5)/ready: $(VENV)/ready
 	rm -rf $(@D)
 	$(BIN)/python -m pip install $(PIP_FLAGS) --no-deps --target $(@D) sentence-transformers==5.3.0
 	touch $@

@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from tokenizers import BertWordPieceTokenizer, Tokenizer
+from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer, Lowercase, Normalizer, Sequence
 from torch import Tensor
 
@@ -329,7 +330,7 @@ def _normalizers(tokenizer: Tokenizer) -> list[Normalizer]:
 def _from_vocabulary(path: Path, config: Mapping[str, Any]) -> Tokenizer:
     """BERT's WordPiece from ``vocab.txt``, one piece a line (Devlin et al. 2019)."""
     wordpiece = BertWordPieceTokenizer(
-        str(path),
+        WordPiece.read_file(str(path)),
         lowercase=bool(config.get("do_lower_case", True)),
         strip_accents=config.get("strip_accents"),
         handle_chinese_chars=bool(config.get("tokenize_chinese_chars", True)),

@@ -31,24 +31,18 @@ Say = Callable[[str], None]
 QUESTIONS = (
     "how do I copy a whole directory tree",
     "parse command line options",
-    "run a program and capture what it prints",
-    "临时文件怎么创建",
+    "create a temporary file",
     "如何压缩文件",
     "把对象转换成 JSON 字符串",
     "比较两段文本的差异",
+    "从列表中随机选择一个元素",
 )
 
-_NOT_API = {
-    "site-packages",
-    "dist-packages",
-    "lib-dynload",
-    "test",
-    "tests",
-    "idle_test",
-    "idlelib",
-    "lib2to3",
-    "turtledemo",
-}
+_NOT_API = frozenset(
+    ["site-packages", "dist-packages", "lib-dynload", "test", "tests", "idle_test", "idlelib", "turtledemo"]
+)
+_GONE = frozenset({"distutils", "lib2to3"})
+"""Packages that later Pythons lack; their functions would be the best answer to questions of today."""
 _SENTENCE = re.compile(r"(.{15,}?[.!?])\s+(?=[A-Z(`'\"])")
 _LONGEST_TEXT, _LONGEST_SUMMARY, _LONGEST_CALL = 400, 200, 120  # characters
 _ENCODING_SECONDS = 40.0
@@ -86,7 +80,7 @@ class Entry(NamedTuple):
 
 
 class DemoReport(NamedTuple):
-    """What the tour measured; the reciprocal ranks are those of held-out entries, before and after ``steps`` steps."""
+    """What the tour measured; the reciprocal ranks are those of held-out pairs, before and after ``steps`` steps."""
 
     entries: int
     encoding_seconds: float
@@ -150,7 +144,9 @@ def read_documentation(folder: Path) -> list[Entry]:
         names = list(path.relative_to(folder).with_suffix("").parts)
         if names[-1] == "__init__":
             names.pop()
-        if not names or any(name in _NOT_API or name.startswith("_") or not name.isidentifier() for name in names):
+        if not names or any(
+            name in _NOT_API | _GONE or name.startswith("_") or not name.isidentifier() for name in names
+        ):
             continue
         try:
             tree = ast.parse(path.read_bytes())
@@ -162,15 +158,16 @@ def read_documentation(folder: Path) -> list[Entry]:
 
 
 def split_pairs(entries: Sequence[Entry]) -> tuple[list[RetrievalPair], list[RetrievalPair]]:
-    """Pairs of summary and call to train on, and those of other modules, about a fifth of all, held out."""
+    """Pairs of summary and call to train on, and about a fifth held out; no summary stands on both sides."""
     from simpair.training.pairs import RetrievalPair
 
     train: list[RetrievalPair] = []
     held_out: list[RetrievalPair] = []
     for entry in entries:
-        if entry.summary.count(" ") >= 2:  # less than three words describe nothing
-            pair = RetrievalPair(entry.summary[:_LONGEST_SUMMARY], entry.call[:_LONGEST_CALL])
-            (held_out if _digest(entry.module) % 10 < 2 else train).append(pair)
+        summary = entry.summary[:_LONGEST_SUMMARY]
+        if summary.count(" ") >= 2:  # less than three words describe nothing
+            side = held_out if _digest(summary) % 10 < 2 else train
+            side.append(RetrievalPair(summary, entry.call[:_LONGEST_CALL]))
     return train, held_out
 
 
@@ -232,19 +229,20 @@ def _say_hits(say: Say, question: str, hits: Sequence[Hit], seconds: float) -> N
     say(f"   {question}  ({1000 * seconds:.0f} ms)")
     for hit in hits:
         text = " ".join(hit.text.partition("\n")[2].split())
-        say(f"     {hit.score:.2f}  {hit.id:<32} {text[:60]}")
+        say(f"     {hit.score:.2f}  {hit.id:<36} {text[:60]}")
 
 
 def _tune(
     say: Say, learner: TwinTowerEncoder, entries: Sequence[Entry], seconds: float, *, show_progress: bool
 ) -> _Tuning:
-    """Train ``learner`` in place for about ``seconds``, with its reciprocal ranks on held-out entries on both sides."""
+    """Train ``learner`` in place for about ``seconds``, and measure it on held-out pairs before and after."""
     from simpair.training.evaluate import evaluate_retrieval
     from simpair.training.run import fine_tune
 
     pairs, held_out = split_pairs(entries)
-    say(f"   {len(pairs):,} pairs to train on; {len(held_out):,} entries of other modules are held out")
-    before = evaluate_retrieval(learner, held_out).mrr_at_k
+    say(f"   {len(pairs):,} pairs to train on, {len(held_out):,} held out; those must be found among all of them")
+    others = [pair.positive for pair in pairs]
+    before = evaluate_retrieval(learner, held_out, corpus=others).mrr_at_k
     trial = copy.deepcopy(learner)
     fine_tune(trial, pairs, batch_size=_BATCH, max_steps=1)  # the first step pays for imports and allocations
     probe = fine_tune(trial, pairs, batch_size=_BATCH, max_steps=_PROBE_STEPS)
@@ -258,10 +256,10 @@ def _tune(
         max_steps=steps,
         show_progress=show_progress,
     )
-    after = evaluate_retrieval(learner, held_out).mrr_at_k
+    after = evaluate_retrieval(learner, held_out, corpus=others).mrr_at_k
     say(f"   fine-tuned {report.steps} steps of {_BATCH} pairs in {report.seconds:.0f} s")
     change = f" ({after / before - 1:+.0%})" if before else ""
-    say(f"   MRR@10 on the held-out entries: {before:.3f} before, {after:.3f} after{change}")
+    say(f"   MRR@10 on the held-out pairs: {before:.3f} before, {after:.3f} after{change}")
     return _Tuning(report.steps, report.seconds, before, after)
 
 

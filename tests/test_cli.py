@@ -1,10 +1,9 @@
-"""The command line: what it writes where, its exit codes, what it reads, and what it imports."""
+"""The command line: what its commands do, write where, and import; its exit codes."""
 
 from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import subprocess
 import sys
@@ -17,9 +16,6 @@ import pytest
 
 from simpair import __version__
 from simpair.cli import main
-from simpair.cli.inputs import read_documents, read_texts
-from simpair.cli.output import Output, cut
-from simpair.errors import DataError
 from simpair.model import TwinTowerEncoder
 from simpair.search import SearchIndex
 
@@ -145,45 +141,6 @@ class TestProgram:
 
         monkeypatch.setattr(TwinTowerEncoder, "from_pretrained", interrupt)
         assert run("similarity", "a", "b") == Ran(130, "", "simpair: interrupted\n")
-
-    def test_a_reader_that_stops_early_is_no_error(
-        self, tiny_model: Path, notes: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        reading, writing = os.pipe()
-        os.close(reading)
-        with os.fdopen(writing, "w") as broken:
-            monkeypatch.setattr(sys, "stdout", broken)
-            assert main(["encode", str(notes), "--model", str(tiny_model)]) == 0
-        assert capsys.readouterr().err == ""
-
-
-class TestOutput:
-    @pytest.mark.parametrize(
-        ("form", "terminal", "expected"),
-        [("auto", True, "text"), ("auto", False, "json"), ("text", False, "text"), ("jsonl", True, "json")],
-    )
-    def test_a_terminal_gets_text_and_a_pipe_json(
-        self, form: str, terminal: bool, expected: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        stdout = io.StringIO()
-        monkeypatch.setattr(stdout, "isatty", lambda: terminal, raising=False)
-        monkeypatch.setattr(sys, "stdout", stdout)
-        Output(form).row("a line", text="今天")
-        assert stdout.getvalue() == ("a line\n" if expected == "text" else '{"text": "今天"}\n')
-
-    def test_a_pipe_gets_utf8_whatever_the_locale(self, monkeypatch: pytest.MonkeyPatch, tiny_model: Path) -> None:
-        raw = io.BytesIO()
-        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
-        assert main(["similarity", "今天", "明天", "--model", str(tiny_model)]) == 0
-        assert "今天" in raw.getvalue().decode("utf-8")
-
-    def test_a_line_is_cut_to_the_terminal_counting_chinese_characters_twice(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setenv("COLUMNS", "40")
-        assert cut("short\n text", indent=10) == "short text"
-        assert cut("x" * 50, indent=10) == "x" * 28 + "…"
-        assert cut("天" * 50, indent=10) == "天" * 13 + "…"
 
 
 class TestSimilarity:
@@ -363,59 +320,6 @@ class TestSearch:
             run("search", notes, *queries, "-k", 3, "--model", tiny_model).rows
             == run("index", "search", tmp_path / "index", *queries, "-k", 3).rows
         )
-
-
-class TestInputs:
-    def test_each_kind_of_file_gives_the_same_documents(self, tmp_path: Path) -> None:
-        csv = write(
-            tmp_path / "a.csv", '\ufeffid,text,year\r\n1,"one, ""quoted""",2020\r\n\r\n2,"two\r\nlines",2021\r\n'
-        )
-        tsv = write(tmp_path / "a.tsv", 'id\ttext\tyear\n1\tone, "quoted"\t2020\n')
-        jsonl = write(tmp_path / "a.jsonl", '{"id": 1, "text": "one, \\"quoted\\"", "year": "2020"}\n\n')
-        first, second = read_documents([str(csv)])
-        assert first == ('one, "quoted"', "1", {"year": "2020"}, 2)
-        assert second == ("two\nlines", "2", {"year": "2021"}, 4)
-        assert read_documents([str(tsv)]) == [first]
-        assert read_documents([str(jsonl)]) == [first._replace(line=1)]
-
-    @pytest.mark.parametrize(
-        ("name", "text", "line", "reason"),
-        [
-            ("a.jsonl", '{"text": "one"}\n{"text": }', 2, "is not JSON"),
-            ("a.jsonl", '{"text": "one"}\n[1]', 2, "is a list"),
-            ("a.jsonl", '{"text": "one", "x": NaN}', 1, "NaN is no JSON number"),
-            ("a.jsonl", '{"text": "\\ud800"}', 1, "surrogates"),
-            ("a.jsonl", '{"body": "one"}', 1, "--text-field"),
-            ("a.jsonl", '{"text": " "}', 1, "not blank"),
-            ("a.jsonl", '{"text": "one", "id": true}', 1, "id must be"),
-            ("a.jsonl", '{"text": "one", "id": "a"}\n{"text": "two"}', 2, "has no id"),
-            ("a.csv", "text,year\none,2020\ntwo\n", 3, "has 1 columns"),
-            ("a.csv", 'text\n"one\n', 2, "open quote"),
-            ("a.csv", "text,text\none,two\n", 1, "twice"),
-            ("a.txt", "\n\n", None, "no documents"),
-            ("a.csv", "text\n", None, "no documents"),
-        ],
-    )
-    def test_a_refusal_names_file_and_line(
-        self, tmp_path: Path, name: str, text: str, line: int | None, reason: str
-    ) -> None:
-        path = write(tmp_path / name, text)
-        with pytest.raises(DataError, match=reason) as caught:
-            read_documents([str(path)])
-        assert (caught.value.path, caught.value.line) == (path, line)
-        assert str(caught.value).startswith(f"{path}:{line}: " if line else f"{path}: ")
-
-    def test_texts_must_stand_line_by_line(self, tmp_path: Path) -> None:
-        assert read_texts(str(write(tmp_path / "a", "one\n two \r\nthree"))) == ["one", " two ", "three"]
-        with pytest.raises(DataError, match="a:2: the line is blank"):
-            read_texts(str(write(tmp_path / "a", "one\n\nthree")))
-        with pytest.raises(DataError, match="is empty"):
-            read_texts(str(write(tmp_path / "a", "")))
-
-    def test_what_is_not_utf8_is_named(self, tmp_path: Path) -> None:
-        (tmp_path / "a.txt").write_bytes(b"one\ntw\xff\n")
-        with pytest.raises(DataError, match=r"a\.txt:2: is not UTF-8 at byte 3"):
-            read_texts(str(tmp_path / "a.txt"))
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from simpair import hub
@@ -50,7 +50,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Loopback
         (Fault("/api/models", 403, "GatedRepo"), HubError, "ask on its page"),
         (Fault("/resolve/", 403, "GatedRepo"), HubError, "ask on its page"),
         (Fault("/resolve/.*/model.safetensors", 403), HubError, "hf auth login"),
-        (Fault("/tree/", 403), HubError, "did not give"),
+        (Fault("/tree/", 403), HubError, "did not give|hf auth login"),  # older clients give the reason
         (Fault("/api/models", 500), HubError, "answered 500"),
         (Fault("/api/models", 429), HubError, "answered 429"),
     ],
@@ -65,7 +65,7 @@ def test_refusals_have_one_typed_line(
     with pytest.raises(expected, match=text) as caught:
         hub.resolve(NAME)
     assert "\n" not in str(caught.value)
-    assert caught.value.__cause__ is not None or text == "did not give"
+    assert caught.value.__cause__ is not None or "did not give" in str(caught.value)
     with pytest.raises(OfflineMiss):  # nothing half-done is taken for a checkpoint
         hub.resolve(NAME, local_files_only=True)
 
@@ -209,6 +209,7 @@ def test_names_that_the_hub_forbids_are_not_found(server: LoopbackHub, name: str
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(st.characters() | st.sampled_from("./@-_~\\ \0aZ9"), max_size=40))
 def test_any_text_ends_in_a_typed_error(server: LoopbackHub, tmp_path: Path, name: str) -> None:
+    assume(name != hub.BUNDLED)
     before = Path.cwd()
     os.chdir(tmp_path)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -87,6 +88,7 @@ def fine_tune(
     scored = isinstance(records[0], ScoredPair)
     loss_name: LossName = loss or ("cosent" if scored else "info_nce")
     before = None if held_out is None else evaluate_records(encoder, held_out)
+    steps = max_steps if max_steps > 0 else int(epochs * math.ceil(len(records) / batch_size))
     with tempfile.TemporaryDirectory() as scratch:
         args = TwinTowerTrainingArguments(
             output_dir=str(output_dir or scratch),
@@ -95,7 +97,7 @@ def fine_tune(
             max_steps=max_steps,
             per_device_train_batch_size=batch_size,
             learning_rate=learning_rate,
-            warmup_steps=0.1,
+            warmup_steps=steps // 10,
             lr_scheduler_type="linear",
             save_strategy="no" if output_dir is None else "epoch",
             save_total_limit=2,

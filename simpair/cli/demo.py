@@ -37,6 +37,6 @@ def _demo(arguments: argparse.Namespace) -> None:
             say,
             encoder,
             seconds=10 if arguments.quick else 60,
-            limit=800 if arguments.quick else None,
+            limit=1600 if arguments.quick else None,
             show_progress=sys.stderr.isatty(),
         )

@@ -64,6 +64,13 @@ def test_an_output_folder_holds_the_trained_encoder_and_can_be_resumed(tiny_mode
     assert resumed.fingerprint == whole.fingerprint
 
 
+def test_a_single_step_trains_too(tiny_encoder):
+    """Warm-up is rounded down: rounded up, it would be the only step, at a learning rate of zero."""
+    before = tiny_encoder.fingerprint
+    assert fine_tune(tiny_encoder, PAIRS[:10]).steps == 1
+    assert tiny_encoder.fingerprint != before
+
+
 def test_resume_without_a_folder_is_refused(tiny_encoder):
     with pytest.raises(InputError, match="output_dir"):
         fine_tune(tiny_encoder, PAIRS, resume=True)
