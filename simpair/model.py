@@ -9,6 +9,7 @@ import hashlib
 import logging
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -26,6 +27,7 @@ from simpair.checkpoint import Checkpoint, Settings, read_checkpoint, write_chec
 from simpair.errors import InputError, ModelCorrupt
 from simpair.pooling import pool
 from simpair.tokens import PackedBatch, Role, Tokens, check_texts, pack, plan_batches
+from simpair.towers.linear import prepacked
 from simpair.towers.packed import PackedBert, PackedBertConfig
 from simpair.workers import run_on_workers
 
@@ -48,7 +50,8 @@ class TwinTowerEncoder(nn.Module):
 
     Attributes:
         tokenizer: Texts → token batches, with the checkpoint's prompts and maximum length.
-        source: What it was loaded from (bundled name, folder, ``org/name@sha``), or None.
+        source: Where a checkpoint with these weights lies (bundled name, folder, ``org/name@sha``), or None when it was
+            trained and not saved since.
     """
 
     def __init__(self, checkpoint: Checkpoint, *, dtype: Dtype = "float32", truncate_dim: int | None = None) -> None:
@@ -118,7 +121,7 @@ class TwinTowerEncoder(nn.Module):
             _LOG.warning("%s declares no pooling: the mean of the token states is used", resolved.source)
         encoder = cls(checkpoint, dtype=dtype, truncate_dim=truncate_dim)
         encoder.source = resolved.source
-        return encoder.to(device or _best_device())
+        return encoder.to(_best_device() if device is None else _check_device(device))
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, role: Role | None = None) -> Tensor:
         """Embeddings (B, D) float32 of a padded batch, differentiable.
@@ -128,6 +131,7 @@ class TwinTowerEncoder(nn.Module):
             attention_mask: (B, T), nonzero on real tokens.
             role: Chooses the tower; both roles share one here.
         """
+        _check_role(role)
         return self.embed(pack(input_ids, attention_mask))
 
     def embed(self, batch: PackedBatch) -> Tensor:
@@ -190,17 +194,31 @@ class TwinTowerEncoder(nn.Module):
             return sum(len(copies[row]) for row in rows)
 
         batches = plan_batches(sequences, token_budget=_TOKEN_BUDGET)
-        for encoded in run_on_workers(encode_batch, batches, parallel=self.device.type == "cpu"):
-            bar.update(encoded)
+        is_bulk = not self._autocast and sum(map(len, sequences)) > _TOKEN_BUDGET  # worth laying the weights out
+        with prepacked(self.tower) if is_bulk else nullcontext():
+            for encoded in run_on_workers(encode_batch, batches, parallel=self.device.type == "cpu"):
+                bar.update(encoded)
 
     def similarity(self, a: ArrayLike, b: ArrayLike) -> FloatArray:
-        """Scores (N, M) of every embedding of ``a`` (N, D) with every one of ``b`` (M, D): inner products."""
-        left, right = np.atleast_2d(_float(a)), np.atleast_2d(_float(b))
+        """Scores (N, M) of every embedding of ``a`` (N, D) with every one of ``b`` (M, D): inner products.
+
+        Raises:
+            InputError: They are not embeddings, or not of one width.
+        """
+        left, right = _embeddings(a), _embeddings(b)
+        if left.shape[1] != right.shape[1]:
+            raise InputError(
+                f"embeddings {left.shape[1]} and {right.shape[1]} wide cannot be compared; use one encoder"
+            )
         return np.ascontiguousarray(left @ right.T)
 
     def similarity_pairwise(self, a: ArrayLike, b: ArrayLike) -> FloatArray:
-        """Scores (N,) of the embeddings of ``a`` (N, D) with those of ``b`` (N, D), row by row: inner products."""
-        left, right = np.atleast_2d(_float(a)), np.atleast_2d(_float(b))
+        """Scores (N,) of the embeddings of ``a`` (N, D) with those of ``b`` (N, D), row by row: inner products.
+
+        Raises:
+            InputError: They are not embeddings, or not of one shape.
+        """
+        left, right = _embeddings(a), _embeddings(b)
         if left.shape != right.shape:
             raise InputError(f"expected two arrays of one shape (N, D); got {left.shape} and {right.shape}")
         return np.asarray(np.einsum("nd,nd->n", left, right), dtype=np.float32)
@@ -225,6 +243,7 @@ class TwinTowerEncoder(nn.Module):
             dtype: Of the stored tensors; ``float16`` halves the size and moves a cosine by about 1e-4.
         """
         write_checkpoint(Path(folder), self.checkpoint(dtype=dtype))
+        self.source = str(Path(folder).absolute())
 
     def load_weights(self, folder: str | Path) -> None:
         """Replace the weights by those of a saved checkpoint of the same shape; nothing else is read from it.
@@ -244,8 +263,9 @@ class TwinTowerEncoder(nn.Module):
         """
         with tempfile.TemporaryDirectory() as parent:
             folder = Path(parent) / "checkpoint"
-            self.save_pretrained(folder)
-            card = model_card(self._settings, dimension=self._width, repo_id=repo_id)
+            write_checkpoint(folder, self.checkpoint())
+            dimension = self._settings.truncate_dim or self.tower.config.hidden_size
+            card = model_card(self._settings, dimension=dimension, repo_id=repo_id)
             (folder / "README.md").write_text(card, encoding="utf-8")
             return hub.push_folder(folder, repo_id, private=private, commit_message=commit_message)
 
@@ -271,11 +291,11 @@ class TwinTowerEncoder(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """Hex sha256 of whatever changes a vector: tensors as float16, tokenizer and settings, but not the dtype.
+        """Hex sha256 of whatever changes a vector: architecture, tensors as float16, tokenizer, settings; not the dtype.
 
         Two encoders with one fingerprint give the same embeddings up to rounding.
         """
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(self.tower.config.identity().encode())
         for name, tensor in sorted(self.tower.state_dict().items()):
             digest.update(f"{name}{tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().to("cpu", torch.float16).contiguous().numpy().tobytes())
@@ -310,14 +330,29 @@ def _to(batch: PackedBatch, device: torch.device) -> PackedBatch:
     return PackedBatch(batch.input_ids.to(device), batch.lengths, batch.places.to(device))
 
 
-def _float(values: ArrayLike) -> FloatArray:
-    return np.asarray(values, dtype=np.float32)
+def _embeddings(given: ArrayLike) -> FloatArray:
+    """The embeddings as (N, D) float32; one (D,) becomes (1, D)."""
+    values = np.atleast_2d(np.asarray(given))
+    if values.ndim != 2 or values.dtype.kind not in "fiu":
+        raise InputError(f"expected embeddings (N, D), got {values.dtype} of shape {values.shape}; encode texts first")
+    return values.astype(np.float32, copy=False)
 
 
 def _best_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _check_device(device: str | torch.device) -> torch.device:
+    try:
+        found = torch.device(device)
+        torch.zeros(1, device=found)
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+        raise InputError(
+            f"device {str(device)!r} is not to be had here ({error}); leave it out, or use 'cpu'"
+        ) from None
+    return found
 
 
 def _check_dtype(dtype: str) -> str:
@@ -334,6 +369,6 @@ def _check_role(role: str | None) -> None:
 def _check_width(truncate_dim: int | None, width: int) -> int:
     if truncate_dim is None:
         return width
-    if not 1 <= truncate_dim <= width:
+    if not isinstance(truncate_dim, int) or not 1 <= truncate_dim <= width:
         raise InputError(f"truncate_dim is {truncate_dim}; expected 1 to {width}, the width of the model")
     return truncate_dim

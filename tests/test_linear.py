@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import simpair.towers.linear
-from simpair.towers.linear import Linear
+from simpair.towers.linear import Linear, prepacked
 
 _CHANGES: dict[str, Callable[[Linear], object]] = {}
 
@@ -34,7 +34,7 @@ def inputs() -> Tensor:
 
 
 def _served(linear: Linear, inputs: Tensor) -> Tensor:
-    with torch.no_grad():
+    with torch.no_grad(), prepacked(linear):
         return linear(inputs)
 
 
@@ -48,7 +48,7 @@ def test_served_equals_trained(linear: Linear, inputs: Tensor) -> None:
     served = _served(linear, inputs)
     assert not served.requires_grad
     torch.testing.assert_close(served, trained.detach(), atol=1e-6, rtol=0)
-    with torch.no_grad():
+    with torch.no_grad(), prepacked(linear):
         torch.testing.assert_close(linear.gelu(inputs), F.gelu(trained.detach()), atol=1e-6, rtol=0)
 
 
@@ -60,20 +60,30 @@ def test_gelu_is_differentiable_and_plain(linear: Linear, inputs: Tensor) -> Non
     torch.testing.assert_close(linear.weight.grad, twin.weight.grad, atol=0, rtol=0)
 
 
-def test_this_build_of_torch_prepacks(linear: Linear, inputs: Tensor) -> None:
-    """The control of this file: without it every test below would pass with nothing prepacked."""
+def test_the_layout_lives_as_long_as_the_call(linear: Linear, inputs: Tensor) -> None:
+    """The control of this file too: without a layout inside, every test below would pass with nothing prepacked."""
     if not simpair.towers.linear._prepacking_works():
         pytest.skip("no oneDNN")
-    assert linear._prepacked is None
-    _served(linear, inputs)
-    assert linear._prepacked is not None
+    with torch.no_grad(), prepacked(nn.Sequential(linear)):
+        assert linear._layout is not None
+    assert linear._layout is None
+    with pytest.raises(KeyError), prepacked(linear):
+        raise KeyError
+    assert linear._layout is None
 
 
-def test_a_second_call_reuses_the_prepacked_weight(linear: Linear, inputs: Tensor) -> None:
-    first = _served(linear, inputs)
-    prepacked = linear._prepacked
-    assert torch.equal(_served(linear, inputs), first)
-    assert linear._prepacked is prepacked
+def test_gradients_inside_take_the_plain_product(linear: Linear, inputs: Tensor) -> None:
+    with prepacked(linear):
+        assert torch.equal(linear(inputs), F.linear(inputs, linear.weight, linear.bias))
+        assert linear(inputs).requires_grad
+
+
+def test_overlapping_calls_end_without_a_layout(linear: Linear, inputs: Tensor) -> None:
+    with torch.no_grad(), prepacked(linear):
+        with prepacked(linear):
+            pass
+        torch.testing.assert_close(linear(inputs), _plain(linear, inputs), atol=1e-6, rtol=0)
+    assert linear._layout is None
 
 
 @_change
@@ -96,6 +106,19 @@ def _optimizer_that_writes_through_data(linear: Linear) -> None:
     for parameter in linear.parameters():
         assert parameter.grad is not None
         parameter.data.sub_(parameter.grad)
+
+
+@_change
+def _fused_step_after_serving(linear: Linear) -> None:
+    optimizer = torch.optim.AdamW(linear.parameters(), lr=0.1, fused=True)
+    linear(torch.ones(1, 48)).sum().backward()
+    _served(linear, torch.ones(1, 48))
+    optimizer.step()
+
+
+@_change
+def _edit_through_data(linear: Linear) -> None:
+    linear.weight.data.mul_(0.5)
 
 
 @_change
@@ -144,13 +167,12 @@ def test_a_detour_through_half_precision_is_never_missed(inputs: Tensor) -> None
         torch.testing.assert_close(_served(linear, inputs), _plain(linear, inputs), atol=1e-6, rtol=0)
 
 
-def test_copies_leave_the_prepacked_weight_behind(linear: Linear, inputs: Tensor) -> None:
+def test_copies_serve_alike(linear: Linear, inputs: Tensor) -> None:
     expected = _served(linear, inputs)
     stream = io.BytesIO()
     torch.save(linear, stream)
     stream.seek(0)
     for twin in (copy.deepcopy(linear), copy.copy(linear), torch.load(stream, weights_only=False)):
-        assert twin._prepacked is None
         assert torch.equal(_served(twin, inputs), expected)
     twin = copy.deepcopy(linear)
     with torch.no_grad():
@@ -164,10 +186,9 @@ def test_the_state_dict_holds_the_two_parameters_only(linear: Linear, inputs: Te
 
 
 def test_autocast_and_other_dtypes_take_the_plain_product(linear: Linear, inputs: Tensor) -> None:
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), prepacked(linear):
         assert linear(inputs).dtype == torch.bfloat16
     assert _served(linear.double(), inputs.double()).dtype == torch.float64
-    assert linear._prepacked is None
 
 
 def test_without_onednn_the_plain_product_serves(
@@ -175,7 +196,6 @@ def test_without_onednn_the_plain_product_serves(
 ) -> None:
     monkeypatch.setattr(simpair.towers.linear, "_prepacking_works", lambda: False)
     assert torch.equal(_served(linear, inputs), _plain(linear, inputs))
-    assert linear._prepacked is None
 
 
 @pytest.mark.parametrize("failure", [AttributeError, RuntimeError])
@@ -189,7 +209,7 @@ def test_a_build_whose_operators_fail_is_found_out(monkeypatch: pytest.MonkeyPat
 
 def test_a_build_whose_operators_disagree_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        simpair.towers.linear, "_pointwise", lambda inputs, weight, bias, activation: torch.zeros(4, 16)
+        simpair.towers.linear, "_pointwise", lambda inputs, layout, bias, activation: torch.zeros(4, 16)
     )
     assert simpair.towers.linear._prepacking_works.__wrapped__() is False
 

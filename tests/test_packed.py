@@ -195,3 +195,15 @@ def test_roberta_serves_fewer_tokens_than_it_has_positions(make_checkpoint: _MAK
     config = {**make_checkpoint().config, "model_type": "roberta", "pad_token_id": 1, "max_position_embeddings": 514}
     assert PackedBertConfig.from_config(config).max_seq_length == 512
     assert PackedBertConfig.from_config({**config, "model_type": "bert"}).max_seq_length == 514
+
+
+@pytest.mark.parametrize("change", [{"num_attention_heads": 2}, {"hidden_act": "relu"}, {"layer_norm_eps": 1e-5}])
+def test_the_fingerprint_sees_what_no_tensor_shows(make_checkpoint, change) -> None:
+    plain, changed = (TwinTowerEncoder(make_checkpoint(config=config)) for config in ({}, change))
+    assert (plain.encode("the cat") != changed.encode("the cat")).any()
+    assert plain.fingerprint != changed.fingerprint
+
+
+def test_the_fingerprint_ignores_dropout(make_checkpoint) -> None:
+    plain, changed = (TwinTowerEncoder(make_checkpoint(config={"hidden_dropout_prob": p})) for p in (0.0, 0.3))
+    assert plain.fingerprint == changed.fingerprint

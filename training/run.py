@@ -7,11 +7,12 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from transformers import PrinterCallback
+from transformers.trainer_utils import get_last_checkpoint
 
-from simpair.errors import InputError
+from simpair.errors import DataError, InputError, TrainingError
 from simpair.model import TwinTowerEncoder
 
 from .evaluate import PairScores, RetrievalScores, evaluate_pairs, evaluate_retrieval
@@ -79,16 +80,16 @@ def fine_tune(
         show_progress: A bar on stderr.
 
     Raises:
-        DataError: A file or record cannot be used.
+        DataError: A file or record cannot be used, or the dev data are of another kind.
+        InputError: An argument is out of range, or the loss does not fit the records.
         TrainingError: The loss stopped being finite, or a checkpoint cannot be resumed.
     """
-    if resume and output_dir is None:
-        raise InputError("resume needs the output_dir of the interrupted run")
+    _check_run(output_dir, resume=resume, batch_size=batch_size, epochs=epochs, max_steps=max_steps)
     records, held_out = _records(data, label_range), None if dev is None else _records(dev, label_range)
-    scored = isinstance(records[0], ScoredPair)
-    loss_name: LossName = loss or ("cosent" if scored else "info_nce")
+    loss_name = _fitting_loss(records, loss)
+    _check_dev(records, held_out)
     before = None if held_out is None else evaluate_records(encoder, held_out)
-    steps = max_steps if max_steps > 0 else int(epochs * math.ceil(len(records) / batch_size))
+    steps = max_steps if max_steps > 0 else math.ceil(epochs * math.ceil(len(records) / batch_size))
     with tempfile.TemporaryDirectory() as scratch:
         args = TwinTowerTrainingArguments(
             output_dir=str(output_dir or scratch),
@@ -134,6 +135,39 @@ def evaluate_records(
     if scored:
         return evaluate_pairs(encoder, scored)
     return evaluate_retrieval(encoder, [record for record in records if isinstance(record, RetrievalPair)])
+
+
+def _check_run(output_dir: str | Path | None, *, resume: bool, batch_size: int, epochs: float, max_steps: int) -> None:
+    """Refuse what would fail, or train nothing, later."""
+    if batch_size < 1 or not (epochs > 0 or max_steps > 0):
+        raise InputError(f"batch_size is {batch_size} and epochs {epochs}; both must be above 0")
+    if output_dir is not None and Path(output_dir).exists() and not Path(output_dir).is_dir():
+        raise InputError(f"{output_dir} is a file; output_dir must be a folder, or not exist yet")
+    if resume and output_dir is None:
+        raise InputError("resume needs the output_dir of the interrupted run")
+    if resume and get_last_checkpoint(str(output_dir)) is None:
+        raise TrainingError(f"{output_dir} holds no checkpoint to resume from; leave resume out to start anew")
+
+
+def _fitting_loss(records: Records, loss: LossName | None) -> LossName:
+    """The loss for the kind of the records, or the one asked for where it fits."""
+    scored = isinstance(records[0], ScoredPair)
+    if loss is None:
+        return "cosent" if scored else "info_nce"
+    if loss in get_args(LossName) and scored == (loss == "info_nce"):
+        kind, fitting = ("scored", "cosent or cosine_mse") if scored else ("retrieval", "info_nce")
+        raise InputError(f"the loss {loss} does not fit {kind} pairs; use {fitting}")
+    return loss
+
+
+def _check_dev(records: Records, held_out: Records | None) -> None:
+    if held_out is not None and type(held_out[0]) is not type(records[0]):
+        raise DataError(
+            f"the dev data are {type(held_out[0]).__name__}s and the training data {type(records[0]).__name__}s; "
+            "measure on the kind that is trained"
+        )
+    if held_out is not None and isinstance(held_out[0], ScoredPair) and len({pair[2] for pair in held_out}) < 2:
+        raise DataError("the dev data have a single label; a correlation takes pairs of different labels")
 
 
 def _records(data: Data, label_range: tuple[float, float] | None) -> Records:

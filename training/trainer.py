@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import EvalPrediction, Trainer, TrainingArguments
 
-from simpair.errors import TrainingError
+from simpair.checkpoint import write_checkpoint
+from simpair.errors import InputError, TrainingError
 from simpair.model import TwinTowerEncoder
 
 from .collators import PairCollator
@@ -42,6 +43,12 @@ class TwinTowerTrainingArguments(TrainingArguments):
     scale: float = field(default=20.0, metadata={"help": "inverse temperature of cosent and info_nce"})
     remove_unused_columns: bool = field(default=False, metadata={"help": "the collator reads the records whole"})
     report_to: str | list[str] | None = field(default="none", metadata={"help": "where to report; none by default"})
+
+    def __post_init__(self) -> None:
+        """Refuse a loss that does not exist: no other may stand in for it."""
+        if self.loss not in get_args(LossName):
+            raise InputError(f"loss is {self.loss!r}; expected one of {', '.join(get_args(LossName))}")
+        super().__post_init__()  # type: ignore[no-untyped-call]
 
 
 def embed_columns(model: nn.Module, inputs: Mapping[str, Tensor]) -> list[Tensor]:
@@ -87,6 +94,8 @@ class TwinTowerTrainer(Trainer):
         """The loss of a batch; with ``return_outputs`` also ``{"scores": (B,) cosines of text1 and text2}``."""
         text1, text2, *negatives = embed_columns(model, inputs)
         if self.args.loss == "info_nce":
+            if "labels" in inputs:
+                raise TrainingError("info_nce takes every pair for a positive, but the batch has labels; use cosent")
             candidates = torch.cat(negatives) if negatives else None
             loss = info_nce(text1, text2, candidates, scale=self.args.scale, same=right_answers(inputs))
         elif self.args.loss == "cosent":
@@ -94,6 +103,11 @@ class TwinTowerTrainer(Trainer):
         else:
             loss = cosine_mse(text1, text2, _labels(inputs))
         return (loss, {"scores": F.cosine_similarity(text1, text2)}) if return_outputs else loss
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As ``Trainer.train``; from now on no checkpoint elsewhere has the encoder's weights."""
+        self._encoder().source = None
+        return super().train(*args, **kwargs)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """One step, stopped where the loss is not finite: the stock trainer would report 0 and train on."""
@@ -125,7 +139,7 @@ class TwinTowerTrainer(Trainer):
         if not self.args.should_save:
             return
         folder = Path(output_dir or str(self.args.output_dir))
-        self._encoder().save_pretrained(folder)
+        write_checkpoint(folder, self._encoder().checkpoint())
         arguments = self.args.to_json_string()  # type: ignore[no-untyped-call]
         (folder / "training_args.json").write_text(arguments, encoding="utf-8")
 

@@ -104,6 +104,10 @@ class PackedBertConfig:
         except (TypeError, ValueError, OverflowError) as error:
             raise UnsupportedModel(f"config.json: a size or pad_token_id is not a number ({error})") from None
 
+    def identity(self) -> str:
+        """The fields that change a vector, as text: all but the rates of dropout."""
+        return str(sorted((name, value) for name, value in vars(self).items() if "dropout" not in name))
+
     @property
     def max_seq_length(self) -> int:
         """Most tokens that the position table serves."""

@@ -3,7 +3,7 @@
 import pytest
 
 from simpair import TwinTowerEncoder
-from simpair.errors import DataError, InputError
+from simpair.errors import DataError, InputError, TrainingError
 from simpair.training import RetrievalPair, ScoredPair, evaluate_records, fine_tune
 
 PAIRS = [ScoredPair(f"the cat {n}", f"a dog {n % 3}", (n % 4) / 3) for n in range(16)]
@@ -97,3 +97,36 @@ def test_records_choose_their_metrics(tiny_encoder):
 def test_nothing_reaches_stdout(tiny_encoder, capfd):
     fine_tune(tiny_encoder, PAIRS, max_steps=2, batch_size=4)
     assert capfd.readouterr().out == ""
+
+
+def test_what_would_train_nothing_or_the_wrong_thing_is_refused_first(tiny_encoder, tmp_path):
+    (tmp_path / "file").write_text("")
+    before = tiny_encoder.fingerprint
+    for error, data, options in (
+        (InputError, PAIRS, {"loss": "info_nce"}),  # label 0 would be trained as a positive
+        (InputError, ASKED, {"loss": "cosent"}),
+        (InputError, PAIRS, {"loss": "mse"}),
+        (InputError, PAIRS, {"batch_size": 0}),
+        (InputError, PAIRS, {"epochs": 0}),
+        (InputError, PAIRS, {"output_dir": tmp_path / "file"}),
+        (TrainingError, PAIRS, {"output_dir": tmp_path, "resume": True}),
+        (DataError, PAIRS, {"dev": ASKED}),
+        (DataError, PAIRS, {"dev": PAIRS[:1]}),
+    ):
+        with pytest.raises(error):
+            fine_tune(tiny_encoder, data, **options)
+    assert tiny_encoder.fingerprint == before
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_an_encoder_names_the_checkpoint_that_has_its_weights(tiny_model, tmp_path):
+    """An index records the name: the one it was loaded from would be that of other weights."""
+    encoder = TwinTowerEncoder.from_pretrained(tiny_model)
+    assert encoder.source == str(tiny_model)
+    fine_tune(encoder, PAIRS, max_steps=1)
+    assert encoder.source is None
+    encoder.save_pretrained(tmp_path / "mine")
+    assert encoder.source == str(tmp_path / "mine")
+    fine_tune(encoder, PAIRS, max_steps=1, output_dir=tmp_path / "other")
+    assert encoder.source == str(tmp_path / "other")
+    assert TwinTowerEncoder.from_pretrained(encoder.source).fingerprint == encoder.fingerprint

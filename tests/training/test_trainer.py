@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import cosine_similarity, normalize
 
 from simpair import TwinTowerEncoder
-from simpair.errors import ModelError, TrainingError
+from simpair.errors import InputError, ModelError, TrainingError
 from simpair.training import (
     PairCollator,
     RetrievalPair,
@@ -289,3 +289,10 @@ def test_rotation_keeps_what_was_asked(tiny_encoder, arguments, tmp_path):
     TwinTowerTrainer(tiny_encoder, arguments(**options), train_dataset=PAIRS).train()
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["checkpoint-2", "checkpoint-3"]
     shutil.rmtree(tmp_path / "run")
+
+
+def test_info_nce_refuses_labels_and_a_loss_must_exist(tiny_encoder, arguments):
+    with pytest.raises(TrainingError, match="labels"):
+        TwinTowerTrainer(tiny_encoder, arguments(loss="info_nce"), train_dataset=PAIRS).train()
+    with pytest.raises(InputError, match="mse"):
+        arguments(loss="mse")
