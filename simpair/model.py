@@ -41,7 +41,7 @@ _BLOCK = 16_384
 """Texts tokenised and sorted by length at a time."""
 _TOKEN_BUDGET = 2_048
 """Real tokens in one packed forward on a CPU: larger batches leave its caches."""
-_HARMLESS = ("pooler.", "cls.", "lm_head.", "embeddings.position_ids")
+_HARMLESS = ("pooler.", "cls.", "classifier.", "lm_head.", "embeddings.position_ids")
 """Tensors of pretraining heads, which no embedding depends on; kept for saving."""
 
 
@@ -207,9 +207,7 @@ class TwinTowerEncoder(nn.Module):
         """
         left, right = _embeddings(a), _embeddings(b)
         if left.shape[1] != right.shape[1]:
-            raise InputError(
-                f"embeddings {left.shape[1]} and {right.shape[1]} wide cannot be compared; use one encoder"
-            )
+            raise InputError(f"embeddings {left.shape[1]} and {right.shape[1]} wide do not compare; use one encoder")
         return np.ascontiguousarray(left @ right.T)
 
     def similarity_pairwise(self, a: ArrayLike, b: ArrayLike) -> FloatArray:
@@ -291,7 +289,7 @@ class TwinTowerEncoder(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """Hex sha256 of whatever changes a vector: architecture, tensors as float16, tokenizer, settings; not the dtype.
+        """Hex sha256 of whatever changes a vector: architecture, tensors as float16, tokenizer, settings; no dtype.
 
         Two encoders with one fingerprint give the same embeddings up to rounding.
         """
@@ -349,9 +347,7 @@ def _check_device(device: str | torch.device) -> torch.device:
         found = torch.device(device)
         torch.zeros(1, device=found)
     except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
-        raise InputError(
-            f"device {str(device)!r} is not to be had here ({error}); leave it out, or use 'cpu'"
-        ) from None
+        raise InputError(f"device {str(device)!r} cannot be used here ({error}); leave it out, or use 'cpu'") from None
     return found
 
 

@@ -24,13 +24,22 @@ def _change(function: Callable[[Linear], object]) -> Callable[[Linear], object]:
 
 @pytest.fixture
 def linear() -> Linear:
-    torch.manual_seed(0)
-    return Linear(48, 24)
+    return _drawn(0)
 
 
 @pytest.fixture
 def inputs() -> Tensor:
     return torch.randn(7, 48, generator=torch.Generator().manual_seed(1))
+
+
+def _drawn(seed: int) -> Linear:
+    """Weights of its own: the layer leaves them to a checkpoint."""
+    generator = torch.Generator().manual_seed(seed)
+    linear = Linear(48, 24)
+    linear.load_state_dict(
+        {name: torch.randn(value.shape, generator=generator) / 7 for name, value in linear.state_dict().items()}
+    )
+    return linear
 
 
 def _served(linear: Linear, inputs: Tensor) -> Tensor:
@@ -160,8 +169,7 @@ def test_a_change_of_the_weights_is_never_missed(linear: Linear, inputs: Tensor,
 def test_a_detour_through_half_precision_is_never_missed(inputs: Tensor) -> None:
     """Freed memory may come back at the same address with the same version: repeated until it has every chance to."""
     for seed in range(50):
-        torch.manual_seed(seed)
-        linear = Linear(48, 24)
+        linear = _drawn(seed)
         _served(linear, inputs)
         linear.half().float()
         torch.testing.assert_close(_served(linear, inputs), _plain(linear, inputs), atol=1e-6, rtol=0)

@@ -207,3 +207,9 @@ def test_the_fingerprint_sees_what_no_tensor_shows(make_checkpoint, change) -> N
 def test_the_fingerprint_ignores_dropout(make_checkpoint) -> None:
     plain, changed = (TwinTowerEncoder(make_checkpoint(config={"hidden_dropout_prob": p})) for p in (0.0, 0.3))
     assert plain.fingerprint == changed.fingerprint
+
+
+def test_loading_leaves_the_random_state_alone(tiny_model) -> None:
+    before = torch.get_rng_state()
+    TwinTowerEncoder.from_pretrained(tiny_model)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from simpair.errors import InputError
 
-from .pairs import RetrievalPair, ScoredPair
+from .pairs import Records, RetrievalPair, ScoredPair
 
 __all__ = [
     "PairScores",
@@ -21,6 +21,7 @@ __all__ = [
     "TextEncoder",
     "accuracy_at_k",
     "evaluate_pairs",
+    "evaluate_records",
     "evaluate_retrieval",
     "mrr_at_k",
     "pearson",
@@ -117,6 +118,18 @@ def evaluate_retrieval(
         len(wanted),
         len(documents),
     )
+
+
+def evaluate_records(encoder: TextEncoder, records: Records) -> PairScores | RetrievalScores:
+    """Returns the metrics that fit the records: correlations for scored pairs, reciprocal rank for retrieval pairs.
+
+    Raises:
+        InputError: There are too few records, or their labels are all the same.
+    """
+    scored = [record for record in records if isinstance(record, ScoredPair)]
+    if scored:
+        return evaluate_pairs(encoder, scored)
+    return evaluate_retrieval(encoder, [record for record in records if isinstance(record, RetrievalPair)])
 
 
 def mrr_at_k(relevant: ArrayLike, k: int) -> float:

@@ -5,19 +5,16 @@ Knows no tokenizer, no model and no loss. Texts are kept to the byte: nothing is
 
 from __future__ import annotations
 
-import csv
-import gzip
-import json
 import math
 import re
 import reprlib
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
-from typing import IO, NamedTuple, TypeAlias, cast
+from typing import NamedTuple, TypeAlias, cast
 
 from simpair.errors import DataError, InputError
+from simpair.rows import format_of, read_objects, read_table
 
 __all__ = ["Records", "RetrievalPair", "ScoredPair", "check_records", "read_pairs"]
 
@@ -53,7 +50,6 @@ _KINDS = ({"text1", "text2", "label"}, {"anchor", "positive"}, {"anchor", "posit
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _MAX_TEXT = 131_072  # characters; the csv module's own limit, which is global to the process and so stays as it is
-_MAX_LINE = 1 << 24  # bytes; a file without line ends must not fill the memory
 
 
 def read_pairs(path: str | Path | Sequence[str | Path], *, label_range: tuple[float, float] | None = None) -> Records:
@@ -171,82 +167,19 @@ def _label(value: object, low: float, high: float) -> float:
 
 
 def _read_file(path: Path) -> Iterator[_Row]:
-    suffix = Path(path.name.lower().removesuffix(".gz")).suffix
+    suffix = format_of(path)
     if suffix not in (".csv", ".tsv", ".jsonl"):
         raise DataError("must end in .csv, .tsv or .jsonl, perhaps followed by .gz", path=path)
+    is_table = suffix != ".jsonl"
     row = None
-    for row in _jsonl_rows(path) if suffix == ".jsonl" else _table_rows(path, suffix):
-        yield row
+    for row in read_table(path, check_header=_columns) if is_table else read_objects(path):
+        fields = {name: _cell(name, value) for name, value in row.fields.items()} if is_table else row.fields
+        yield _Row(path, row.line, fields)
     if row is None:
-        raise DataError("holds no rows", path=path)
+        raise DataError("holds no rows; check the path, or write a record into it", path=path)
 
 
-def _lines(path: Path) -> Iterator[str]:
-    """Yields the lines of a file with their ends, split at line feeds only."""
-    number = 0
-    try:
-        with cast("IO[bytes]", gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")) as file:
-            while raw := file.readline(_MAX_LINE + 1):
-                number += 1
-                if len(raw) > _MAX_LINE:
-                    raise DataError(f"the line is longer than {_MAX_LINE:,} bytes", path=path, line=number)
-                yield raw.decode("utf-8-sig" if number == 1 else "utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"is not UTF-8 at byte {error.start + 1}; convert the file", path=path, line=number) from None
-    except (OSError, EOFError, zlib.error) as error:
-        reason = f"cannot be read: {getattr(error, 'strerror', None) or error}"
-        raise DataError(reason, path=path, line=number + 1 if number else None) from error
-
-
-def _table_rows(path: Path, suffix: str) -> Iterator[_Row]:
-    """Yields the rows below the header, each with the line on which it starts, where an open quote is reported too."""
-    lines = _lines(path)
-    tab = suffix == ".tsv"
-    table = csv.reader(lines, "excel-tab", quoting=csv.QUOTE_NONE) if tab else csv.reader(lines, strict=True)
-    header: list[str] = []
-    line = 1
-    try:
-        for cells in table:
-            if cells and not header:  # cells is empty for an empty line, which holds no row
-                header = list(_distinct([(name, None) for name in cells]))
-                _columns(header)
-            elif cells:
-                if len(cells) != len(header):
-                    raise ValueError(f"has {len(cells)} columns, the header {len(header)}; a separator inside a text?")
-                yield _Row(path, line, {name: _cell(name, cell) for name, cell in zip(header, cells, strict=True)})
-            line = table.line_num + 1
-    except DataError:
-        raise
-    except (csv.Error, ValueError) as error:
-        hint = "perhaps an open quote or a stray carriage return: " if isinstance(error, csv.Error) else ""
-        raise DataError(f"{hint}{error}", path=path, line=line) from None
-
-
-def _cell(name: str, cell: str) -> str | float:
+def _cell(name: str, cell: object) -> object:
     """Returns the number in a label's cell; what is written in any other way stays a text, which no label may be."""
-    return float(cell) if _FIELDS.get(name) == "label" and _NUMBER.fullmatch(cell) else cell
-
-
-def _jsonl_rows(path: Path) -> Iterator[_Row]:
-    for line, text in enumerate(_lines(path), 1):
-        if not text.strip():
-            continue
-        try:
-            fields = json.loads(text, object_pairs_hook=_distinct, parse_constant=_refuse_constant)
-        except (ValueError, RecursionError) as error:
-            reason = str(error).partition(": line 1 column")[0]  # json counts lines from the start of this one
-            raise DataError(f"is not sound JSON: {reason}", path=path, line=line) from None
-        yield _Row(path, line, fields)
-
-
-def _distinct(items: list[tuple[str, object]]) -> dict[str, object]:
-    fields: dict[str, object] = {}
-    for name, value in items:
-        if name in fields:
-            raise ValueError(f"the name {reprlib.repr(name)} appears twice")
-        fields[name] = value
-    return fields
-
-
-def _refuse_constant(constant: str) -> float:
-    raise ValueError(f"{constant} is no JSON number")
+    is_number = _FIELDS.get(name) == "label" and isinstance(cell, str) and _NUMBER.fullmatch(cell)
+    return float(cast("str", cell)) if is_number else cell

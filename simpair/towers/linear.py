@@ -23,6 +23,9 @@ class Linear(nn.Linear):
 
     _layout: Tensor | None = None
 
+    def reset_parameters(self) -> None:
+        """Nothing: a checkpoint's tensors come next, and the random state is the caller's."""
+
     def forward(self, inputs: Tensor) -> Tensor:
         """(S, in) → (S, out)."""
         if self._layout is None or torch.is_grad_enabled():

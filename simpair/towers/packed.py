@@ -126,7 +126,10 @@ class PackedBert(nn.Module):
     def forward(self, batch: PackedBatch) -> Tensor:
         """Token states (S, D) in the order of the pack."""
         groups = _equal_lengths(batch.lengths)
-        states = self.embeddings(batch.input_ids, _positions(groups, batch.input_ids.device))
+        positions = _positions(groups, batch.input_ids.device)
+        if self.config.position_offset:
+            positions = _count_real_tokens(batch.input_ids, positions, pad=self.config.position_offset - 1)
+        states = self.embeddings(batch.input_ids, positions)
         for layer in self.encoder.layer:
             states = layer(states, groups)
         return states  # type: ignore[no-any-return]
@@ -146,19 +149,34 @@ def _positions(groups: _Groups, device: torch.device) -> Tensor:
     return torch.cat([torch.arange(length, device=device).repeat(count) for count, length in groups])
 
 
+def _count_real_tokens(input_ids: Tensor, positions: Tensor, *, pad: int) -> Tensor:
+    """Positions (S,) as RoBERTa counts them: from ``pad + 1``, a literal padding token in a text standing at ``pad``.
+
+    ``test_a_literal_padding_token_stands_where_roberta_puts_it`` fails without it.
+    """
+    real = (input_ids != pad).long()
+    before = real.cumsum(0) - real
+    starts = torch.arange(len(positions), device=positions.device) - positions
+    return (before - before[starts] + 1) * real + pad
+
+
+class _Table(nn.Embedding):
+    def reset_parameters(self) -> None:
+        """Nothing, as in ``Linear``."""
+
+
 class _Embeddings(nn.Module):
     def __init__(self, config: PackedBertConfig) -> None:
         super().__init__()
-        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
-        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.word_embeddings = _Table(config.vocab_size, config.hidden_size)
+        self.position_embeddings = _Table(config.max_position_embeddings, config.hidden_size)
+        self.token_type_embeddings = _Table(config.type_vocab_size, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self._offset = config.position_offset
 
     def forward(self, input_ids: Tensor, positions: Tensor) -> Tensor:
         states = self.word_embeddings(input_ids) + self.token_type_embeddings.weight[0]
-        states = states + self.position_embeddings(positions + self._offset)
+        states = states + self.position_embeddings(positions)
         return self.dropout(self.LayerNorm(states))  # type: ignore[no-any-return]
 
 

@@ -4,8 +4,8 @@
 
 Four stages, each kept in WORK, so that the same command goes on after an interruption: a vocabulary; a student of four
 of the teacher's six layers; the teacher's embeddings of the English texts (the target of a Chinese text is that of its
-translation: Reimers & Gurevych 2020, arXiv 2004.09813); training. The shipped weights come from this command: 67 minutes
-of one core for the last stage. Another number of threads sums in another order and gives other roundings.
+translation: Reimers & Gurevych 2020, arXiv 2004.09813); training. The shipped weights come from this command, 67
+minutes of one core for the last stage. Another number of threads sums in another order and gives other roundings.
 """
 
 from __future__ import annotations
