@@ -18,13 +18,18 @@ from uuid import uuid4
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from tokenizers import BertWordPieceTokenizer, Tokenizer
-from tokenizers.models import WordPiece
-from tokenizers.normalizers import BertNormalizer, Lowercase, Normalizer, Sequence
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from simpair._version import __version__
-from simpair.errors import ModelCorrupt, ModelNotFound, UnsafeModel, UnsupportedModel
+from simpair.errors import InputError, ModelCorrupt, ModelNotFound, UnsafeModel, UnsupportedModel
+from simpair.vocabulary import (
+    lowers_first,
+    read_json,
+    read_tokenizer,
+    read_tokenizer_config,
+    tokenizer_config_of,
+)
 
 __all__ = ["Checkpoint", "PoolingMode", "Settings", "Similarity", "read_checkpoint", "write_checkpoint"]
 
@@ -46,6 +51,16 @@ _TRANSFORMER_CONFIGS = tuple(
     f"sentence_{name}_config.json"
     for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
+_TRANSFORMER_KEYS: dict[str, tuple[Any, ...]] = {
+    "modality_config": ({"text": {"method": "forward", "method_output_name": "last_hidden_state"}},),
+    "module_output_name": ("token_embeddings",),
+    "transformer_task": ("feature-extraction",),
+    "unpad_inputs": (True, False),
+}
+"""The values of its keys that are read; ``max_seq_length`` and ``do_lower_case`` take any."""
+_LONGEST = 1 << 20
+"""Tokens of a checkpoint that declares no maximum: its position table is shorter."""
+_STALE = ("vocab.txt", f"{WEIGHTS}.index.json", "special_tokens_map.json", "added_tokens.json", *_TRANSFORMER_CONFIGS)
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "model.pkl")
 
 
@@ -81,7 +96,7 @@ class Checkpoint:
         settings: Whatever else changes a vector.
         tensors: Tensor by the checkpoint's own name, prefixes and old spellings mended, in the dtype of the file.
         tokenizer: Without truncation or padding.
-        tokenizer_config: ``tokenizer_config.json``, or ``{}``.
+        tokenizer_config: ``tokenizer_config.json`` with ``special_tokens_map.json``, or ``{}``.
         declared: False where the folder says nothing of pooling, and the mean was assumed.
     """
 
@@ -105,21 +120,22 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     if not (folder / "config.json").is_file():
         raise ModelNotFound(f"{folder} is no checkpoint: it has no config.json; give the folder of a saved model")
     _check_digests(folder)
-    config = _read_json(folder / "config.json")
-    tokenizer_config = _read_json(folder / "tokenizer_config.json", missing={})
+    config = read_json(folder / "config.json")
+    tokenizer_config = read_tokenizer_config(folder)
     modules = _read_modules(folder)
-    transformer = next((_read_json(folder / name) for name in _TRANSFORMER_CONFIGS if (folder / name).is_file()), {})
-    longest = transformer.get("max_seq_length") or tokenizer_config.get("model_max_length") or 512
+    transformer = _read_transformer(folder)
+    longest = transformer.get("max_seq_length") or tokenizer_config.get("model_max_length") or _LONGEST
     if not isinstance(longest, int | float) or not longest >= 1:
         raise ModelCorrupt(f"{folder}: max_seq_length is {longest!r}; expected a number of tokens")
     settings = _read_settings(
-        folder, modules, width=config.get("hidden_size"), max_seq_length=int(min(longest, 1 << 20))
+        folder, modules, width=config.get("hidden_size"), max_seq_length=int(min(longest, _LONGEST))
     )
+    lowercase = bool(transformer.get("do_lower_case"))
     return Checkpoint(
         config=config,
         settings=settings,
         tensors=_read_tensors(folder),
-        tokenizer=_read_tokenizer(folder, tokenizer_config, lowercase=bool(transformer.get("do_lower_case"))),
+        tokenizer=read_tokenizer(folder, config, declared=tokenizer_config, lowercase=lowercase),
         tokenizer_config=tokenizer_config,
         declared=bool(modules),
     )
@@ -129,7 +145,14 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Write the checkpoint; an interruption leaves the old one, or one that ``read_checkpoint`` refuses, never a mix.
 
     A new folder appears whole. In an existing one each file is replaced whole, the digests first: they refuse the rest.
+
+    Raises:
+        InputError: The path, or one above it, is a file.
+        ModelCorrupt: A tensor has values that are not finite; nothing is written.
     """
+    if taken := next((path for path in (folder, *folder.parents) if path.is_file()), None):
+        raise InputError(f"{taken} is a file; give a folder to save the checkpoint in")
+    _check_finite(checkpoint.tensors)
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = folder.parent / f".{folder.name}-{uuid4().hex}"
     staging.mkdir()
@@ -138,35 +161,33 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         if not folder.exists():
             staging.replace(folder)
             return
-        names = sorted(path.relative_to(staging) for path in staging.rglob("*") if path.is_file())
-        for name in sorted(names, key=lambda name: name.name != DIGESTS):
+        names = {path.relative_to(staging) for path in staging.rglob("*") if path.is_file()}
+        (staging / DIGESTS).replace(folder / DIGESTS)
+        for stale in [
+            *map(Path, _STALE),
+            *(path.relative_to(folder) for path in folder.glob("model-*-of-*.safetensors")),
+        ]:
+            if stale not in names:
+                (folder / stale).unlink(missing_ok=True)
+        for name in sorted(names - {Path(DIGESTS)}):
             (folder / name).parent.mkdir(exist_ok=True)
             (staging / name).replace(folder / name)
-        for stale in ("vocab.txt", "model.safetensors.index.json"):
-            (folder / stale).unlink(missing_ok=True)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _read_json(path: Path, *, missing: dict[str, Any] | None = None) -> dict[str, Any]:
-    if missing is not None and not path.is_file():
-        return missing
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ModelCorrupt(f"{path} cannot be read ({error.strerror}); download or save the checkpoint again") from None
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise ModelCorrupt(f"{path} is not JSON ({error}); download or save the checkpoint again") from None
-    if not isinstance(value, dict):
-        raise ModelCorrupt(f"{path} holds a {type(value).__name__}; expected a JSON object")
-    return value
+def _check_finite(tensors: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            narrow = "float16 holds nothing above 65504 (save as float32), or " if tensor.dtype == torch.float16 else ""
+            raise ModelCorrupt(f"{name} has values that are not finite; nothing was saved: {narrow}training went wrong")
 
 
 def _check_digests(folder: Path) -> None:
     """Compare the files with what ``simpair.json`` recorded, where it stands."""
     if not (folder / DIGESTS).is_file():
         return
-    recorded = _read_json(folder / DIGESTS).get("sha256")
+    recorded = read_json(folder / DIGESTS).get("sha256")
     if not isinstance(recorded, dict):
         raise ModelCorrupt(f"{folder / DIGESTS} has no sha256 table; delete it if you changed the folder on purpose")
     for name, digest in recorded.items():
@@ -183,6 +204,19 @@ def _check_digests(folder: Path) -> None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_transformer(folder: Path) -> dict[str, Any]:
+    """``sentence_bert_config.json`` or its older names; a key that would change a vector unseen is refused."""
+    path = next((folder / name for name in _TRANSFORMER_CONFIGS if (folder / name).is_file()), None)
+    if path is None:
+        return {}
+    config = read_json(path)
+    for key, value in config.items():
+        known = key in ("max_seq_length", "do_lower_case") or value in _TRANSFORMER_KEYS.get(key, ())
+        if not known and value is not None and value not in ({}, []):
+            raise UnsupportedModel(f"{path}: {key} is {value!r}, which this version does not read")
+    return config
 
 
 def _read_modules(folder: Path) -> dict[str, Path]:
@@ -215,7 +249,7 @@ def _read_settings(folder: Path, modules: dict[str, Path], *, width: object, max
     if not modules:
         return Settings(max_seq_length=max_seq_length)
     path = folder / "config_sentence_transformers.json"
-    declared = _read_json(path, missing={})
+    declared = read_json(path, missing={})
     names: dict[str, Similarity] = {"None": "cosine", "cosine": "cosine", "dot": "dot", "dot_product": "dot"}
     similarity = names.get(str(declared.get("similarity_fn_name")))
     if similarity is None:
@@ -242,7 +276,7 @@ def _read_settings(folder: Path, modules: dict[str, Path], *, width: object, max
 
 
 def _read_pooling(path: Path, width: object, *, prompted: bool) -> PoolingMode:
-    config = _read_json(path)
+    config = read_json(path)
     declared = config.get("pooling_mode")
     modes: list[Any] = [mode for key, mode in _LEGACY_POOLING.items() if config.get(key)]
     if declared is not None:
@@ -282,7 +316,7 @@ def _weight_files(folder: Path) -> list[Path]:
         return [folder / WEIGHTS]
     index = folder / f"{WEIGHTS}.index.json"
     if index.is_file():
-        places = _read_json(index).get("weight_map")
+        places = read_json(index).get("weight_map")
         names = sorted({str(name) for name in places.values()}) if isinstance(places, dict) else []
         if not names or any(Path(name).name != name or not name.endswith(".safetensors") for name in names):
             raise ModelCorrupt(f"{index}: the weight map names no safetensors files of this folder")
@@ -306,38 +340,6 @@ def _current_name(name: str) -> str:
     return name
 
 
-def _read_tokenizer(folder: Path, config: Mapping[str, Any], *, lowercase: bool) -> Tokenizer:
-    path, vocabulary = folder / "tokenizer.json", folder / "vocab.txt"
-    if not path.is_file() and not vocabulary.is_file():
-        raise ModelCorrupt(f"{folder} has neither tokenizer.json nor vocab.txt; download the checkpoint again")
-    try:
-        tokenizer = Tokenizer.from_file(str(path)) if path.is_file() else _from_vocabulary(vocabulary, config)
-    except Exception as error:  # tokenizers raises bare Exception for a file it cannot parse
-        raise ModelCorrupt(f"{folder}: the tokenizer cannot be read ({error}); download the checkpoint again") from None
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    steps = _normalizers(tokenizer)
-    if lowercase and not any(isinstance(step, Lowercase) for step in steps):
-        tokenizer.normalizer = Sequence([Lowercase(), *steps])
-    return tokenizer
-
-
-def _normalizers(tokenizer: Tokenizer) -> list[Normalizer]:
-    whole: Any = tokenizer.normalizer
-    return list(whole) if isinstance(whole, Sequence) else [whole] if whole else []  # type: ignore[call-overload]
-
-
-def _from_vocabulary(path: Path, config: Mapping[str, Any]) -> Tokenizer:
-    """BERT's WordPiece from ``vocab.txt``, one piece a line (Devlin et al. 2019)."""
-    wordpiece = BertWordPieceTokenizer(
-        WordPiece.read_file(str(path)),
-        lowercase=bool(config.get("do_lower_case", True)),
-        strip_accents=config.get("strip_accents"),
-        handle_chinese_chars=bool(config.get("tokenize_chinese_chars", True)),
-    )
-    return Tokenizer.from_str(wordpiece.to_str())
-
-
 def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
     settings, width = checkpoint.settings, checkpoint.config["hidden_size"]
     kinds = ["Transformer", "Pooling"] + (["Normalize"] if settings.normalize else [])
@@ -355,13 +357,9 @@ def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
     }
     if settings.truncate_dim is not None:
         declared["truncate_dim"] = settings.truncate_dim
-    tokenizer_config = {**checkpoint.tokenizer_config, "model_max_length": settings.max_seq_length}
-    lowercase = False
-    for step in _normalizers(checkpoint.tokenizer):
-        lowercase |= isinstance(step, Lowercase)
-        if isinstance(step, BertNormalizer):  # transformers 5 makes it anew from these, whatever tokenizer.json says
-            tokenizer_config |= {"do_lower_case": step.lowercase, "strip_accents": step.strip_accents}
-            tokenizer_config["tokenize_chinese_chars"] = step.handle_chinese_chars
+    tokenizer_config = tokenizer_config_of(checkpoint.tokenizer, checkpoint.config, checkpoint.tokenizer_config)
+    tokenizer_config["model_max_length"] = settings.max_seq_length
+    lowercase = lowers_first(checkpoint.tokenizer)
     files = {
         "config.json": {**_portable(checkpoint.config), "dtype": "float32"},
         "modules.json": modules,

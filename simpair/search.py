@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, Self
@@ -114,6 +113,19 @@ class SearchIndex:
             raise
         return cls(store, encoder)
 
+    @property
+    def encoder(self) -> Encoder:
+        """What makes the vectors; None given to ``open`` loads the recorded one at first use, from this machine only.
+
+        Raises:
+            StoreError: The index names no encoder to load.
+            ModelError: The named one is not on this machine, or cannot be read.
+            EncoderMismatch: It is no longer the one that made the index.
+        """
+        if self._encoder is None:
+            self._encoder = _load_recorded(self._store)
+        return self._encoder
+
     def add(
         self,
         texts: str | Iterable[str],
@@ -185,9 +197,8 @@ class SearchIndex:
         self._store.check_usable()
         if not texts:
             return np.empty((0, self._store.encoder.dimension), np.float32)
-        if self._encoder is None:
-            self._encoder = _load_recorded(self._store)
-        vectors = self._encoder.encode_query(texts) if role == "query" else self._encoder.encode_document(texts)
+        encoder = self.encoder
+        vectors = encoder.encode_query(texts) if role == "query" else encoder.encode_document(texts)
         if len(vectors) != len(texts):
             raise InputError(f"the encoder gave {len(vectors)} vectors for {len(texts)} texts; one each is needed")
         return vectors
@@ -224,12 +235,12 @@ def _load_recorded(store: Store) -> Encoder:
     """Returns the encoder that the index names, from this machine only."""
     source, dimension = store.encoder.source, store.encoder.dimension
     if source is None:
-        raise StoreError(f"{store.folder} names no source of its encoder; pass it: SearchIndex.open(path, encoder)")
+        raise StoreError(
+            f"{store.folder} names no source of its encoder; pass it: --model, or SearchIndex.open(path, encoder)"
+        )
     from simpair.model import TwinTowerEncoder
 
-    hub = re.fullmatch(r"([^/@\\]+/[^/@\\]+)@([^/@\\]+)", source)
-    name, revision = hub.groups() if hub else (source, None)
-    encoder = TwinTowerEncoder.from_pretrained(name, revision=revision, truncate_dim=dimension, local_files_only=True)
+    encoder = TwinTowerEncoder.from_pretrained(source, truncate_dim=dimension, local_files_only=True)
     _check_same(encoder, store)
     return encoder
 

@@ -97,7 +97,10 @@ class Store:
             StoreCorrupt: It is damaged.
         """
         if not (folder / _DATABASE).is_file():
-            raise StoreNotFound(f"{folder} holds no search index; check the path, or make one with SearchIndex.create")
+            raise StoreNotFound(
+                f"{folder} holds no search index; check the path, "
+                "or make one: simpair index create, or SearchIndex.create"
+            )
         return cls(folder.resolve(), lock_timeout=lock_timeout)
 
     @classmethod
@@ -195,7 +198,11 @@ class Store:
             if name in seen:
                 raise InputError(f"the id {name!r} is given twice; every document needs its own")
             if self._db.execute("SELECT 1 FROM documents WHERE id = ?", (name,)).fetchone():
-                advice = "delete it first, or give another id" if ids else "give ids= that are not in the index"
+                advice = (
+                    "delete it first, or give another id"
+                    if ids
+                    else "give ids of your own: ids=, or an id field in the file"
+                )
                 raise InputError(f"the id {name!r} is in the index already; {advice}")
             seen.add(name)
         return names
@@ -295,7 +302,9 @@ def _write_empty(path: Path, encoder: RecordedEncoder) -> None:
 def _refuse_occupied(folder: Path) -> None:
     names = {path.name for path in folder.iterdir()} - {_LOCK, _UNBORN, f"{_UNBORN}-journal"}
     if _DATABASE in names:
-        raise StoreError(f"{folder} holds an index already; open it with SearchIndex.open, or choose another folder")
+        raise StoreError(
+            f"{folder} holds an index already; add to it (simpair index add, or SearchIndex.open) or choose another"
+        )
     if names:
         raise StoreError(f"{folder} holds other files ({min(names)}); an index needs a folder of its own")
 

@@ -12,15 +12,17 @@ import pytest
 _ROOT = Path(__file__).parents[1]
 _FLOORS = {
     "errors": 0,
+    "rows": 1,
     "_version": 0,
-    "hub": 1,
-    "checkpoint": 1,
-    "tokens": 1,
-    "card": 2,
-    "pooling": 2,
-    "towers": 2,
-    "workers": 2,
-    "model": 3,
+    "vocabulary": 1,
+    "hub": 2,
+    "checkpoint": 2,
+    "tokens": 2,
+    "card": 3,
+    "pooling": 3,
+    "towers": 3,
+    "workers": 3,
+    "model": 4,
 }
 _SEARCH_FLOORS = {"errors": 0, "_version": 0, "index": 1, "store": 1, "search": 2}
 _ON_TOP = {"__init__", "cli", "demo", "pretrained"}
@@ -185,6 +187,8 @@ def test_a_file_fits_in_the_head_and_is_named_after_its_step(path: Path) -> None
         ("simpair.checkpoint", "from simpair.tokens import Tokens"),
         ("simpair.tokens", "from simpair import model"),
         ("simpair.tokens", "def f():\n    from simpair.model import TwinTowerEncoder"),
+        ("simpair.rows", "from simpair.store import Store"),
+        ("simpair.cli.inputs", "from simpair.rows import read_lines"),
         ("simpair.pooling", "from simpair.towers.packed import PackedBert"),
         ("simpair.workers", "if True:\n    from simpair.model import Dtype"),
         ("simpair.card", "from simpair.model import TwinTowerEncoder"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import sys
@@ -29,17 +30,23 @@ class TestInputs:
         jsonl = write(tmp_path / "a.jsonl", '{"id": 1, "text": "one, \\"quoted\\"", "year": "2020"}\n\n')
         first, second = read_documents([str(csv)])
         assert first == ('one, "quoted"', "1", {"year": "2020"}, 2)
-        assert second == ("two\nlines", "2", {"year": "2021"}, 4)
+        assert second == ("two\r\nlines", "2", {"year": "2021"}, 4)
         assert read_documents([str(tsv)]) == [first]
         assert read_documents([str(jsonl)]) == [first._replace(line=1)]
 
     @pytest.mark.parametrize(
         ("name", "text", "line", "reason"),
         [
-            ("a.jsonl", '{"text": "one"}\n{"text": }', 2, "is not JSON"),
-            ("a.jsonl", '{"text": "one"}\n[1]', 2, "is a list"),
+            ("a.jsonl", '{"text": "one"}\n{"text": }', 2, "is not sound JSON"),
+            ("a.jsonl", '{"text": "one"}\n[1]', 2, "must be an object"),
             ("a.jsonl", '{"text": "one", "x": NaN}', 1, "NaN is no JSON number"),
             ("a.jsonl", '{"text": "\\ud800"}', 1, "surrogates"),
+            ("a.jsonl", '{"text": "one", "id": "\\ud800"}', 1, "surrogates"),
+            ("a.jsonl", '{"text": "one", "x": [1e999]}', 1, "'1e999' is too large"),
+            ("a.jsonl", '{"text": "one"}\n{"text": "two", "x": {"y": 1, "y": 2}}', 2, "'y' appears twice"),
+            ("a.jsonl", '{"text": "one", "id": "a"}\n\n{"text": "two", "id": "a"}', 3, "'a' is that of .*a.jsonl:1 "),
+            ("a.jsonl", '{"text": "one", "id": "1"}\n{"text": "two", "id": 1}', 2, "'1' is that of .*a.jsonl:1 "),
+            ("a.csv", 'id,text\na,"one\ntwo"\na,three\n', 4, "'a' is that of .*a.csv:2 "),
             ("a.jsonl", '{"body": "one"}', 1, "--text-field"),
             ("a.jsonl", '{"text": " "}', 1, "not blank"),
             ("a.jsonl", '{"text": "one", "id": true}', 1, "id must be"),
@@ -59,6 +66,19 @@ class TestInputs:
             read_documents([str(path)])
         assert (caught.value.path, caught.value.line) == (path, line)
         assert str(caught.value).startswith(f"{path}:{line}: " if line else f"{path}: ")
+
+    @pytest.mark.parametrize(("name", "text"), [("a.jsonl.gz", '{"text": "one"}'), ("a.txt.gz", "one\n")])
+    def test_a_compressed_file_is_read(self, tmp_path: Path, name: str, text: str) -> None:
+        (tmp_path / name).write_bytes(gzip.compress(text.encode()))
+        assert [document.text for document in read_documents([str(tmp_path / name)])] == ["one"]
+
+    def test_an_id_is_given_once_in_all_files(self, tmp_path: Path) -> None:
+        first = write(tmp_path / "a.csv", "id,text\na,one\n")
+        second = write(tmp_path / "b.jsonl", '{"id": "a", "text": "two"}')
+        with pytest.raises(DataError, match=r"b\.jsonl:1: the id 'a' is that of .*a\.csv:2 already"):
+            read_documents([str(first), str(second)])
+        with pytest.raises(DataError, match=r"a\.csv:2: the id 'a' is that of .*a\.csv:2 already"):
+            read_documents([str(first), str(first)])
 
     def test_texts_must_stand_line_by_line(self, tmp_path: Path) -> None:
         assert read_texts(str(write(tmp_path / "a", "one\n two \r\nthree"))) == ["one", " two ", "three"]

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .collators import PairCollator
-    from .evaluate import PairScores, RetrievalScores, evaluate_pairs, evaluate_retrieval
+    from .evaluate import PairScores, RetrievalScores, evaluate_pairs, evaluate_records, evaluate_retrieval
     from .losses import cosent, cosine_mse, distillation, info_nce
     from .pairs import RetrievalPair, ScoredPair, read_pairs
-    from .run import FineTuneReport, evaluate_records, fine_tune
+    from .run import FineTuneReport, fine_tune
     from .trainer import TwinTowerTrainer, TwinTowerTrainingArguments, embed_columns
 
 __all__ = [
@@ -39,10 +39,10 @@ __all__ = [
 
 _HOMES = {
     "collators": ["PairCollator"],
-    "evaluate": ["PairScores", "RetrievalScores", "evaluate_pairs", "evaluate_retrieval"],
+    "evaluate": ["PairScores", "RetrievalScores", "evaluate_pairs", "evaluate_records", "evaluate_retrieval"],
     "losses": ["cosent", "cosine_mse", "distillation", "info_nce"],
     "pairs": ["RetrievalPair", "ScoredPair", "read_pairs"],
-    "run": ["FineTuneReport", "evaluate_records", "fine_tune"],
+    "run": ["FineTuneReport", "fine_tune"],
     "trainer": ["TwinTowerTrainer", "TwinTowerTrainingArguments", "embed_columns"],
 }
 

@@ -15,11 +15,11 @@ from transformers.trainer_utils import get_last_checkpoint
 from simpair.errors import DataError, InputError, TrainingError
 from simpair.model import TwinTowerEncoder
 
-from .evaluate import PairScores, RetrievalScores, evaluate_pairs, evaluate_retrieval
+from .evaluate import PairScores, RetrievalScores, evaluate_records
 from .pairs import Records, RetrievalPair, ScoredPair, check_records, read_pairs
 from .trainer import LossName, TwinTowerTrainer, TwinTowerTrainingArguments
 
-__all__ = ["FineTuneReport", "evaluate_records", "fine_tune"]
+__all__ = ["FineTuneReport", "fine_tune"]
 
 Data = str | Path | Sequence[str | Path] | Sequence[ScoredPair | RetrievalPair | Mapping[str, Any]]
 
@@ -124,17 +124,6 @@ def fine_tune(
         before=before,
         after=None if held_out is None else evaluate_records(encoder, held_out),
     )
-
-
-def evaluate_records(
-    encoder: TwinTowerEncoder, data: Data, *, label_range: tuple[float, float] | None = None
-) -> PairScores | RetrievalScores:
-    """The metrics that fit the records: correlations for scored pairs, reciprocal rank for retrieval pairs."""
-    records = _records(data, label_range)
-    scored = [record for record in records if isinstance(record, ScoredPair)]
-    if scored:
-        return evaluate_pairs(encoder, scored)
-    return evaluate_retrieval(encoder, [record for record in records if isinstance(record, RetrievalPair)])
 
 
 def _check_run(output_dir: str | Path | None, *, resume: bool, batch_size: int, epochs: float, max_steps: int) -> None:

@@ -66,5 +66,5 @@ def _set_up_output() -> None:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename and error.strerror:
-        return f"{error.filename}: {error.strerror}"
+        return f"{error.filename}: {error.strerror}; check the path"
     return str(error) or type(error).__name__

@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from simpair.cli.folders import check_file
 from simpair.cli.inputs import read_texts
 from simpair.cli.output import Output, add_format, add_model, cut, non_blank, notice
-from simpair.cli.progress import Barred
+from simpair.cli.progress import WithProgress
+from simpair.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,11 +58,13 @@ def _similarity(arguments: argparse.Namespace) -> None:
 
 def _encode(arguments: argparse.Namespace) -> None:
     """Write the vector of each line: to an .npy file with --out, else to stdout as JSON lines of text and embedding."""
+    if arguments.out is not None:
+        check_file(arguments.out)
     texts = read_texts(arguments.file)
     from simpair.model import TwinTowerEncoder
 
     encoder = TwinTowerEncoder.from_pretrained(arguments.model)
-    vectors = Barred(encoder).encode(texts, role=arguments.role)
+    vectors = WithProgress(encoder).encode(texts, role=arguments.role)
     if arguments.out is not None:
         _save(vectors, arguments.out)
         notice(f"wrote {vectors.shape[0]} vectors, {vectors.shape[1]} wide, to {arguments.out}")
@@ -74,12 +78,14 @@ def _save(vectors: NDArray[np.float32], path: Path) -> None:
     """Write an .npy file that appears whole or not at all."""
     import numpy as np
 
-    unborn = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    unborn = path.with_name(f".simpair.{os.getpid()}.tmp")  # a name that fits wherever the file's own does
     try:
         with unborn.open("xb") as file:
             np.save(file, vectors, allow_pickle=False)
             file.flush()
             os.fsync(file.fileno())
         unborn.replace(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}; make room or choose another") from error
     finally:
         unborn.unlink(missing_ok=True)

@@ -5,20 +5,17 @@ Knows no encoder and no index.
 
 from __future__ import annotations
 
-import csv
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from simpair.errors import DataError
 
-__all__ = ["Document", "read_documents", "read_texts"]
+__all__ = ["InputDocument", "read_documents", "read_texts"]
 
 
-class Document(NamedTuple):
+class InputDocument(NamedTuple):
     """A text to be found; ``id`` is None where the file gives none, ``line`` is where it starts."""
 
     text: str
@@ -27,17 +24,11 @@ class Document(NamedTuple):
     line: int
 
 
-class _Row(NamedTuple):
-    line: int
-    fields: Mapping[str, object]
-
-
 def read_texts(path: str) -> list[str]:
     """The texts of a file, one on each line, so that the i-th text is line i.
 
     Raises:
-        DataError: A line is blank or not UTF-8, or there is none.
-        OSError: The file cannot be read.
+        DataError: The file cannot be read, a line is blank or not UTF-8, or there is none.
     """
     texts = []
     for number, line in _lines(path):
@@ -45,21 +36,21 @@ def read_texts(path: str) -> list[str]:
             raise DataError("the line is blank; every line is a text, remove it or fill it in", path=path, line=number)
         texts.append(line)
     if not texts:
-        raise DataError("is empty; expected a text on each line", path=path)
+        raise DataError("is empty; check the path, or write a text on each line", path=path)
     return texts
 
 
-def read_documents(paths: Sequence[str], *, text_field: str = "text", id_field: str = "id") -> list[Document]:
+def read_documents(paths: Sequence[str], *, text_field: str = "text", id_field: str = "id") -> list[InputDocument]:
     """The documents of files: an object a line of ``.jsonl``, a row of ``.csv`` and ``.tsv``, a line of any other file.
 
-    Blank lines are passed over. Objects and rows have the text in ``text_field`` and perhaps an id in ``id_field``; the
-    rest becomes metadata.
+    Each may be compressed, with ``.gz`` at the end of its name. Blank lines are passed over. Objects and rows have the
+    text in ``text_field`` and perhaps an id in ``id_field``; the rest becomes metadata.
 
     Raises:
-        DataError: A line cannot be used, there is none, or some documents have an id and others have not.
-        OSError: A file cannot be read.
+        DataError: A file or a line cannot be used, there is none, an id comes twice, or only some documents have one.
     """
-    documents: list[Document] = []
+    documents: list[InputDocument] = []
+    places: dict[str, str] = {}
     for path in paths:
         before = len(documents)
         for document in _documents(path, text_field, id_field):
@@ -67,27 +58,34 @@ def read_documents(paths: Sequence[str], *, text_field: str = "text", id_field: 
                 has, first = ("no id", "has one") if document.id is None else ("an id", "has none")
                 reason = f"the document has {has}, but the first {first}; give all of them an id, or none"
                 raise DataError(reason, path=path, line=document.line)
+            if document.id is not None:
+                if document.id in places:
+                    reason = f"the id {document.id!r} is that of {places[document.id]} already; give every text its own"
+                    raise DataError(reason, path=path, line=document.line)
+                places[document.id] = f"{path}:{document.line}"
             documents.append(document)
         if len(documents) == before:
-            raise DataError("holds no documents", path=path)
+            raise DataError("holds no documents; check the path, or write a text into it", path=path)
     return documents
 
 
-def _documents(path: str, text_field: str, id_field: str) -> Iterator[Document]:
-    suffix = Path(path).suffix.lower()
+def _documents(path: str, text_field: str, id_field: str) -> Iterator[InputDocument]:
+    from simpair.rows import format_of, read_objects, read_table
+
+    suffix = format_of(Path(path))
     if suffix not in (".jsonl", ".csv", ".tsv"):
         for number, line in _lines(path):
             if line.strip():
-                yield Document(line, None, {}, number)
+                yield InputDocument(line, None, {}, number)
         return
-    for number, fields in _objects(path) if suffix == ".jsonl" else _rows(path, suffix):
+    for number, fields in read_objects(Path(path)) if suffix == ".jsonl" else read_table(Path(path)):
         try:
             yield _document(fields, number, text_field, id_field)
         except ValueError as error:
             raise DataError(str(error), path=path, line=number) from None
 
 
-def _document(fields: Mapping[str, object], line: int, text_field: str, id_field: str) -> Document:
+def _document(fields: Mapping[str, object], line: int, text_field: str, id_field: str) -> InputDocument:
     if text_field not in fields:
         found = ", ".join(map(repr, fields)) or "nothing"
         raise ValueError(f"found {found}, but no {text_field!r}; name the field that holds the text with --text-field")
@@ -99,58 +97,13 @@ def _document(fields: Mapping[str, object], line: int, text_field: str, id_field
         name = str(name)
     if name is not None and (not isinstance(name, str) or not name.strip()):
         raise ValueError(f"{id_field} must be a text or a whole number, got {name!r}")
-    text.encode()  # half a surrogate pair, which JSON can spell, is a ValueError
-    return Document(text, name, rest, line)
+    f"{text}{name or ''}".encode()  # half a surrogate pair, which JSON can spell, is a ValueError
+    return InputDocument(text, name, rest, line)
 
 
 def _lines(path: str) -> Iterator[tuple[int, str]]:
-    """Yields (number, line without its end), decoded as UTF-8."""
-    number = 0
-    try:
-        with nullcontext(sys.stdin.buffer) if path == "-" else Path(path).open("rb") as file:
-            for number, raw in enumerate(file, 1):
-                yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8").removesuffix("\n").removesuffix("\r")
-    except UnicodeDecodeError as error:
-        raise DataError(f"is not UTF-8 at byte {error.start + 1}; convert the file", path=path, line=number) from None
+    """Yields (number, line without its end)."""
+    from simpair.rows import decode_lines, read_lines
 
-
-def _objects(path: str) -> Iterator[_Row]:
-    for number, line in _lines(path):
-        if not line.strip():
-            continue
-        try:
-            fields = json.loads(line, parse_constant=_refuse_constant)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"is not JSON: {error}", path=path, line=number) from None
-        if not isinstance(fields, dict):
-            raise DataError(f"is a {type(fields).__name__}; expected a JSON object", path=path, line=number)
-        yield _Row(number, fields)
-
-
-def _rows(path: str, suffix: str) -> Iterator[_Row]:
-    """Yields the rows below the header; in ``.csv`` a quote inside a text is doubled, in ``.tsv`` it is a character."""
-    lines = (f"{line}\n" for _, line in _lines(path))
-    if suffix == ".tsv":
-        table = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-    else:
-        table = csv.reader(lines, strict=True)
-    header: list[str] = []
-    line = 1
-    try:
-        for cells in table:
-            if cells and not header:
-                header = cells
-                if len(set(header)) < len(header):
-                    raise DataError(f"the header names a column twice: {', '.join(header)}", path=path, line=line)
-            elif cells:
-                if len(cells) != len(header):
-                    reason = f"has {len(cells)} columns, the header {len(header)}; a separator inside a text?"
-                    raise DataError(reason, path=path, line=line)
-                yield _Row(line, dict(zip(header, cells, strict=True)))
-            line = table.line_num + 1
-    except csv.Error as error:
-        raise DataError(f"cannot be read as a table: {error}; perhaps an open quote", path=path, line=line) from None
-
-
-def _refuse_constant(constant: str) -> float:
-    raise ValueError(f"{constant} is no JSON number")
+    for number, line in decode_lines(sys.stdin.buffer, Path(path)) if path == "-" else read_lines(Path(path)):
+        yield number, line.removesuffix("\n").removesuffix("\r")

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from simpair.model import TwinTowerEncoder
     from simpair.tokens import Role
 
-__all__ = ["Barred"]
+__all__ = ["WithProgress"]
 
 _LONG_WORK = 256
 """Texts from which on a bar is worth its line."""
 
 
-class Barred:
-    """What an index and an evaluation need of an encoder."""
+class WithProgress:
+    """An encoder, as far as an index and an evaluation need one, with a bar over long work."""
 
     def __init__(self, encoder: TwinTowerEncoder) -> None:
         self._encoder = encoder

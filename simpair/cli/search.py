@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from simpair.cli.inputs import Document, read_documents
+from simpair.cli.folders import made_only_on_success
+from simpair.cli.inputs import InputDocument, read_documents
 from simpair.cli.output import Output, add_format, add_model, cut, non_blank, positive
-from simpair.cli.progress import Barred
+from simpair.cli.progress import WithProgress
 
 if TYPE_CHECKING:
+    from simpair.model import TwinTowerEncoder
     from simpair.search import Hit, SearchIndex
-    from simpair.store import RecordedEncoder
 
 __all__ = ["register"]
 
-_FILES = "a document on each line; .jsonl, .csv and .tsv: the text in a field, the others are metadata; - is stdin"
+_FILES = (
+    "a document on each line; .jsonl, .csv and .tsv: the text in a field, the others are metadata; also .gz; - is stdin"
+)
 _RECORDED = "the model that made the index"
 
 
@@ -68,7 +70,7 @@ def _add_fields(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _read(arguments: argparse.Namespace, paths: Sequence[str]) -> list[Document]:
+def _read(arguments: argparse.Namespace, paths: Sequence[str]) -> list[InputDocument]:
     return read_documents(paths, text_field=arguments.text_field, id_field=arguments.id_field)
 
 
@@ -80,7 +82,7 @@ def _search(arguments: argparse.Namespace) -> None:
     from simpair.search import Hit
 
     encoder = TwinTowerEncoder.from_pretrained(arguments.model)
-    vectors = Barred(encoder).encode_document([document.text for document in documents])
+    vectors = WithProgress(encoder).encode_document([document.text for document in documents])
     scores, rows = ExactIndex.build(vectors).search(encoder.encode_query(arguments.queries), arguments.k)
     hits = [
         [
@@ -98,13 +100,13 @@ def _create(arguments: argparse.Namespace) -> None:
     from simpair.model import TwinTowerEncoder
     from simpair.search import SearchIndex
 
-    index = SearchIndex.create(arguments.folder, Barred(TwinTowerEncoder.from_pretrained(arguments.model)))
-    try:
+    encoder = WithProgress(TwinTowerEncoder.from_pretrained(arguments.model))
+    with made_only_on_success(arguments.folder), ExitStack() as undo:
+        index = SearchIndex.create(arguments.folder, encoder)
+        undo.callback(_empty, arguments.folder)  # on an interruption too; the folder held nothing before
         with index:
             filled = _fill(index, documents)
-    except BaseException:  # also an interruption: the command has made the folder, so an error leaves none
-        shutil.rmtree(arguments.folder)
-        raise
+        undo.pop_all()
     _write_filled(arguments, filled)
 
 
@@ -124,11 +126,12 @@ def _find(arguments: argparse.Namespace) -> None:
 
 def _info(arguments: argparse.Namespace) -> None:
     """Print how many documents an index holds, their vectors' width, the encoder, and its size on the disk."""
-    from simpair.search import SearchIndex
+    from simpair.store import Store
 
-    recorded = _recorded(arguments.folder)
-    with SearchIndex.open(arguments.folder) as index:
-        documents = len(index)
+    with closing(Store.open(arguments.folder, lock_timeout=10.0)) as store:
+        recorded = store.encoder
+        with store.reading():
+            documents = store.count()
     size = sum(path.stat().st_size for path in arguments.folder.iterdir() if path.is_file())
     Output(arguments.format).facts(
         documents=documents,
@@ -139,7 +142,12 @@ def _info(arguments: argparse.Namespace) -> None:
     )
 
 
-def _fill(index: SearchIndex, documents: list[Document]) -> _Filled:
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
+
+
+def _fill(index: SearchIndex, documents: list[InputDocument]) -> _Filled:
     """Add the documents, all or none."""
     names = [document.id for document in documents if document.id is not None]
     texts = [document.text for document in documents]
@@ -167,22 +175,13 @@ def _write_hits(arguments: argparse.Namespace, found: list[list[Hit]]) -> None:
 
 def _open(arguments: argparse.Namespace) -> SearchIndex:
     """The index in the folder, with the model that was named, else the recorded one, from this machine."""
-    from simpair.model import TwinTowerEncoder
     from simpair.search import SearchIndex
 
-    recorded = _recorded(arguments.folder)
-    if arguments.model is not None:
-        encoder = TwinTowerEncoder.from_pretrained(arguments.model)
-    elif recorded.source is None:
-        return SearchIndex.open(arguments.folder)
-    else:
-        width = recorded.dimension
-        encoder = TwinTowerEncoder.from_pretrained(recorded.source, truncate_dim=width, local_files_only=True)
-    return SearchIndex.open(arguments.folder, Barred(encoder))
+    with SearchIndex.open(arguments.folder) as index:  # what is no index is refused before a model loads
+        if arguments.model is None:
+            encoder = cast("TwinTowerEncoder", index.encoder)
+        else:
+            from simpair.model import TwinTowerEncoder
 
-
-def _recorded(folder: Path) -> RecordedEncoder:
-    from simpair.store import Store
-
-    with closing(Store.open(folder, lock_timeout=10.0)) as store:
-        return store.encoder
+            encoder = TwinTowerEncoder.from_pretrained(arguments.model)
+    return SearchIndex.open(arguments.folder, WithProgress(encoder))

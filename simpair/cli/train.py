@@ -8,8 +8,9 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from simpair.cli.folders import made_only_on_success
 from simpair.cli.output import Output, add_format, positive
-from simpair.cli.progress import Barred
+from simpair.cli.progress import WithProgress
 from simpair.errors import InputError
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def register(commands: Any) -> None:
     train.add_argument("--max-steps", type=positive, default=-1, help="stop after that many steps, whatever the epochs")
     train.add_argument("--batch-size", type=positive, default=32, help="pairs in a step (default 32)")
     train.add_argument("--learning-rate", type=_positive_float, default=5e-5, help="its peak (default 5e-5)")
-    train.add_argument("--seed", type=int, default=0, help="of the order of the pairs and of dropout (default 0)")
+    train.add_argument("--seed", type=_seed, default=0, help="of the order of the pairs and of dropout (default 0)")
     train.add_argument("--resume", action="store_true", help="go on with the interrupted run in --out")
     add_format(train)
     train.set_defaults(run=_train)
@@ -72,8 +73,11 @@ def _train(arguments: argparse.Namespace) -> None:
     records = read_pairs(arguments.data, label_range=label_range)
     held_out = None if arguments.dev is None else read_pairs(arguments.dev, label_range=label_range)
     encoder = TwinTowerEncoder.from_pretrained(arguments.base)
-    arguments.out.mkdir(parents=True, exist_ok=True)  # where it cannot be written, now is the time to hear of it
-    with redirect_stdout(sys.stderr):  # the stock trainer's bar writes its last line to stdout
+    with (
+        made_only_on_success(arguments.out),
+        redirect_stdout(sys.stderr),
+    ):  # the stock trainer's bar writes its last line to stdout
+        arguments.out.mkdir(parents=True, exist_ok=True)  # where it cannot be written, now is the time to hear of it
         report = fine_tune(
             encoder,
             records,
@@ -95,15 +99,12 @@ def _train(arguments: argparse.Namespace) -> None:
 def _evaluate(arguments: argparse.Namespace) -> None:
     """Print how well a model's scores follow the labels (Spearman, Pearson), or find the positives (MRR@10)."""
     from simpair.model import TwinTowerEncoder
-    from simpair.training.evaluate import evaluate_pairs, evaluate_retrieval
-    from simpair.training.pairs import RetrievalPair, ScoredPair, read_pairs
+    from simpair.training.evaluate import evaluate_records
+    from simpair.training.pairs import read_pairs
 
     records = read_pairs(arguments.data, label_range=_label_range(arguments))
-    encoder = Barred(TwinTowerEncoder.from_pretrained(arguments.model))
-    scored = [record for record in records if isinstance(record, ScoredPair)]
-    retrieval = [record for record in records if isinstance(record, RetrievalPair)]
-    scores = evaluate_pairs(encoder, scored) if scored else evaluate_retrieval(encoder, retrieval)
-    Output(arguments.format).facts(**_named(scores) or {})
+    encoder = WithProgress(TwinTowerEncoder.from_pretrained(arguments.model))
+    Output(arguments.format).facts(**_named(evaluate_records(encoder, records)) or {})
 
 
 def _push(arguments: argparse.Namespace) -> None:
@@ -138,6 +139,12 @@ def _named(scores: PairScores | RetrievalScores | None) -> dict[str, float] | No
 
 def _label_range(arguments: argparse.Namespace) -> tuple[float, float] | None:
     return None if arguments.label_range is None else (arguments.label_range[0], arguments.label_range[1])
+
+
+def _seed(given: str) -> int:
+    if not given.isdecimal() or int(given) >= 1 << 32:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 to {(1 << 32) - 1}, got {given!r}")
+    return int(given)
 
 
 def _positive_float(given: str) -> float:

@@ -11,6 +11,7 @@ from simpair.errors import InputError
 from simpair.training.evaluate import (
     accuracy_at_k,
     evaluate_pairs,
+    evaluate_records,
     evaluate_retrieval,
     mrr_at_k,
     pearson,
@@ -193,6 +194,15 @@ def test_a_tie_with_a_distractor_is_no_find():
 def test_anchors_are_queries_and_candidates_documents():
     scores = evaluate_retrieval(CompassEncoder(), [RetrievalPair("0 south", "180 south"), RetrievalPair("5", "90")])
     assert scores.accuracy_at_1 == 1 / 2  # "180 south" lies at 360 as a document: nearest to both queries
+
+
+def test_records_get_the_metrics_of_their_kind():
+    scored = [ScoredPair("0", "0", 1.0), ScoredPair("0", "90", 0.1), ScoredPair("0", "60", 0.2)]
+    retrieval = [RetrievalPair("30", "210 south"), RetrievalPair("90", "0")]
+    assert evaluate_records(CompassEncoder(), scored) == evaluate_pairs(CompassEncoder(), scored)
+    assert evaluate_records(CompassEncoder(), retrieval) == evaluate_retrieval(CompassEncoder(), retrieval)
+    with pytest.raises(InputError):
+        evaluate_records(CompassEncoder(), [])
 
 
 def test_retrieval_without_pairs_or_hits_is_an_input_error():

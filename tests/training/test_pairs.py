@@ -167,7 +167,7 @@ BAD_FILES = {
     "label is true": ("a.jsonl", OBJECT.replace("1}", "true}"), 1, "label must be a number from 0 to 1, got True"),
     "label is a string": ("a.jsonl", OBJECT.replace("1}", '"1"}'), 1, "label must be a number from 0 to 1, got '1'"),
     "label is null": ("a.jsonl", OBJECT.replace("1}", "null}"), 1, "got None"),
-    "label overflows": ("a.jsonl", OBJECT.replace("1}", "1e999}"), 1, "got inf"),
+    "label overflows": ("a.jsonl", OBJECT.replace("1}", "1e999}"), 1, "'1e999' is too large"),
     "NaN": ("a.jsonl", OBJECT + OBJECT.replace("1}", "NaN}"), 2, "NaN is no JSON number"),
     "infinity in a column not read": ("a.jsonl", OBJECT.replace("{", '{"x": -Infinity, '), 1, "-Infinity is no JSON"),
     "key repeated": ("a.jsonl", OBJECT.replace("{", '{"text1": "z", '), 1, "'text1' appears twice"),

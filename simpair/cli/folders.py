@@ -1,0 +1,42 @@
+"""Where a command will write → refused before the work, or left as it was when the work fails.
+
+Knows no command and no format.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from simpair.errors import InputError
+
+__all__ = ["check_file", "made_only_on_success"]
+
+
+def check_file(path: Path) -> None:
+    """Refuse a file that cannot be written, before the work that it is for.
+
+    Raises:
+        InputError: It is a folder, or the folder that it should lie in is missing or not writable.
+    """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give the name of a file to write")
+    if not path.parent.is_dir():
+        raise InputError(f"{path} cannot be written: there is no folder {path.parent}; make it, or check the path")
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"{path} cannot be written: you may not write to {path.parent}; choose another folder")
+
+
+@contextmanager
+def made_only_on_success(folder: Path) -> Iterator[None]:
+    """Remove again, when the work inside fails or is interrupted, the empty folders that it made on the way to one."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # what holds a file is kept, with all above it
+            for path in missing:
+                path.rmdir()
+        raise

@@ -1,0 +1,146 @@
+"""A CSV, TSV or JSONL file, also ``.gz`` → its rows with the lines on which they start; every refusal names file:line.
+
+Knows no field: a cell is a text, kept to the byte, and a JSON value is what JSON says.
+Names are distinct, numbers finite.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import math
+import reprlib
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, NamedTuple, cast
+
+from simpair.errors import DataError
+
+__all__ = ["Line", "Row", "decode_lines", "format_of", "read_lines", "read_objects", "read_table"]
+
+_MAX_LINE = 1 << 24  # bytes; a file without line ends must not fill the memory
+
+
+class Line(NamedTuple):
+    """A line with its end; the first has the number 1."""
+
+    number: int
+    text: str
+
+
+class Row(NamedTuple):
+    """The named values that start on a line."""
+
+    line: int
+    fields: dict[str, object]
+
+
+def format_of(path: Path) -> str:
+    """The ending of a file's name in lower case, before ``.gz`` where it has that: ``.csv``, or empty."""
+    return Path(path.name.lower().removesuffix(".gz")).suffix
+
+
+def read_lines(path: Path) -> Iterator[Line]:
+    """Yields the lines of a UTF-8 file, split at line feeds only.
+
+    Raises:
+        DataError: The file cannot be read, is not UTF-8, or has an endless line.
+    """
+    number = 0
+    try:
+        with cast("IO[bytes]", gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")) as file:
+            for line in decode_lines(file, path):
+                number = line.number
+                yield line
+    except (OSError, EOFError, zlib.error) as error:
+        strerror = getattr(error, "strerror", None)
+        reason = f"cannot be read: {strerror or error}; check the {'path' if strerror else 'file'}"
+        raise DataError(reason, path=path, line=number + 1 if number else None) from error
+
+
+def decode_lines(file: IO[bytes], path: Path) -> Iterator[Line]:
+    """Yields the lines of an open file, which errors call ``path``; see :func:`read_lines`."""
+    number = 0
+    try:
+        while raw := file.readline(_MAX_LINE + 1):
+            number += 1
+            if len(raw) > _MAX_LINE:
+                raise DataError(f"the line is longer than {_MAX_LINE:,} bytes", path=path, line=number)
+            yield Line(number, raw.decode("utf-8-sig" if number == 1 else "utf-8"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"is not UTF-8 at byte {error.start + 1}; convert the file", path=path, line=number) from None
+
+
+def read_table(path: Path, *, check_header: Callable[[list[str]], object] | None = None) -> Iterator[Row]:
+    """Yields the rows below the header; in ``.csv`` a quote inside a text is doubled, in ``.tsv`` it is a character.
+
+    Args:
+        path: A name ending in ``.csv`` or ``.tsv``, perhaps followed by ``.gz``.
+        check_header: Raises ValueError for names that cannot be used, which becomes a DataError at the header's line.
+
+    Raises:
+        DataError: The file or a row cannot be read. An open quote is reported at the line on which its row starts.
+    """
+    lines = (line.text for line in read_lines(path))
+    tab = format_of(path) == ".tsv"
+    table = csv.reader(lines, "excel-tab", quoting=csv.QUOTE_NONE) if tab else csv.reader(lines, strict=True)
+    header: list[str] = []
+    line = 1
+    try:
+        for cells in table:
+            if cells and not header:  # cells is empty for an empty line, which holds no row
+                header = list(_distinct([(name, None) for name in cells]))
+                if check_header is not None:
+                    check_header(header)
+            elif cells:
+                if len(cells) != len(header):
+                    raise ValueError(f"has {len(cells)} columns, the header {len(header)}; a separator inside a text?")
+                yield Row(line, dict(zip(header, cells, strict=True)))
+            line = table.line_num + 1
+    except DataError:
+        raise
+    except (csv.Error, ValueError) as error:
+        hint = "perhaps an open quote or a stray carriage return: " if isinstance(error, csv.Error) else ""
+        raise DataError(f"{hint}{error}", path=path, line=line) from None
+
+
+def read_objects(path: Path) -> Iterator[Row]:
+    """Yields the JSON objects of a file, one on each line that is not blank.
+
+    Raises:
+        DataError: The file cannot be read, or a line is no JSON object, names a key twice, or a number is not finite.
+    """
+    for line, text in read_lines(path):
+        if not text.strip():
+            continue
+        try:
+            fields = json.loads(text, object_pairs_hook=_distinct, parse_float=_finite, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError) as error:
+            reason = str(error).partition(": line 1 column")[0]  # json counts lines from the start of this one
+            raise DataError(f"is not sound JSON: {reason}", path=path, line=line) from None
+        if not isinstance(fields, dict):
+            reason = f"must be an object of named fields, got {reprlib.repr(fields)}"
+            raise DataError(reason, path=path, line=line)
+        yield Row(line, fields)
+
+
+def _distinct(items: list[tuple[str, object]]) -> dict[str, object]:
+    fields: dict[str, object] = {}
+    for name, value in items:
+        if name in fields:
+            raise ValueError(f"the name {reprlib.repr(name)} appears twice")
+        fields[name] = value
+    return fields
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"the number {reprlib.repr(digits)} is too large")
+    return number
+
+
+def _refuse_constant(constant: str) -> float:
+    raise ValueError(f"{constant} is no JSON number")
