@@ -172,7 +172,7 @@ def test_the_fingerprint_stays_when_no_vector_moves(make_checkpoint: _MAKE, tiny
 
 
 def test_the_layout_is_the_one_that_peers_read(make_checkpoint: _MAKE, tmp_path: Path) -> None:
-    checkpoint = make_checkpoint(config={"torch_dtype": "float16", "_name_or_path": "/home/me/model"}, pooling="cls")
+    checkpoint = make_checkpoint(config={"torch_dtype": "float16", "_name_or_path": "/elsewhere/model"}, pooling="cls")
     write_checkpoint(tmp_path / "model", checkpoint)
     folder = tmp_path / "model"
     assert {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} == {
