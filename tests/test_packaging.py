@@ -148,7 +148,7 @@ def test_the_metadata_names_the_licence_of_the_code_and_of_the_bundled_data(buil
     notices = [path for path in (ROOT / "simpair" / "pretrained").rglob("NOTICE*") if path.is_file()]
     expected = {"LICENSE", *(path.relative_to(ROOT).as_posix() for path in notices)}
     assert set(metadata(built.wheel).get_all("License-File", [])) == expected
-    assert metadata(built.wheel)["License-Expression"] == "Apache-2.0"
+    assert metadata(built.wheel)["License-Expression"] == "Apache-2.0 AND LicenseRef-simpair-mini-data-terms"
 
 
 @pytest.mark.slow
