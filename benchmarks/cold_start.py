@@ -3,7 +3,9 @@
     python -m benchmarks.cold_start --model FOLDER --json benchmarks/results/cold_start.json
 
 ``simpair similarity`` scores two texts; sentence-transformers does the same with the same folder in a one-line program.
-The programs take turns, five rounds after one that fills the disk cache; the ratio is that of the medians.
+The programs take turns, five rounds after one that fills the disk cache; the ratio is that of the medians. Beside
+them run a bare ``import torch`` and the embedding of one text, which tell the most memory that they had resident, where
+/proc knows it.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from benchmarks.machine import facts, markdown_table, median, timed, write_json
 from simpair import hub
 from simpair.hub import BUNDLED
 
-__all__ = ["Program", "main", "measure", "programs"]
+__all__ = ["EMBED", "IMPORT", "TORCH", "Program", "Turns", "imports", "main", "measure", "programs", "take_turns"]
 
 _TEXTS = ("How do I reset my password?", "怎么重置密码？")
 _PEER = """
@@ -30,14 +32,39 @@ model = SentenceTransformer(sys.argv[1], device="cpu", local_files_only=True)
 a, b = model.encode(sys.argv[2:])
 print(float(model.similarity(a, b)))
 """
+_EMBED = """
+import sys
+from simpair import TwinTowerEncoder
+TwinTowerEncoder.from_pretrained(sys.argv[1], device="cpu").encode(sys.argv[2])
+"""
+_TELL_PEAK = """
+from pathlib import Path
+status = Path("/proc/self/status")
+print(int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024 / 1e6 if status.exists() else "")
+"""
+"""In megabytes; a child's ``ru_maxrss`` would count its parent, whose memory it shares until it executes Python."""
+IMPORT, TORCH, EMBED = "import simpair", "import torch", "one text embedded"
 
 
 class Program(NamedTuple):
-    """A name and the arguments of this Python interpreter; ``scores`` when it prints a similarity."""
+    """A name and the arguments of this Python interpreter; what it prints is a similarity, its peak memory, or text."""
 
     name: str
     arguments: tuple[str, ...]
     scores: bool = False
+    tells_peak: bool = False
+
+
+class Turns(NamedTuple):
+    """What the runs of each program took, by its name, and the most cores that others kept busy meanwhile."""
+
+    seconds: dict[str, list[float]]
+    peak_megabytes: dict[str, float]
+    busy_elsewhere: float | None
+
+    def median_seconds(self) -> dict[str, float]:
+        """The median of each program."""
+        return {name: median(values) for name, values in self.seconds.items()}
 
 
 def programs(folder: Path) -> list[Program]:
@@ -47,8 +74,17 @@ def programs(folder: Path) -> list[Program]:
         Program("simpair similarity", ours, scores=True),
         Program("sentence-transformers", ("-c", _PEER, str(folder), *_TEXTS), scores=True),
         Program("simpair --help", ("-m", "simpair.cli", "--help")),
-        Program("import simpair", ("-c", "import simpair")),
+        *imports(folder),
         Program("python, doing nothing", ("-c", "pass")),
+    ]
+
+
+def imports(folder: Path) -> list[Program]:
+    """What a program pays before its first embedding, and with it."""
+    return [
+        Program(IMPORT, ("-c", "import simpair")),
+        Program(TORCH, ("-c", f"import torch\n{_TELL_PEAK}"), tells_peak=True),
+        Program(EMBED, ("-c", _EMBED + _TELL_PEAK, str(folder), _TEXTS[0]), tells_peak=True),
     ]
 
 
@@ -56,10 +92,8 @@ def measure(folder: Path, *, rounds: int) -> dict[str, Any]:
     """Run every program once, then in turns, and check that both scores agree."""
     turns = programs(folder)
     _check([float(_run(program)) for program in turns if program.scores])
-    runs = [[timed(lambda program=program: _run(program)) for program in turns] for _ in range(rounds)]  # type: ignore[misc]
-    seconds = {program.name: [round(turn[number].seconds, 3) for turn in runs] for number, program in enumerate(turns)}
-    busy = [run.busy_elsewhere for turn in runs for run in turn if run.busy_elsewhere is not None]
-    medians = {name: median(values) for name, values in seconds.items()}
+    found = take_turns(turns, rounds=rounds)
+    medians = found.median_seconds()
     ours, theirs = list(medians.values())[:2]
     return {
         "benchmark": "cold_start",
@@ -68,9 +102,21 @@ def measure(folder: Path, *, rounds: int) -> dict[str, Any]:
         "rounds": rounds,
         "ratio": round(theirs / ours, 2),
         "median_seconds": medians,
-        "seconds": seconds,
-        "busy_elsewhere": max(busy, default=None),
+        **found._asdict(),
     }
+
+
+def take_turns(turns: Sequence[Program], *, rounds: int) -> Turns:
+    """Run the programs one after the other, round after round."""
+    runs = [[timed(lambda program=program: _run(program)) for program in turns] for _ in range(rounds)]  # type: ignore[misc]
+    seconds = {program.name: [round(turn[number].seconds, 3) for turn in runs] for number, program in enumerate(turns)}
+    peaks = {
+        program.name: median([float(turn[number].result) for turn in runs])
+        for number, program in enumerate(turns)
+        if program.tells_peak and runs[0][number].result.strip()
+    }
+    busy = [run.busy_elsewhere for turn in runs for run in turn if run.busy_elsewhere is not None]
+    return Turns(seconds, peaks, max(busy, default=None))
 
 
 def _run(program: Program) -> str:
@@ -89,11 +135,15 @@ def _check(scores: Sequence[float]) -> None:
 
 def _print(found: dict[str, Any]) -> None:
     rows = [
-        (name, f"{found['median_seconds'][name]:.2f}", f"{min(values):.2f}", f"{max(values):.2f}")
+        (name, f"{found['median_seconds'][name]:.2f}", f"{min(values):.2f}", f"{max(values):.2f}", _peak(found, name))
         for name, values in found["seconds"].items()
     ]
-    print(markdown_table(("process", "median s", "fastest", "slowest"), rows))
+    print(markdown_table(("process", "median s", "fastest", "slowest", "peak MB"), rows))
     print(f"\nsimpair answers {found['ratio']:.2f} times as fast; cores busy elsewhere: {found['busy_elsewhere']}")
+
+
+def _peak(found: dict[str, Any], name: str) -> str:
+    return f"{found['peak_megabytes'][name]:.0f}" if name in found["peak_megabytes"] else "–"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

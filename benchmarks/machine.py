@@ -16,11 +16,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
-__all__ = ["Timed", "cores", "facts", "markdown_table", "median", "timed", "write_json"]
+__all__ = ["Timed", "cores", "cpu_flags", "facts", "markdown_table", "median", "timed", "write_json"]
 
 Result = TypeVar("Result")
 
-_PROC_STAT = Path("/proc/stat")
+_PROC_STAT, _PROC_CPUINFO = Path("/proc/stat"), Path("/proc/cpuinfo")
 _PACKAGES = ("simpair", "sentence-transformers", "transformers", "torch", "tokenizers", "numpy", "scikit-learn")
 
 
@@ -53,6 +53,12 @@ def median(values: Sequence[float]) -> float:
 def cores() -> int:
     """The cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_flags() -> frozenset[str]:
+    """What the processor can do, in the words of Linux (``avx512_bf16``); empty where nothing tells it."""
+    lines = _PROC_CPUINFO.read_text().splitlines() if _PROC_CPUINFO.exists() else []
+    return frozenset(next((line.split(":")[1] for line in lines if line.startswith("flags")), "").split())
 
 
 def facts() -> dict[str, Any]:

@@ -5,7 +5,6 @@ Knows no tower: it reads files and hands over what they say. Nothing pickled is 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -21,10 +20,11 @@ from safetensors.torch import load_file, save
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from simpair._version import __version__
+from simpair.digests import DIGESTS, check_digests, write_digests
 from simpair.errors import InputError, ModelCorrupt, ModelNotFound, UnsafeModel, UnsupportedModel
 from simpair.vocabulary import (
     lowers_first,
+    parse_json,
     read_json,
     read_tokenizer,
     read_tokenizer_config,
@@ -37,7 +37,6 @@ PoolingMode = Literal["cls", "lasttoken", "max", "mean", "mean_sqrt_len_tokens",
 Similarity = Literal["cosine", "dot"]
 
 WEIGHTS = "model.safetensors"
-DIGESTS = "simpair.json"
 
 _LEGACY_POOLING: dict[str, PoolingMode] = {
     "pooling_mode_cls_token": "cls",
@@ -60,6 +59,9 @@ _TRANSFORMER_KEYS: dict[str, tuple[Any, ...]] = {
 """The values of its keys that are read; ``max_seq_length`` and ``do_lower_case`` take any."""
 _LONGEST = 1 << 20
 """Tokens of a checkpoint that declares no maximum: its position table is shorter."""
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_GREATEST = 1e18
+"""Far above any weight, and below the root of the greatest float32: a flipped bit of an exponent lands beyond it."""
 _STALE = ("vocab.txt", f"{WEIGHTS}.index.json", "special_tokens_map.json", "added_tokens.json", *_TRANSFORMER_CONFIGS)
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "model.pkl")
 
@@ -119,14 +121,15 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     """
     if not (folder / "config.json").is_file():
         raise ModelNotFound(f"{folder} is no checkpoint: it has no config.json; give the folder of a saved model")
-    _check_digests(folder)
+    check_digests(folder)
     config = read_json(folder / "config.json")
     tokenizer_config = read_tokenizer_config(folder)
     modules = _read_modules(folder)
     transformer = _read_transformer(folder)
-    longest = transformer.get("max_seq_length") or tokenizer_config.get("model_max_length") or _LONGEST
+    declared = (transformer.get("max_seq_length"), tokenizer_config.get("model_max_length"), _LONGEST)
+    longest = next(length for length in declared if length is not None)
     if not isinstance(longest, int | float) or not longest >= 1:
-        raise ModelCorrupt(f"{folder}: max_seq_length is {longest!r}; expected a number of tokens")
+        raise ModelCorrupt(f"{folder}: max_seq_length is {longest!r:.80}; expected a number of tokens")
     settings = _read_settings(
         folder, modules, width=config.get("hidden_size"), max_seq_length=int(min(longest, _LONGEST))
     )
@@ -178,58 +181,37 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
 
 def _check_finite(tensors: Mapping[str, Tensor]) -> None:
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if tensor.is_floating_point() and not _is_sound(tensor):
             narrow = "float16 holds nothing above 65504 (save as float32), or " if tensor.dtype == torch.float16 else ""
             raise ModelCorrupt(f"{name} has values that are not finite; nothing was saved: {narrow}training went wrong")
 
 
-def _check_digests(folder: Path) -> None:
-    """Compare the files with what ``simpair.json`` recorded, where it stands."""
-    if not (folder / DIGESTS).is_file():
-        return
-    recorded = read_json(folder / DIGESTS).get("sha256")
-    if not isinstance(recorded, dict):
-        raise ModelCorrupt(f"{folder / DIGESTS} has no sha256 table; delete it if you changed the folder on purpose")
-    for name, digest in recorded.items():
-        path = folder / name  # perhaps a link: the Hub's cache keeps its files elsewhere
-        if Path(name).is_absolute() or ".." in Path(name).parts or not path.is_file():
-            raise ModelCorrupt(f"{path} is missing; it was saved with the checkpoint: download or save it again")
-        if _sha256(path) != digest:
-            raise ModelCorrupt(
-                f"{path} is not the file that was saved; download or save the checkpoint again, or delete {DIGESTS} "
-                "if you changed it on purpose"
-            )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _read_transformer(folder: Path) -> dict[str, Any]:
     """``sentence_bert_config.json`` or its older names; a key that would change a vector unseen is refused."""
-    path = next((folder / name for name in _TRANSFORMER_CONFIGS if (folder / name).is_file()), None)
+    path = next((folder / name for name in _TRANSFORMER_CONFIGS if (folder / name).exists()), None)
     if path is None:
         return {}
     config = read_json(path)
     for key, value in config.items():
         known = key in ("max_seq_length", "do_lower_case") or value in _TRANSFORMER_KEYS.get(key, ())
         if not known and value is not None and value not in ({}, []):
-            raise UnsupportedModel(f"{path}: {key} is {value!r}, which this version does not read")
+            raise UnsupportedModel(f"{path}: {key:.80} is {value!r:.80}, which this version does not read")
     return config
 
 
 def _read_modules(folder: Path) -> dict[str, Path]:
     """Folder by module name, in order; ``{}`` for a plain transformers folder."""
     path = folder / "modules.json"
-    if not path.is_file():
+    if not path.exists():
+        if (folder / "1_Pooling" / "config.json").is_file():
+            raise ModelCorrupt(f"{path} is missing; download or save the checkpoint again")
         return {}
+    entries = parse_json(path)
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
         types = [str(entry["type"]) for entry in entries]
         paths = [Path(str(entry["path"])) for entry in entries]
-    except (UnicodeDecodeError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ModelCorrupt(f"{path} is not a list of modules ({error!r}); download the checkpoint again") from None
+    except (KeyError, TypeError) as error:
+        raise ModelCorrupt(f"{path} is not a list of modules ({error!r:.80}); download the checkpoint again") from None
     for kind, where in zip(types, paths, strict=True):
         if not kind.startswith("sentence_transformers."):
             raise UnsafeModel(f"{path}: module {kind} is code from outside sentence-transformers, which is never run")
@@ -254,16 +236,18 @@ def _read_settings(folder: Path, modules: dict[str, Path], *, width: object, max
     similarity = names.get(str(declared.get("similarity_fn_name")))
     if similarity is None:
         named = declared["similarity_fn_name"]
-        raise UnsupportedModel(f"{path}: similarity_fn_name is {named!r}; cosine and dot are read, distances are not")
-    texts = declared.get("prompts") or {}
+        raise UnsupportedModel(f"{path}: similarity_fn_name is {named!r:.80}; cosine and dot are read")
+    if (made_for := declared.get("model_type", "SentenceTransformer")) != "SentenceTransformer":
+        raise UnsupportedModel(f"{path}: model_type is {made_for!r:.80}; this version reads SentenceTransformer")
+    texts = {} if declared.get("prompts") is None else declared["prompts"]
     if not isinstance(texts, dict) or not all(isinstance(text, str | None) for text in texts.values()):
-        raise ModelCorrupt(f"{path}: prompts is {texts!r}; expected an object of texts by name")
+        raise ModelCorrupt(f"{path}: prompts is {texts!r:.80}; expected an object of texts by name")
     prompts = {"query": "", "document": ""} | {name: text or "" for name, text in texts.items()}
     default, kept = declared.get("default_prompt_name"), declared.get("truncate_dim")
     if default not in (None, *prompts):
-        raise ModelCorrupt(f"{path}: the default prompt {default!r} is not declared")
-    if kept is not None and not (isinstance(kept, int) and isinstance(width, int) and 1 <= kept <= width):
-        raise ModelCorrupt(f"{path}: truncate_dim is {kept!r}; expected 1 to {width}, hidden_size in config.json")
+        raise ModelCorrupt(f"{path}: the default prompt {default!r:.80} is not declared")
+    if kept is not None and not (type(kept) is int and isinstance(width, int) and 1 <= kept <= width):
+        raise ModelCorrupt(f"{path}: truncate_dim is {kept!r:.80}; expected 1 to {width}, hidden_size in config.json")
     return Settings(
         pooling=_read_pooling(modules["Pooling"] / "config.json", width, prompted=any(prompts.values())),
         similarity=similarity,
@@ -278,16 +262,22 @@ def _read_settings(folder: Path, modules: dict[str, Path], *, width: object, max
 def _read_pooling(path: Path, width: object, *, prompted: bool) -> PoolingMode:
     config = read_json(path)
     declared = config.get("pooling_mode")
+    known = ("embedding_dimension", "word_embedding_dimension", "pooling_mode", "include_prompt", *_LEGACY_POOLING)
+    flags = {"include_prompt", *_LEGACY_POOLING} & config.keys()
+    if wrong := [key for key in config if key not in known or (key in flags and not isinstance(config[key], bool))]:
+        raise ModelCorrupt(f"{path}: {wrong[0]!r:.80} is {config[wrong[0]]!r:.80}, which no pooling has")
     modes: list[Any] = [mode for key, mode in _LEGACY_POOLING.items() if config.get(key)]
     if declared is not None:
         modes = declared if isinstance(declared, list) else [declared]
     if len(modes) > 1 or any(mode not in get_args(PoolingMode) for mode in modes):
         raise UnsupportedModel(
-            f"{path}: pooling is {modes}; this version reads one of {', '.join(get_args(PoolingMode))}"
+            f"{path}: pooling is {modes!r:.80}; this version reads one of {', '.join(get_args(PoolingMode))}"
         )
-    dimension = config.get("embedding_dimension", config.get("word_embedding_dimension", width))
+    dimension = config.get("embedding_dimension", config.get("word_embedding_dimension"))
     if dimension != width:
-        raise ModelCorrupt(f"{path}: the dimension is {dimension}, but hidden_size in config.json is {width}")
+        raise ModelCorrupt(
+            f"{path}: the dimension is {dimension!r:.80}, but hidden_size in config.json is {width!r:.80}"
+        )
     if prompted and not config.get("include_prompt", True):
         raise UnsupportedModel(f"{path}: pooling without the prompt (include_prompt false) is not read by this version")
     return modes[0] if modes else "mean"
@@ -303,12 +293,26 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
         except (SafetensorError, OSError) as error:
             raise ModelCorrupt(f"{path} is damaged ({error}); download or save the checkpoint again") from None
         for name, tensor in part.items():
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                raise ModelCorrupt(f"{path}: {name} has values that are not finite; the weights are unusable")
+            _check_values(tensor, f"{path}: {name[:80]}")
             if _current_name(name) in tensors:
                 raise ModelCorrupt(f"{path}: {name} is there twice, once under another spelling")
             tensors[_current_name(name)] = tensor
     return tensors
+
+
+def _check_values(tensor: Tensor, name: str) -> None:
+    """Refuse what a flipped bit leaves of a number, and numbers that stand for others."""
+    if name.endswith("_ids"):
+        return
+    if tensor.dtype not in _DTYPES:
+        raise UnsupportedModel(f"{name} is of {tensor.dtype}; this version reads float16, bfloat16, float32, float64")
+    if not _is_sound(tensor):
+        raise ModelCorrupt(f"{name} has values that are not finite, or beyond {_GREATEST:.0e}; they are no weights")
+
+
+def _is_sound(tensor: Tensor) -> bool:
+    extremes = torch.stack(torch.aminmax(tensor.detach())).tolist() if tensor.numel() else [0.0]
+    return all(abs(value) <= _GREATEST for value in extremes)
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -376,9 +380,7 @@ def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
     (folder / "tokenizer.json").write_text(checkpoint.tokenizer.to_str(pretty=False), encoding="utf-8")
     tensors = {name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}
     (folder / WEIGHTS).write_bytes(save(tensors, {"format": "pt"}))  # save_file would let the owner alone read it
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    digests = {"simpair": __version__, "sha256": {name: _sha256(folder / name) for name in names}}
-    (folder / DIGESTS).write_text(json.dumps(digests, indent=2) + "\n", encoding="utf-8")
+    write_digests(folder)
     for path in folder.rglob("*"):
         _sync(path)
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -24,25 +23,21 @@ from tqdm import tqdm
 from simpair import hub
 from simpair.card import model_card
 from simpair.checkpoint import Checkpoint, Settings, read_checkpoint, write_checkpoint
+from simpair.devices import choose_device, send, token_budget
+from simpair.encoding import Block, OnTruncation, Truncation, encode_blocks, repeat_rows
 from simpair.errors import InputError, ModelCorrupt
 from simpair.pooling import pool
-from simpair.tokens import PackedBatch, Role, Tokens, check_texts, pack, plan_batches
-from simpair.towers.linear import prepacked
+from simpair.tokens import PackedBatch, Role, Tokenized, Tokens, check_texts, pack
 from simpair.towers.packed import PackedBert, PackedBertConfig
-from simpair.workers import run_on_workers
+from simpair.towers.products import Dtype, LayerParts, Layouts, Product
+from simpair.workers import threads
 
 __all__ = ["Dtype", "TwinTowerEncoder"]
 
-Dtype = Literal["float32", "bfloat16"]
+Choice = TypeVar("Choice", bound=str)
 FloatArray = NDArray[np.float32]
 
 _LOG = logging.getLogger("simpair")
-_BLOCK = 16_384
-"""Texts tokenised and sorted by length at a time."""
-_TOKEN_BUDGET = 2_048
-"""Real tokens in one packed forward on a CPU: larger batches leave its caches."""
-_HARMLESS = ("pooler.", "cls.", "classifier.", "lm_head.", "embeddings.position_ids")
-"""Tensors of pretraining heads, which no embedding depends on; kept for saving."""
 
 
 class TwinTowerEncoder(nn.Module):
@@ -70,12 +65,13 @@ class TwinTowerEncoder(nn.Module):
         self._settings = replace(checkpoint.settings, max_seq_length=longest)
         self._config = checkpoint.config
         self._tokenizer_config = checkpoint.tokenizer_config
-        self._autocast = _check_dtype(dtype) == "bfloat16"
+        self._layouts = Layouts(_check(dtype, Dtype, "dtype"))
         self._width = _check_width(
             self._settings.truncate_dim if truncate_dim is None else truncate_dim, config.hidden_size
         )
-        self.tower = PackedBert(config)
-        self._kept = _load(self.tower, checkpoint.tensors)
+        with torch.device("meta"):  # shapes are compared before anything is allocated
+            self.tower = PackedBert(config)
+        self._kept = self.tower.load(checkpoint.tensors)
         self.tokenizer = Tokens(
             checkpoint.tokenizer,
             max_seq_length=longest,
@@ -108,7 +104,8 @@ class TwinTowerEncoder(nn.Module):
             name_or_path: Existing folder, ``simpair-mini``, or ``org/name``; None for the bundled model.
             revision: Branch, tag or commit of a Hub id.
             device: Where to compute; None takes cuda, then mps, then cpu.
-            dtype: ``float32``, or ``bfloat16`` for the matrix products only. Never changes what is saved.
+            dtype: Of the matrix products when encoding: ``float32``; ``bfloat16`` or ``float16``, fast where the
+                processor has them; ``int8``, the fastest on a CPU. Never changes training, nor what is saved.
             truncate_dim: Keep that many leading components (Kusupati et al. 2022, Matryoshka), None for all.
             local_files_only: Never touch the network.
 
@@ -121,7 +118,7 @@ class TwinTowerEncoder(nn.Module):
             _LOG.warning("%s declares no pooling: the mean of the token states is used", resolved.source)
         encoder = cls(checkpoint, dtype=dtype, truncate_dim=truncate_dim)
         encoder.source = resolved.source
-        return encoder.to(_best_device() if device is None else _check_device(device))
+        return encoder.to(choose_device(device))
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, role: Role | None = None) -> Tensor:
         """Embeddings (B, D) float32 of a padded batch, differentiable.
@@ -135,69 +132,125 @@ class TwinTowerEncoder(nn.Module):
         return self.embed(pack(input_ids, attention_mask))
 
     def embed(self, batch: PackedBatch) -> Tensor:
-        """Embeddings (B, D) float32 of a packed batch: the one path of training and serving."""
-        vectors = pool(self.tower(batch), batch, self._settings.pooling)[:, : self._width]
+        """Embeddings (B, D) float32 of a packed batch, differentiable: the one path of training and serving."""
+        return self._embed(batch, None)
+
+    def _embed(self, batch: PackedBatch, products: Sequence[LayerParts[Product]] | None) -> Tensor:
+        vectors = pool(self.tower(batch, products), batch, self._settings.pooling)[:, : self._width]
         return F.normalize(vectors, dim=-1) if self._settings.normalize else vectors
 
     def encode(
-        self, texts: str | Sequence[str], *, role: Role | None = None, show_progress: bool = False
+        self,
+        texts: str | Sequence[str],
+        *,
+        role: Role | None = None,
+        on_truncation: OnTruncation = "warn",
+        show_progress: bool = False,
     ) -> FloatArray:
         """Embedding (D,) of one text or (N, D) of a sequence, float32, in the order of the texts.
+
+        Equal texts are encoded once. Any number of threads may call this at a time.
 
         Args:
             texts: One text or a sequence; an empty sequence gives (0, D).
             role: ``query``, ``document``, or None for the default prompt.
+            on_truncation: When texts are longer than ``max_seq_length`` and lose their end: ``warn`` logs how many,
+                ``error`` raises, ``ignore`` goes on.
             show_progress: A bar on stderr.
 
         Raises:
-            InputError: An entry is not a well-formed string.
+            InputError: An entry is not a well-formed string, or is too long and ``on_truncation`` is ``error``.
         """
-        _check_role(role)
         if isinstance(texts, str):
-            return np.asarray(self.encode([texts], role=role)[0])
+            return np.asarray(self.encode([texts], role=role, on_truncation=on_truncation)[0])
         check_texts(texts)
+        places: dict[str, int] = {}
+        rows = np.fromiter((places.setdefault(text, len(places)) for text in texts), np.int64, len(texts))
+        distinct = list(places)
+        del places
         embeddings = np.empty((len(texts), self.embedding_dimension), dtype=np.float32)
-        modes = [(module, module.training) for module in self.modules()]
-        self.eval()
-        try:
-            with tqdm(total=len(texts), unit="text", disable=not show_progress) as bar:
-                for start in range(0, len(texts), _BLOCK):
-                    block = list(texts[start : start + _BLOCK])
-                    self._encode_block(block, role, embeddings[start : start + len(block)], bar)
-        finally:
-            for module, training in modes:
-                if module.training != training:
-                    module.train(training)
+        truncation = self._truncation(on_truncation)
+        with tqdm(total=len(distinct), unit="text", disable=not show_progress) as bar:
+            for block in self._blocks(distinct, role, out=embeddings):
+                if block.truncated:
+                    truncation.note(np.flatnonzero(np.isin(rows, block.truncated)).tolist())
+                bar.update(len(block.embeddings))
+        if len(distinct) < len(texts):
+            repeat_rows(embeddings, rows)
+        truncation.tell(len(texts))
         return embeddings
 
-    def encode_query(self, texts: str | Sequence[str], *, show_progress: bool = False) -> FloatArray:
+    def encode_query(
+        self, texts: str | Sequence[str], *, on_truncation: OnTruncation = "warn", show_progress: bool = False
+    ) -> FloatArray:
         """:meth:`encode` in the query role."""
-        return self.encode(texts, role="query", show_progress=show_progress)
+        return self.encode(texts, role="query", on_truncation=on_truncation, show_progress=show_progress)
 
-    def encode_document(self, texts: str | Sequence[str], *, show_progress: bool = False) -> FloatArray:
+    def encode_document(
+        self, texts: str | Sequence[str], *, on_truncation: OnTruncation = "warn", show_progress: bool = False
+    ) -> FloatArray:
         """:meth:`encode` in the document role."""
-        return self.encode(texts, role="document", show_progress=show_progress)
+        return self.encode(texts, role="document", on_truncation=on_truncation, show_progress=show_progress)
 
-    def _encode_block(self, texts: list[str], role: Role | None, out: FloatArray, bar: Any) -> None:
-        """Fill ``out`` (N, D) with the embeddings of the texts; equal texts are encoded once."""
-        distinct: dict[str, list[int]] = {}
-        for row, text in enumerate(texts):
-            distinct.setdefault(text, []).append(row)
-        copies = list(distinct.values())
-        sequences = self.tokenizer.ids(list(distinct), role=role)
+    def encode_stream(
+        self, texts: Iterable[str], *, role: Role | None = None, on_truncation: OnTruncation = "warn"
+    ) -> Iterator[FloatArray]:
+        """Blocks (n, D) float32 of embeddings, in the order of the texts, which may be more than memory holds.
 
-        def encode_batch(rows: list[int], batch: PackedBatch) -> int:
-            with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
-                vectors = self.embed(_to(batch, self.device)).cpu().numpy()
-            for row, vector in zip(rows, vectors, strict=True):
-                out[copies[row]] = vector
-            return sum(len(copies[row]) for row in rows)
+        Texts are drawn as they are needed. A block ends after 4,096 texts or four million characters, whatever came
+        before it, so a stream that goes on behind a block gives the same bytes.
 
-        batches = plan_batches(sequences, token_budget=_TOKEN_BUDGET)
-        is_bulk = not self._autocast and sum(map(len, sequences)) > _TOKEN_BUDGET  # worth laying the weights out
-        with prepacked(self.tower) if is_bulk else nullcontext():
-            for encoded in run_on_workers(encode_batch, batches, parallel=self.device.type == "cpu"):
-                bar.update(encoded)
+        Args:
+            texts: Any iterable of texts.
+            role: As in :meth:`encode`.
+            on_truncation: As in :meth:`encode`; ``warn`` logs when the stream ends.
+
+        Raises:
+            InputError: As in :meth:`encode`, when the text is reached.
+        """
+        truncation = self._truncation(on_truncation)
+        return self._stream(self._blocks(texts, role, out=None), truncation)
+
+    def _stream(self, blocks: Iterator[Block], truncation: Truncation) -> Iterator[FloatArray]:
+        done = 0
+        for block in blocks:
+            truncation.note(block.truncated)
+            done += len(block.embeddings)
+            yield block.embeddings
+        truncation.tell(done)
+
+    def _truncation(self, wish: OnTruncation) -> Truncation:
+        return Truncation(_check(wish, OnTruncation, "on_truncation"), self.max_seq_length)
+
+    def _blocks(self, texts: Iterable[str], role: Role | None, *, out: FloatArray | None) -> Iterator[Block]:
+        """The blocks of :meth:`encode_stream`, with what was truncated; nothing is drawn before the first is asked."""
+        _check_role(role)
+        threads()  # before the first product: a forked process has none but this one
+        device = self.device
+        products: list[LayerParts[Product]] = []
+
+        def tokenize(distinct: list[str]) -> Tokenized:
+            found = self.tokenizer.tokenize(distinct, role=role)
+            if not products:
+                with torch.no_grad():
+                    tokens = sum(map(len, found.ids))
+                    products[:] = self._layouts.of(self.tower.encoder.parameters(), self.tower.sites, tokens=tokens)
+            return found
+
+        def embed(batch: PackedBatch) -> FloatArray:
+            with torch.no_grad(), torch.autocast(device.type, enabled=False):
+                return self._embed(send(batch, device), products).cpu().numpy()
+
+        return encode_blocks(
+            texts,
+            tokenize,
+            embed,
+            out=out,
+            dimension=self.embedding_dimension,
+            token_budget=token_budget(device),
+            parallel=device.type == "cpu",
+            repeatable=out is None,
+        )
 
     def similarity(self, a: ArrayLike, b: ArrayLike) -> FloatArray:
         """Scores (N, M) of every embedding of ``a`` (N, D) with every one of ``b`` (M, D): inner products.
@@ -249,7 +302,7 @@ class TwinTowerEncoder(nn.Module):
         Raises:
             ModelCorrupt: The folder is damaged, or its tensors are not those of this encoder.
         """
-        self._kept = _load(self.tower, read_checkpoint(Path(folder)).tensors)
+        self._kept = self.tower.load(read_checkpoint(Path(folder)).tensors)
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, commit_message: str = "Upload with simpair") -> str:
         """Publish checkpoint and model card in one commit; the URL of the commit.
@@ -303,29 +356,8 @@ class TwinTowerEncoder(nn.Module):
         return digest.hexdigest()
 
 
-def _load(tower: PackedBert, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Put the checkpoint's tensors into the tower; the harmless ones that are left over."""
-    wanted = tower.state_dict()
-    if missing := sorted(set(wanted) - set(tensors)):
-        raise ModelCorrupt(f"the weights lack {', '.join(missing[:3])} ({len(missing)} of {len(wanted)} tensors)")
-    for name, tensor in wanted.items():
-        if tensors[name].shape != tensor.shape:
-            raise ModelCorrupt(
-                f"{name} has shape {tuple(tensors[name].shape)}, but config.json asks for {tuple(tensor.shape)}"
-            )
-    kept = {name: tensor for name, tensor in tensors.items() if name not in wanted}
-    if unknown := [name for name in kept if not name.startswith(_HARMLESS)]:
-        raise ModelCorrupt(f"the weights have {', '.join(sorted(unknown)[:3])}, which config.json has no place for")
-    tower.load_state_dict({name: tensors[name] for name in wanted})
-    return kept
-
-
 def _stored(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
     return dtype if tensor.is_floating_point() else tensor.dtype
-
-
-def _to(batch: PackedBatch, device: torch.device) -> PackedBatch:
-    return PackedBatch(batch.input_ids.to(device), batch.lengths, batch.places.to(device))
 
 
 def _embeddings(given: ArrayLike) -> FloatArray:
@@ -336,30 +368,16 @@ def _embeddings(given: ArrayLike) -> FloatArray:
     return values.astype(np.float32, copy=False)
 
 
-def _best_device() -> str:
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+def _check(given: Choice, choices: Any, name: str) -> Choice:
+    if given not in get_args(choices):
+        raise InputError(f"{name} is {given!r}; expected one of {', '.join(get_args(choices))}")
+    return given
 
 
-def _check_device(device: str | torch.device) -> torch.device:
-    try:
-        found = torch.device(device)
-        torch.zeros(1, device=found)
-    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
-        raise InputError(f"device {str(device)!r} cannot be used here ({error}); leave it out, or use 'cpu'") from None
-    return found
-
-
-def _check_dtype(dtype: str) -> str:
-    if dtype not in get_args(Dtype):
-        raise InputError(f"dtype is {dtype!r}; expected one of {', '.join(get_args(Dtype))}")
-    return dtype
-
-
-def _check_role(role: str | None) -> None:
+def _check_role(role: Role | None) -> Role | None:
     if role is not None and role not in get_args(Role):
         raise InputError(f"role is {role!r}; expected 'query', 'document' or None")
+    return role
 
 
 def _check_width(truncate_dim: int | None, width: int) -> int:

@@ -5,7 +5,11 @@ Knows the tokenizer, the prompts and the maximum length of a checkpoint. Knows n
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+import logging
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
@@ -14,9 +18,23 @@ from torch import Tensor
 
 from simpair.errors import InputError
 
-__all__ = ["PackedBatch", "PaddedBatch", "Role", "Tokens", "check_texts", "pack", "plan_batches"]
+__all__ = [
+    "PackedBatch",
+    "PaddedBatch",
+    "Role",
+    "TokenBudget",
+    "Tokenized",
+    "Tokens",
+    "check_texts",
+    "pack",
+    "plan_batches",
+]
 
 Role = Literal["query", "document"]
+
+_LOG = logging.getLogger("simpair")
+_WORD_ENDS = re.compile(r"[ \t\n\r\u3001\u3002\uff01\uff0c\uff1a\uff1b\uff1f\u4e00-\u9fff]")
+"""Characters before which BERT's tokenizers always start a new word: white space, Chinese marks and ideographs."""
 
 
 class PackedBatch(NamedTuple):
@@ -42,9 +60,36 @@ class PaddedBatch(NamedTuple):
     attention_mask: Tensor
 
 
-def check_texts(texts: Sequence[str]) -> None:
-    """Raise ``InputError`` with the position of the first entry that is not a well-formed string."""
-    for position, text in enumerate(texts):
+class Tokenized(NamedTuple):
+    """The token ids of each text, and the rows of those that were longer than the maximum and lost their end."""
+
+    ids: list[list[int]]
+    truncated: list[int]
+
+
+@dataclass
+class TokenBudget:
+    """Most real tokens of a batch, a single longer text aside."""
+
+    tokens: int
+    _told: bool = False
+
+    def lower(self, tokens: int) -> None:
+        """Go on with fewer tokens, because memory did not suffice; the log is told the first time."""
+        if not self._told:
+            _LOG.warning("out of memory with %d tokens in a batch; going on with smaller ones", self.tokens)
+        self._told = True
+        self.tokens = max(1, min(self.tokens, tokens))
+
+
+def check_texts(texts: Sequence[str], *, first: int = 0) -> None:
+    """Raise ``InputError`` with the position of the first entry that is not a well-formed string.
+
+    Args:
+        texts: What a caller gave.
+        first: The position of the first of them.
+    """
+    for position, text in enumerate(texts, first):
         if not isinstance(text, str):
             raise InputError(f"text {position} is a {type(text).__name__}; expected a str")
         try:
@@ -79,6 +124,7 @@ class Tokens:
         self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_seq_length)
+        self._longest_read = _longest_read(tokenizer, max_seq_length)
         self._prompts = dict(prompts)
         self._default_prompt_name = default_prompt_name
         self.max_seq_length = max_seq_length
@@ -90,6 +136,10 @@ class Tokens:
         return "" if name is None else self._prompts.get(name, "")
 
     def ids(self, texts: Sequence[str], *, role: Role | None = None) -> list[list[int]]:
+        """The ids of :meth:`tokenize`."""
+        return self.tokenize(texts, role=role).ids
+
+    def tokenize(self, texts: Sequence[str], *, role: Role | None = None) -> Tokenized:
         """Token ids of each text, prompt and special tokens included, cut at ``max_seq_length``.
 
         Raises:
@@ -97,11 +147,24 @@ class Tokens:
         """
         check_texts(texts)
         prompt = self.prompt(role)
-        encodings = self._tokenizer.encode_batch_fast([prompt + text for text in texts] if prompt else list(texts))
-        for text, encoding in zip(texts, encodings, strict=True):
-            if not encoding.ids:
+        whole = [prompt + text for text in texts] if prompt else list(texts)
+        encodings = self._tokenizer.encode_batch_fast([self._start(text) for text in whole])
+        truncated = []
+        for row, text in enumerate(whole):
+            if not encodings[row].overflowing and len(self._start(text)) < len(text):
+                encodings[row] = self._tokenizer.encode(text)  # its first characters were too few tokens
+            if not encodings[row].ids:
                 raise InputError(f"the text {text[:40]!r} has no tokens in this checkpoint's tokenizer; leave it out")
-        return [encoding.ids for encoding in encodings]
+            if len(encodings[row].ids) == self.max_seq_length and encodings[row].overflowing:
+                truncated.append(row)
+        return Tokenized([encoding.ids for encoding in encodings], truncated)
+
+    def _start(self, text: str) -> str:
+        """The first words of a text that is far longer than what is read of it; cut where a word starts."""
+        if self._longest_read is None or len(text) <= self._longest_read:
+            return text
+        ends = [match.start() for match in _WORD_ENDS.finditer(text, self._longest_read // 2, self._longest_read)]
+        return text[: ends[-1]] if ends else text
 
     def pad(self, texts: Sequence[str], *, role: Role | None = None) -> PaddedBatch:
         """The texts as a padded batch, right-padded to the longest: two (B, T) int64 tensors.
@@ -149,27 +212,49 @@ def pack(input_ids: Tensor, attention_mask: Tensor) -> PackedBatch:
     return PackedBatch(input_ids[order][mask[order]], lengths, torch.argsort(order))
 
 
-def plan_batches(sequences: Sequence[Sequence[int]], *, token_budget: int) -> Iterator[tuple[list[int], PackedBatch]]:
-    """Rows of ``sequences`` and their packed batch, longest first, at most ``token_budget`` tokens each.
+def plan_batches(
+    sequences: Sequence[Sequence[int]], budget: TokenBudget, *, rows: Iterable[int] | None = None
+) -> Iterator[tuple[list[int], PackedBatch]]:
+    """Rows of ``sequences`` and their packed batch, longest first, each within the budget of its moment.
 
-    A sequence longer than the budget is a batch of its own. Within a batch ``places`` is the identity: row ``i`` of the
-    result belongs to the ``i``-th row yielded.
+    A sequence longer than the budget is a batch of its own. Row ``i`` of a batch's result belongs to the ``i``-th row
+    yielded.
+
+    Args:
+        sequences: Token ids of each text.
+        budget: Most tokens of a batch.
+        rows: Those to plan for; None for all.
     """
-    order = sorted(range(len(sequences)), key=lambda row: len(sequences[row]), reverse=True)
-    rows: list[int] = []
+    wanted = range(len(sequences)) if rows is None else rows
+    together: list[int] = []
     tokens = 0
-    for row in order:
-        if rows and tokens + len(sequences[row]) > token_budget:
-            yield _batch(sequences, rows)
-            rows, tokens = [], 0
-        rows.append(row)
+    for row in sorted(wanted, key=lambda row: len(sequences[row]), reverse=True):
+        if together and tokens + len(sequences[row]) > budget.tokens:
+            yield together[::-1], _pack_rows(sequences, together[::-1])
+            together, tokens = [], 0
+        together.append(row)
         tokens += len(sequences[row])
-    if rows:
-        yield _batch(sequences, rows)
+    if together:
+        yield together[::-1], _pack_rows(sequences, together[::-1])
 
 
-def _batch(sequences: Sequence[Sequence[int]], rows: list[int]) -> tuple[list[int], PackedBatch]:
-    ascending = rows[::-1]
-    flat = [token for row in ascending for token in sequences[row]]
-    lengths = tuple(len(sequences[row]) for row in ascending)
-    return ascending, PackedBatch(torch.tensor(flat, dtype=torch.int64), lengths, torch.arange(len(ascending)))
+def _pack_rows(sequences: Sequence[Sequence[int]], rows: Sequence[int]) -> PackedBatch:
+    """The packed batch of some rows, the shortest first; its ``places`` are the identity."""
+    flat = [token for row in rows for token in sequences[row]]
+    lengths = tuple(len(sequences[row]) for row in rows)
+    return PackedBatch(torch.tensor(flat, dtype=torch.int64), lengths, torch.arange(len(rows)))
+
+
+def _longest_read(tokenizer: Tokenizer, max_seq_length: int) -> int | None:
+    """Characters that are certainly enough for so many tokens of usual text; None where a cut could change tokens.
+
+    BERT's normaliser and pre-tokenizer look at one character at a time and never join words, so a text that is cut
+    where a word starts has the tokens of the whole text, as far as it goes.
+    """
+    written = json.loads(tokenizer.to_str())
+    kinds = [(written[step] or {}).get("type") for step in ("normalizer", "pre_tokenizer", "model")]
+    chinese = (written["normalizer"] or {}).get("handle_chinese_chars")
+    names = "".join(token["content"] for token in written["added_tokens"])
+    if kinds != ["BertNormalizer", "BertPreTokenizer", "WordPiece"] or not chinese or _WORD_ENDS.search(names):
+        return None
+    return 20 * max_seq_length

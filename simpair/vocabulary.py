@@ -7,17 +7,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from errno import ENOENT
 from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, BertWordPieceTokenizer, Tokenizer
-from tokenizers.models import WordPiece
+from tokenizers.models import BPE, Unigram, WordPiece
 from tokenizers.normalizers import BertNormalizer, Lowercase, Normalizer, Sequence
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from simpair.errors import ModelCorrupt, UnsupportedModel
 
-__all__ = ["lowers_first", "read_json", "read_tokenizer", "read_tokenizer_config", "tokenizer_config_of"]
+__all__ = [
+    "lowers_first",
+    "parse_json",
+    "read_json",
+    "read_tokenizer",
+    "read_tokenizer_config",
+    "tokenizer_config_of",
+]
 
 _BERT = "BertTokenizer"
 _BERT_TOKENS = {
@@ -35,6 +43,7 @@ _CLASSES: dict[str, tuple[str, str, dict[str, str]]] = {
     "XLMRobertaTokenizer": ("bos_token", "eos_token", _ROBERTA_TOKENS),
 }
 """Classes that transformers 5 builds anew from the vocabulary: first token, last token, tokens where none are named."""
+_MODELS = {"CamembertTokenizer": Unigram, "RobertaTokenizer": BPE, "XLMRobertaTokenizer": Unigram}
 _KEPT = ("PreTrainedTokenizer", "TokenizersBackend")
 """Classes that take ``tokenizer.json`` as it is; both under the names without ``Fast``."""
 _CLASS_OF = {
@@ -44,6 +53,8 @@ _CLASS_OF = {
     "xlm-roberta": "XLMRobertaTokenizer",
 }
 _NAMED = (*_BERT_TOKENS, "bos_token", "eos_token")
+_UNKNOWN = "\U00013080"
+"""A hieroglyph: what few vocabularies have shows whether the token for what is unknown is one of the vocabulary's."""
 _FLAGS = ("lstrip", "normalized", "rstrip", "single_word")
 
 
@@ -53,16 +64,30 @@ def read_json(path: Path, *, missing: dict[str, Any] | None = None) -> dict[str,
     Raises:
         ModelCorrupt: The file cannot be read, or holds something else.
     """
-    if missing is not None and not path.is_file():
+    if missing is not None and not path.exists() and not path.is_symlink():
         return missing
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ModelCorrupt(f"{path} cannot be read ({error.strerror}); download or save the checkpoint again") from None
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise ModelCorrupt(f"{path} is not JSON ({error}); download or save the checkpoint again") from None
+    value = parse_json(path)
     if not isinstance(value, dict):
         raise ModelCorrupt(f"{path} holds a {type(value).__name__}; expected a JSON object")
+    return value
+
+
+def parse_json(path: Path) -> Any:
+    """The value in a JSON file, which is well-formed text throughout.
+
+    Raises:
+        ModelCorrupt: The file cannot be read, or holds something else.
+    """
+    try:
+        if not path.is_file():  # a link to nothing, or what would never end
+            raise FileNotFoundError(ENOENT, "there is no such file")
+        value = json.loads(text := path.read_text(encoding="utf-8"))
+        if "\\ud" in text.lower():  # perhaps half a character, which no tokenizer takes
+            json.dumps(value, ensure_ascii=False).encode()
+    except OSError as error:
+        raise ModelCorrupt(f"{path} cannot be read ({error.strerror}); download or save the checkpoint again") from None
+    except (ValueError, RecursionError) as error:
+        raise ModelCorrupt(f"{path} is not JSON ({error}); download or save the checkpoint again") from None
     return value
 
 
@@ -143,9 +168,11 @@ def _open(path: Path, declared: Mapping[str, Any], kind: str) -> Tokenizer:
             f"vocab.txt, and {', '.join([*_CLASSES, 'PreTrainedTokenizerFast'])} from tokenizer.json"
         )
     try:
-        return Tokenizer.from_file(str(path)) if path.is_file() else _from_vocabulary(vocabulary, declared)
+        tokenizer = Tokenizer.from_file(str(path)) if path.is_file() else _from_vocabulary(vocabulary, declared)
+        tokenizer.encode(_UNKNOWN)
+        return tokenizer
     except Exception as error:  # tokenizers raises bare Exception for a file it cannot parse
-        raise ModelCorrupt(f"{folder}: the tokenizer cannot be read ({error}); download the checkpoint again") from None
+        raise ModelCorrupt(f"{folder}: the tokenizer cannot be read ({error!s:.200}); download it again") from None
 
 
 def _from_vocabulary(path: Path, declared: Mapping[str, Any]) -> Tokenizer:
@@ -158,12 +185,15 @@ def _from_vocabulary(path: Path, declared: Mapping[str, Any]) -> Tokenizer:
 
 def _rebuild(tokenizer: Tokenizer, declared: Mapping[str, Any]) -> None:
     """Set what transformers 5 sets anew in a BERT tokenizer, whatever ``tokenizer.json`` says."""
-    accents, chinese = declared.get("strip_accents"), declared.get("tokenize_chinese_chars", True)
+    chinese, lowercase = declared.get("tokenize_chinese_chars", True), declared.get("do_lower_case", True)
+    accents = declared.get("strip_accents")
+    if not isinstance(chinese, bool) or not isinstance(lowercase, bool) or not isinstance(accents, bool | None):
+        raise ModelCorrupt(
+            "tokenizer_config.json: do_lower_case, strip_accents and tokenize_chinese_chars are true or false; got "
+            f"{lowercase!r:.40}, {accents!r:.40} and {chinese!r:.40}"
+        )
     tokenizer.normalizer = BertNormalizer(
-        clean_text=True,
-        handle_chinese_chars=bool(chinese),
-        strip_accents=None if accents is None else bool(accents),
-        lowercase=bool(declared.get("do_lower_case", True)),
+        clean_text=True, handle_chinese_chars=chinese, strip_accents=accents, lowercase=lowercase
     )
     tokenizer.pre_tokenizer = BertPreTokenizer()
 
@@ -192,6 +222,12 @@ def _check_options(folder: Path, declared: Mapping[str, Any], tokenizer: Tokeniz
             f"{folder / 'tokenizer.json'}: the model is {type(model).__name__}, and transformers builds another for "
             f"{_BERT}; where tokenizer.json is right, write tokenizer_class PreTrainedTokenizerFast in {path.name}"
         )
+    if kind in _MODELS and type(model) is not _MODELS[kind]:
+        raise UnsupportedModel(
+            f"{folder / 'tokenizer.json'}: the model is {type(model).__name__}, and that of a {kind} is "
+            f"{_MODELS[kind].__name__}; where tokenizer.json is right, write tokenizer_class PreTrainedTokenizerFast in "
+            f"{path.name}"
+        )
 
 
 def _name_tokens(folder: Path, declared: Mapping[str, Any], tokenizer: Tokenizer, kind: str) -> None:
@@ -207,8 +243,9 @@ def _name_tokens(folder: Path, declared: Mapping[str, Any], tokenizer: Tokenizer
                 f"{folder}: {key} is {token!r} in tokenizer_config.json or special_tokens_map.json, but no special "
                 "token of the tokenizer; make the two agree"
             )
-        if tokenizer.token_to_id(token) is not None:
-            tokenizer.add_special_tokens([token])
+        if tokenizer.token_to_id(token) is None:
+            raise ModelCorrupt(f"{folder}: the vocabulary lacks {token!r}, the {key} of a {kind}; download it again")
+        tokenizer.add_special_tokens([token])
     names = {**usual, **names}
     ends = [tokenizer.token_to_id(names[key]) for key in (first, last) if key]
     if ends and tokenizer.encode("").ids != ends:
@@ -238,7 +275,10 @@ def _check_added(folder: Path, declared: Mapping[str, Any], tokenizer: Tokenizer
     elif not isinstance(slow, dict) or not all(isinstance(token, dict) for token in slow.values()):
         raise ModelCorrupt(f"{folder / 'tokenizer_config.json'}: added_tokens_decoder is no object of tokens by number")
     else:
-        wanted = {**extra, **{_content(token): int(row) if row.isdigit() else row for row, token in slow.items()}}
+        wanted = {
+            **extra,
+            **{_content(token): int(row) if row.isdecimal() and len(row) < 10 else row for row, token in slow.items()},
+        }
     wrong = [token for token, row in wanted.items() if token not in added or row not in (None, added[token][0])]
     if (
         slow is not None and kind in _CLASSES

@@ -1,47 +1,106 @@
 """A function and a stream of work → its results, on one thread a core. Knows neither texts nor models.
 
 Many small matrix products keep two cores busier as two workers of one thread each than as one worker of two threads;
-a single product is fastest with all threads on it.
+a single product is fastest with all threads on it. The workers stay for the next call, and all callers share them, so
+that many callers do not make more threads than cores.
 """
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import chain, islice
+from itertools import islice
+from threading import Barrier, Lock
 from typing import Any, TypeVar
 
 import torch
 
-__all__ = ["run_on_workers"]
+__all__ = ["run_on_workers", "threads"]
 
 Result = TypeVar("Result")
 
+_PROCESS = os.getpid()
+_KEPT_BYTES = 16 << 20
+"""Allocated once and given back: from then on glibc keeps blocks up to this size for the next batch, which would
+otherwise fault its pages in anew; a third of the time of an int8 batch."""
+_POOLS: dict[int, ThreadPoolExecutor] = {}
+_POOLS_LOCK = Lock()
+
 
 def run_on_workers(
-    function: Callable[..., Result], work: Iterable[tuple[Any, ...]], *, parallel: bool
+    function: Callable[..., Result], work: Iterable[tuple[Any, ...]], *, parallel: bool, always: bool = False
 ) -> Iterator[Result]:
     """``function(*item)`` for each item, in order; an exception in a worker is raised here.
 
     Args:
-        function: Called from several threads at once when ``parallel``.
+        function: Called from several threads at once when ``parallel``. It must not call this function.
         work: Items are drawn as workers get free, so a long stream never piles up.
         parallel: False, or little work, calls the function on this thread.
+        always: Little work goes to workers too: an item's bits may depend on the threads that share it, and this way
+            one thread computes each.
     """
-    threads = torch.get_num_threads()
-    items = iter(work)
-    first = list(islice(items, 2 * threads))
-    if not parallel or threads == 1 or len(first) < 2 * threads:
-        yield from (function(*item) for item in chain(first, items))
-        return
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="simpair", initializer=torch.set_num_threads, initargs=(1,))
-    try:
+    count = threads()
+    items = _Items(work)
+    first = items.draw(2 * count)
+    if not parallel or count == 1 or (len(first) < 2 * count and not always):
+        while first:
+            yield function(*first.pop(0))
+            first += items.draw(1)
+    else:
+        pool = _pool(count)
         waiting: deque[Future[Result]] = deque(pool.submit(function, *item) for item in first)
-        while waiting:
-            result = waiting.popleft().result()
-            waiting.extend(pool.submit(function, *item) for item in islice(items, 1))
-            yield result
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)
+        try:
+            while waiting:
+                result = waiting.popleft().result()
+                waiting.extend(pool.submit(function, *item) for item in items.draw(1))
+                yield result
+        finally:
+            for future in waiting:
+                future.cancel()
+    if items.failure is not None:
+        raise items.failure
+
+
+class _Items:
+    """A stream of work; its failure is kept until the results before it have been handed over."""
+
+    def __init__(self, work: Iterable[tuple[Any, ...]]) -> None:
+        self._work = iter(work)
+        self.failure: Exception | None = None
+
+    def draw(self, count: int) -> list[tuple[Any, ...]]:
+        """The next items, fewer where the stream ends."""
+        drawn: list[tuple[Any, ...]] = []
+        try:
+            drawn.extend(islice(self._work, count))
+        except Exception as error:
+            self.failure = error
+        return drawn
+
+
+def threads() -> int:
+    """Threads that torch computes with; a forked process is set to one, for those of its parent are missing there."""
+    if os.getpid() != _PROCESS and torch.get_num_threads() > 1:
+        torch.set_num_threads(1)
+    return torch.get_num_threads()
+
+
+def _pool(count: int) -> ThreadPoolExecutor:
+    """That many threads, each of which computes alone."""
+    with _POOLS_LOCK:
+        if count not in _POOLS:
+            _POOLS[count] = ThreadPoolExecutor(count, thread_name_prefix="simpair")
+            started = Barrier(count)
+
+            def start() -> None:
+                torch.set_num_threads(1)  # for this thread, and for threads born later: undone below
+                torch.get_num_threads()  # a thread asks once what it was born with, and should ask before that
+                started.wait()
+
+            torch.empty(_KEPT_BYTES, dtype=torch.uint8)
+            for future in [_POOLS[count].submit(start) for _ in range(count)]:
+                future.result()
+            torch.set_num_threads(count)
+        return _POOLS[count]

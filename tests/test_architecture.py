@@ -16,13 +16,16 @@ _FLOORS = {
     "_version": 0,
     "vocabulary": 1,
     "hub": 2,
-    "checkpoint": 2,
-    "tokens": 2,
-    "card": 3,
-    "pooling": 3,
-    "towers": 3,
+    "digests": 2,
+    "checkpoint": 3,
+    "tokens": 3,
     "workers": 3,
-    "model": 4,
+    "devices": 4,
+    "card": 4,
+    "pooling": 4,
+    "towers": 4,
+    "encoding": 4,
+    "model": 5,
 }
 _SEARCH_FLOORS = {"errors": 0, "_version": 0, "index": 1, "store": 1, "search": 2}
 _ON_TOP = {"__init__", "cli", "demo", "pretrained"}
@@ -216,7 +219,7 @@ def test_an_import_that_points_up_or_sideways_is_found(module: str, source: str)
     ("module", "source"),
     [
         ("simpair.search", "def f():\n    from simpair.model import TwinTowerEncoder"),
-        ("simpair.towers.packed", "from simpair.towers.linear import Linear"),
+        ("simpair.towers.packed", "from simpair.towers.products import Site"),
         ("simpair.demo", "def f():\n    import simpair.training.run"),
         ("simpair.cli.train", "if TYPE_CHECKING:\n    from simpair.training.run import fine_tune"),
         ("simpair.training.run", "from simpair.model import TwinTowerEncoder\nfrom .pairs import read_pairs"),

@@ -5,8 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import math
-import platform
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import cold_start, encode, quality
-from benchmarks.corpus import Corpus, read_texts, standard_corpus
+from benchmarks import quality
+from benchmarks.corpus import read_texts, standard_corpus
 from benchmarks.engines import EncoderEngine, Identity, LexicalEngine, open_engine
-from benchmarks.machine import Timed, timed
+from benchmarks.machine import timed
 from benchmarks.quality import Score, means, measure, ndcg_at_k
 from benchmarks.sets import MEANS, SETS, EvalSet, choose, pair_key, read_questions, read_scored, trained_pairs
 from simpair.errors import DataError
@@ -271,71 +269,7 @@ def test_texts_of_a_file_are_its_lines(tmp_path: Path) -> None:
         read_texts(tmp_path / "one.txt")
 
 
-def test_engines_take_turns_and_the_ratio_says_how_many_times_as_fast_the_first_is() -> None:
-    turns: list[str] = []
-
-    def engine(name: str) -> encode.Engine:
-        return encode.Engine(name, lambda texts: (turns.append(name), np.ones((len(texts), 2), np.float32))[1])
-
-    found = encode.race([engine("a"), engine("b")], ["x"] * 3, rounds=2)
-    assert turns == ["a", "b", *"abab"]
-    assert [len(runs) for runs in found.runs.values()] == [2, 2]
-    runs = {"a": [Timed(None, 1.0, None)], "b": [Timed(None, 2.5, None)]}
-    assert encode.Race(10, runs).ratio == 2.5
-
-
-def test_a_difference_between_engines_shows() -> None:
-    ours = np.eye(3, dtype=np.float32)
-    theirs = ours.copy()
-    assert encode.compare([(ours, theirs)])["max_abs"] == 0
-    theirs[1, 2] = 1e-3
-    found = encode.compare([(ours, ours), (ours, theirs)])
-    assert (found["texts"], found["max_abs"]) == (6, 1e-3)
-    assert found["min_cosine"] == pytest.approx(1 - 5e-7, abs=1e-9)
-
-
 def test_time_and_result_of_a_call_are_those_of_the_call() -> None:
     found = timed(lambda: sum(range(1000)))
     assert found.result == 499500
     assert 0 < found.seconds < 1
-
-
-@pytest.mark.slow
-def test_both_engines_give_the_same_vectors_and_the_file_names_no_place(
-    tiny_model: Path,
-    mixed_texts: Callable[[int], list[str]],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    lines = [line for line in mixed_texts(80) if line.strip() and "\n" not in line and "\r" not in line]
-    (tmp_path / "texts.txt").write_text("\n".join(lines), encoding="utf-8")
-    arguments = ["--model", str(tiny_model), "--texts", str(tmp_path / "texts.txt"), "--rounds", "1"]
-    encode.main([*arguments, "--json", str(tmp_path / "encode.json")])
-    written = (tmp_path / "encode.json").read_text(encoding="utf-8")
-    found = json.loads(written)
-    assert found["equality"]["max_abs"] <= 1e-6
-    assert found["equality"]["texts"] == found["speed"]["texts"]["texts"] == len(lines)
-    assert "target ≤ 1e-06 met" in capsys.readouterr().out
-    assert str(tmp_path) not in written
-    monkeypatch.setattr(encode, "standard_corpus", lambda: Corpus(lines[:40], lines[40:50], mixed_texts(60)))
-    found = encode.measure(str(tiny_model), None, rounds=1)
-    assert found["equality"]["max_abs"] <= 1e-6
-    assert (found["equality"]["texts"], list(found["speed"])) == (110, ["documents", "questions"])
-    assert (platform.node() or "?") not in written
-
-
-@pytest.mark.slow
-def test_cold_starts_compare_programs_that_give_one_score(tiny_model: Path) -> None:
-    found = cold_start.measure(tiny_model, rounds=1)
-    assert found["model"] == {"name": "model"}
-    ours, theirs = (found["median_seconds"][name] for name in ("simpair similarity", "sentence-transformers"))
-    assert found["ratio"] == round(theirs / ours, 2)
-
-
-def test_programs_that_disagree_or_fail_are_no_comparison() -> None:
-    cold_start._check([0.5, 0.5004])
-    with pytest.raises(SystemExit, match="disagree"):
-        cold_start._check([0.5, 0.6])
-    with pytest.raises(SystemExit, match="broken failed"):
-        cold_start._run(cold_start.Program("broken", ("-c", "raise ValueError")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,32 @@ def _one_inf(tensors: dict[str, torch.Tensor]) -> None:
 
 def _twice(tensors: dict[str, torch.Tensor]) -> None:
     tensors["bert.embeddings.LayerNorm.gamma"] = torch.zeros(32)
+
+
+def _one_flipped(tensors: dict[str, torch.Tensor]) -> None:
+    """The highest bit of the exponent, in the vector of one piece: what no other text would show."""
+    bits = tensors["embeddings.word_embeddings.weight"].view(torch.int32)
+    bits[7, 3] |= 1 << 30
+
+
+def _edit_vocabulary(edit: Callable[[dict[str, int]], object]) -> _EDIT:
+    def whole(folder: Path) -> None:
+        content = _json(folder / "tokenizer.json")
+        edit(content["model"]["vocab"])
+        (folder / "tokenizer.json").write_text(json.dumps(content))
+
+    return whole
+
+
+def _replace_by(make: Callable[[Path], object]) -> _EDIT:
+    """An optional file, which would read as absent where its place is merely looked at for a file."""
+
+    def edit(folder: Path) -> None:
+        path = folder / "config_sentence_transformers.json"
+        path.unlink()
+        make(path)
+
+    return edit
 
 
 _BAD: dict[str, tuple[_EDIT, type[ModelError], str]] = {
@@ -234,6 +261,64 @@ _BAD: dict[str, tuple[_EDIT, type[ModelError], str]] = {
         ModelCorrupt,
         "max_seq_length is",
     ),
+    "layers without end": (_set("config.json", num_hidden_layers=10**9), UnsupportedModel, "num_hidden_layers is"),
+    "a width beyond all memory": (
+        _set("config.json", intermediate_size=10**12),
+        UnsupportedModel,
+        "intermediate_size is",
+    ),
+    "a vocabulary beyond memory": (_set("config.json", vocab_size=10**7), ModelCorrupt, "asks for"),
+    "positions beyond memory": (_set("config.json", max_position_embeddings=10**7), ModelCorrupt, "asks for"),
+    "a number of thousands of digits": (
+        _set("config.json", vocab_size=10**4000),
+        UnsupportedModel,
+        "vocab_size is 1000",
+    ),
+    "a size that is true": (_set("config.json", num_attention_heads=True), UnsupportedModel, "is True"),
+    "a size with a fraction": (_set("config.json", num_attention_heads=4.0), UnsupportedModel, "is 4.0"),
+    "padding beyond the vocabulary": (_set("config.json", pad_token_id=360), UnsupportedModel, "pad_token_id is 360"),
+    "a weight with a flipped exponent": (_edit_tensors(_one_flipped), ModelCorrupt, "or beyond 1e"),
+    "weights of whole numbers": (
+        _edit_tensors(lambda tensors: tensors.update({"pooler.dense.bias": torch.zeros(32, dtype=torch.int8)})),
+        UnsupportedModel,
+        r"pooler\.dense\.bias is of torch\.int8",
+    ),
+    "no unknown token": (_edit_vocabulary(lambda pieces: pieces.pop("[UNK]")), ModelCorrupt, "UNK"),
+    "a prompt with half a character": (
+        _set("config_sentence_transformers.json", prompts={"query": "\ud800"}),
+        ModelCorrupt,
+        r"config_sentence_transformers\.json is not JSON \(.*surrogates",
+    ),
+    "a model of another kind": (
+        _set("config_sentence_transformers.json", model_type="SparseEncoder"),
+        UnsupportedModel,
+        "model_type is 'SparseEncoder'",
+    ),
+    "a pooling key misspelt": (_set("1_Pooling/config.json", pooling_mode_cls_tokem=True), ModelCorrupt, "cls_tokem"),
+    "a pooling key that is no flag": (
+        _set("1_Pooling/config.json", pooling_mode_max_tokens="no"),
+        ModelCorrupt,
+        "'no'",
+    ),
+    "a pooling that says nothing": (
+        lambda f: (f / "1_Pooling/config.json").write_text("{}"),
+        ModelCorrupt,
+        "dimension",
+    ),
+    "pooling without modules": (_remove("modules.json"), ModelCorrupt, "modules.json is missing"),
+    "lower case neither true nor false": (
+        _set("tokenizer_config.json", do_lower_case="no"),
+        ModelCorrupt,
+        "do_lower_case, strip_accents and .* are true or false",
+    ),
+    "an added token far away": (
+        _set("tokenizer_config.json", added_tokens_decoder={"9" * 5_000: {"content": "cat"}}),
+        UnsupportedModel,
+        "the added token 'cat'",
+    ),
+    "a link to nothing": (_replace_by(lambda path: path.symlink_to("gone")), ModelCorrupt, "there is no such file"),
+    "a pipe": (_replace_by(os.mkfifo), ModelCorrupt, "there is no such file"),
+    "maximum length zero": (_set("sentence_bert_config.json", max_seq_length=0), ModelCorrupt, "max_seq_length is 0"),
     "maximum length NaN": (_set("sentence_bert_config.json", max_seq_length=float("nan")), ModelCorrupt, "is nan"),
 }
 
@@ -284,6 +369,13 @@ def test_a_tokenizer_of_another_model_is_refused(foreign_copy: Path, make_checkp
     error = _refusal(foreign_copy)
     assert isinstance(error, ModelCorrupt)
     assert "tokenizer and weights are not of one model" in str(error)
+
+
+@pytest.mark.parametrize("row", [360, 10**9])
+def test_a_piece_beyond_the_rows_of_the_weights_is_refused(foreign_copy: Path, row: int) -> None:
+    """The count of the pieces alone does not tell."""
+    _edit_vocabulary(lambda pieces: pieces.update({"cat": row}))(foreign_copy)
+    assert "tokenizer and weights are not of one model" in str(_refusal(foreign_copy))
 
 
 def test_a_tokenizer_with_fewer_pieces_than_rows_is_fine(make_checkpoint: _MAKE) -> None:

@@ -72,8 +72,33 @@ def test_a_file_more_than_was_saved_is_no_damage(tiny_copy: Path) -> None:
     _load(tiny_copy)
 
 
+@pytest.mark.parametrize("name", ["special_tokens_map.json", "added_tokens.json"])
+def test_a_file_that_would_be_read_but_was_not_saved_is_refused(tiny_copy: Path, name: str) -> None:
+    (tiny_copy / name).write_text("{}")
+    with pytest.raises(ModelCorrupt, match=rf"{name} was not saved with the checkpoint; delete it"):
+        _load(tiny_copy)
+
+
+@pytest.mark.parametrize("name", sorted(_SAVED - {"2_Normalize/config.json"}))
+def test_no_file_that_is_read_goes_without_a_digest(tiny_copy: Path, name: str) -> None:
+    table = json.loads((tiny_copy / "simpair.json").read_text())
+    del table["sha256"][name]
+    (tiny_copy / "simpair.json").write_text(json.dumps(table))
+    with pytest.raises(ModelCorrupt, match=f"{name} was not saved with the checkpoint"):
+        _load(tiny_copy)
+
+
 @pytest.mark.parametrize(
-    "table", [None, [], {"sha256": ["a"]}, {"sha256": {"gone": "0"}}, {"sha256": {"a\0": "0"}}, {}]
+    "table",
+    [
+        None,
+        [],
+        {"sha256": ["a"]},
+        {"sha256": {"gone": "0"}},
+        {"sha256": {"a\0": "0"}},
+        {"sha256": {"a" * 5_000: "0"}},
+        {},
+    ],
 )
 def test_digests_that_cannot_hold_are_refused(tiny_copy: Path, table: object) -> None:
     (tiny_copy / "simpair.json").write_text(json.dumps(table))
@@ -84,7 +109,7 @@ def test_digests_that_cannot_hold_are_refused(tiny_copy: Path, table: object) ->
 def test_digests_read_no_file_outside_the_folder(tiny_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     outside = tiny_copy.parent / "secret"
     outside.write_text("x")
-    monkeypatch.setattr("simpair.checkpoint._sha256", lambda path: pytest.fail(f"{path} was read"))
+    monkeypatch.setattr("simpair.digests._sha256", lambda path: pytest.fail(f"{path} was read"))
     for name in ("../secret", str(outside)):
         (tiny_copy / "simpair.json").write_text(json.dumps({"sha256": {name: "0"}}))
         with pytest.raises(ModelCorrupt, match="is missing"):

@@ -112,6 +112,8 @@ class TestProgram:
             ["train", "pairs.csv"],
             ["train", "pairs.csv", "--out", "x", "--learning-rate", "nan"],
             ["encode", "notes.txt", "--role", "passage"],
+            ["encode", "notes.txt", "--out", "vectors.txt"],
+            ["encode", "notes.txt", "--out", "vectors"],
         ],
     )
     def test_wrong_usage_is_exit_code_2(self, run: Callable[..., Ran], arguments: list[str]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from simpair.cli import main
-from simpair.cli.inputs import read_documents, read_texts
+from simpair.cli.inputs import TextStream, read_documents
 from simpair.cli.output import Output, cut
 from simpair.errors import DataError
 
@@ -81,16 +81,30 @@ class TestInputs:
             read_documents([str(first), str(first)])
 
     def test_texts_must_stand_line_by_line(self, tmp_path: Path) -> None:
-        assert read_texts(str(write(tmp_path / "a", "one\n two \r\nthree"))) == ["one", " two ", "three"]
+        assert list(TextStream(str(write(tmp_path / "a", "one\n two \r\nthree")))) == ["one", " two ", "three"]
         with pytest.raises(DataError, match="a:2: the line is blank"):
-            read_texts(str(write(tmp_path / "a", "one\n\nthree")))
+            list(TextStream(str(write(tmp_path / "a", "one\n\nthree"))))
         with pytest.raises(DataError, match="is empty"):
-            read_texts(str(write(tmp_path / "a", "")))
+            TextStream(str(write(tmp_path / "a", "")))
 
-    def test_what_is_not_utf8_is_named(self, tmp_path: Path) -> None:
+    def test_what_is_not_utf8_is_named_when_it_is_reached(self, tmp_path: Path) -> None:
         (tmp_path / "a.txt").write_bytes(b"one\ntw\xff\n")
+        texts = TextStream(str(tmp_path / "a.txt"))
+        assert next(texts) == "one"
         with pytest.raises(DataError, match=r"a\.txt:2: is not UTF-8 at byte 3"):
-            read_texts(str(tmp_path / "a.txt"))
+            next(texts)
+
+    def test_only_texts_that_were_taken_count(self, tmp_path: Path) -> None:
+        texts = TextStream(str(write(tmp_path / "a", "one\r\n二\nthree")))
+        empty = texts.digest
+        assert (texts.size, next(texts), next(texts), texts.drawn) == (14, "one", "二", ["one", "二"])
+        assert (texts.rows, texts.bytes, texts.digest, texts.take(1)) == (0, 0, empty, ["one"])
+        assert (texts.rows, texts.bytes, texts.drawn) == (1, 5, ["二"])
+        assert list(texts) == ["three"]
+        assert (texts.ended, texts.take(2), texts.rows, texts.bytes) == (True, ["二", "three"], 3, 14)
+        again = TextStream(str(write(tmp_path / "b", "one\n二\nthree\nfour")))
+        again.skip(3)
+        assert (again.digest, next(again)) == (texts.digest, "four")
 
 
 class TestOutput:

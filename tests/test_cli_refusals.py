@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from simpair.cli import main
@@ -52,46 +51,35 @@ class TestEncodeOut:
         [
             ("none/v.npy", "/none/v.npy cannot be written: there is no folder "),
             ("notes.txt/v.npy", "/notes.txt/v.npy cannot be written: there is no folder "),
-            (".", " is a folder; give the name of a file"),
+            ("folder.npy", " is a folder; give the name of a file"),
         ],
     )
     def test_a_place_that_cannot_be_is_refused_before_the_model_loads(
         self, refused: Callable[..., str], notes: Path, tmp_path: Path, out: str, reason: str
     ) -> None:
+        (tmp_path / "folder.npy").mkdir()
         said = refused("encode", notes, "--out", tmp_path / out)
         assert said.startswith(str(tmp_path))
         assert reason in said
-        assert tree(tmp_path) == ["notes.txt"]
+        assert tree(tmp_path) == ["folder.npy", "notes.txt"]
 
-    def test_a_failed_write_names_the_file_and_leaves_the_old_one(
-        self,
-        refused: Callable[..., str],
-        notes: Path,
-        tiny_model: Path,
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
-        out = tmp_path / "vectors.npy"
-        out.write_text("the old one", encoding="utf-8")
-
-        def full(*_: object, **__: object) -> None:
-            raise OSError(28, "No space left on device")
-
-        monkeypatch.setattr(np, "save", full)
-        said = refused("encode", notes, "--model", tiny_model, "--out", out)
-        assert said == f"{out} cannot be written: No space left on device; make room or choose another"
-        assert out.read_text(encoding="utf-8") == "the old one"
-        assert tree(tmp_path) == ["notes.txt", "vectors.npy"]
-
+    @pytest.mark.usefixtures("no_model")
     def test_a_name_that_the_disk_refuses_is_the_one_that_was_typed(
-        self, refused: Callable[..., str], notes: Path, tiny_model: Path, tmp_path: Path
+        self, refused: Callable[..., str], notes: Path, tmp_path: Path
     ) -> None:
-        out = tmp_path / ("x" * 300)
-        said = refused("encode", notes, "--model", tiny_model, "--out", out)
+        out = tmp_path / f"{'x' * 300}.npy"
+        said = refused("encode", notes, "--out", out)
         assert said.startswith(str(out))
         assert "File name too long; " in said
         assert tree(tmp_path) == ["notes.txt"]
-        assert main(["encode", str(notes), "--model", str(tiny_model), "--out", str(tmp_path / ("x" * 255))]) == 0
+
+    @pytest.mark.parametrize("letter", ["x", "😀"])
+    def test_the_longest_name_that_the_disk_takes_is_fine(
+        self, notes: Path, tiny_model: Path, tmp_path: Path, letter: str
+    ) -> None:
+        out = tmp_path / f"{letter * (250 // len(letter.encode()))}.npy"
+        assert main(["encode", str(notes), "--model", str(tiny_model), "--out", str(out)]) == 0
+        assert tree(tmp_path) == ["notes.txt", out.name]
 
 
 class TestIndexCreate:

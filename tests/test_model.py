@@ -14,6 +14,8 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+import simpair.devices
+import simpair.encoding
 import simpair.model
 from simpair.checkpoint import Checkpoint
 from simpair.errors import InputError, ModelCorrupt, ModelNotFound
@@ -69,8 +71,8 @@ def test_blocks_and_batches_of_any_size_give_the_same_vectors(
 ) -> None:
     texts = mixed_texts(100)
     vectors = tiny_encoder.encode(texts)
-    monkeypatch.setattr(simpair.model, "_BLOCK", 7)
-    monkeypatch.setattr(simpair.model, "_TOKEN_BUDGET", 33)
+    monkeypatch.setattr(simpair.encoding, "_BLOCK_TEXTS", 7)
+    monkeypatch.setattr(simpair.devices, "_CPU_TOKENS", 33)
     np.testing.assert_allclose(tiny_encoder.encode(texts), vectors, atol=1e-6)
 
 
@@ -254,8 +256,8 @@ def test_a_width_the_model_has_not_is_refused(tiny_model: Path, width: int) -> N
 
 
 def test_an_unknown_dtype_or_role_is_refused(tiny_model: Path, tiny_encoder: TwinTowerEncoder) -> None:
-    with pytest.raises(InputError, match="dtype is 'float16'; expected one of float32, bfloat16"):
-        TwinTowerEncoder.from_pretrained(tiny_model, dtype="float16")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="dtype is 'half'; expected one of float32, float16, bfloat16, int8"):
+        TwinTowerEncoder.from_pretrained(tiny_model, dtype="half")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="role is 'passage'; expected 'query', 'document' or None"):
         tiny_encoder.encode("a", role="passage")  # type: ignore[arg-type]
 
@@ -311,7 +313,7 @@ def test_what_is_no_text_is_refused_with_its_position(tiny_encoder: TwinTowerEnc
 def test_the_position_counts_from_the_first_text_of_the_call(
     tiny_encoder: TwinTowerEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(simpair.model, "_BLOCK", 4)
+    monkeypatch.setattr(simpair.encoding, "_BLOCK_TEXTS", 4)
     with pytest.raises(InputError, match="text 10 is a int"):
         tiny_encoder.encode(["a"] * 10 + [0])  # type: ignore[list-item]
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import pytest
 import torch
+import torch.nn.attention.varlen
+import torch.nn.functional as F
 from torch import Tensor
 
 from simpair.checkpoint import Checkpoint
 from simpair.errors import UnsupportedModel
 from simpair.model import TwinTowerEncoder
 from simpair.tokens import pack
-from simpair.towers.packed import MODEL_TYPES, PackedBert, PackedBertConfig
+from simpair.towers.packed import MODEL_TYPES, PackedBert, PackedBertConfig, _Texts
 
 _MAKE = Callable[..., Checkpoint]
 
@@ -129,13 +132,13 @@ def test_dropout_acts_in_training_only(pair: Callable[..., _Pair]) -> None:
 
 
 def test_attention_dropout_is_that_of_the_config(pair: Callable[..., _Pair]) -> None:
-    """With everything dropped the attention adds its output bias only."""
+    """With everything dropped nothing is attended to."""
     packed = pair(attention_probs_dropout_prob=1.0, num_hidden_layers=1).packed
-    packed.train()
-    layer = packed.encoder.layer[0].attention
-    states = torch.randn(6, packed.config.hidden_size)
-    expected = layer.output(torch.zeros_like(states), states)
-    torch.testing.assert_close(layer(states, [(2, 3)]), expected)
+    attention = packed.encoder.layer[0].attention
+    inputs = torch.randn(6, 3 * packed.config.hidden_size)
+    texts = _Texts([(2, 3)], None)
+    assert not attention(inputs, texts, dropping=True).any()
+    assert attention(inputs, texts, dropping=False).all()
 
 
 def test_one_text_more_of_a_length_changes_no_state(pair: Callable[..., _Pair]) -> None:
@@ -213,3 +216,30 @@ def test_loading_leaves_the_random_state_alone(tiny_model) -> None:
     before = torch.get_rng_state()
     TwinTowerEncoder.from_pretrained(tiny_model)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_gpus_attention_over_all_lengths_is_that_of_the_groups(
+    pair: Callable[..., _Pair], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No GPU needed: the kernel is replaced by its definition, so what is asked of it is tested, not the kernel."""
+
+    def varlen_attn(q: Any, k: Any, v: Any, starts_q: Any, starts_k: Any, most_q: int, most_k: int) -> torch.Tensor:
+        assert q.shape[1:] == (packed.config.num_attention_heads, q.shape[-1])
+        assert torch.equal(starts_q, starts_k)
+        assert most_q == most_k == 9
+        ends = starts_q.tolist()
+        parts = [[x[start:end].transpose(0, 1) for x in (q, k, v)] for start, end in itertools.pairwise(ends)]
+        return torch.cat([F.scaled_dot_product_attention(*part).transpose(0, 1) for part in parts])
+
+    monkeypatch.setattr(torch.nn.attention.varlen, "varlen_attn", varlen_attn)
+    packed = pair(attention_probs_dropout_prob=0.5).packed
+    attention = packed.encoder.layer[0].attention
+    inputs = torch.randn(3 + 3 + 5 + 9, 3 * packed.config.hidden_size)
+    expected = attention(inputs, _Texts([(2, 3), (1, 5), (1, 9)], None), dropping=False)
+    starts = torch.tensor([0, 3, 6, 11, 20], dtype=torch.int32)
+    torch.testing.assert_close(attention._attend_at_once(inputs, starts, longest=9), expected)
+    asked = _Texts([(2, 3), (1, 5), (1, 9)], starts)
+    torch.testing.assert_close(attention(inputs.bfloat16(), asked, dropping=False), expected, atol=3e-2, rtol=0)
+    monkeypatch.setattr(attention, "_attend_at_once", None)  # float32, and dropout, stay with the groups
+    torch.testing.assert_close(attention(inputs, asked, dropping=False), expected)
+    assert attention(inputs.bfloat16(), asked, dropping=True).shape == expected.shape

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, normalizers, pre_tokenizers
 
 from simpair.errors import InputError
 from simpair.model import TwinTowerEncoder
-from simpair.tokens import Tokens, check_texts, pack, plan_batches
+from simpair.tokens import TokenBudget, Tokens, check_texts, pack, plan_batches
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def test_pack_refuses_what_is_no_batch() -> None:
 def test_a_plan_holds_every_row_once_within_its_budget(lengths: list[int], budget: int) -> None:
     sequences = [[row] * length for row, length in enumerate(lengths)]
     seen: list[int] = []
-    for rows, batch in plan_batches(sequences, token_budget=budget):
+    for rows, batch in plan_batches(sequences, TokenBudget(budget)):
         assert sum(batch.lengths) <= budget or len(rows) == 1
         assert list(batch.lengths) == sorted(batch.lengths)
         parts = [part.tolist() for part in batch.input_ids.split(batch.lengths)]
@@ -158,6 +158,61 @@ def test_a_plan_holds_every_row_once_within_its_budget(lengths: list[int], budge
 
 def test_a_plan_starts_with_the_longest_and_is_drawn_lazily() -> None:
     sequences = [[0], [1] * 5, [2] * 9, [3] * 3]
-    plan = plan_batches(sequences, token_budget=9)
+    plan = plan_batches(sequences, TokenBudget(9))
     assert iter(plan) is plan
     assert [rows for rows, _ in plan] == [[2], [0, 3, 1]]
+
+
+# Long texts, of which only the start is read
+
+
+def _whole(tokenizer: Tokenizer, text: str, length: int) -> list[int]:
+    """The ids of the whole text, cut: what reading the start alone must give."""
+    ids = tokenizer.encode(text).ids
+    return ids if len(ids) <= length else [*ids[: length - 1], ids[-1]]
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.sampled_from(
+            ["cat", "dogs", "今", "天气。", "，", " ", "\n", "x" * 90, "é", "e\u0301", "\u00a0", "😀", "\0", "[SEP]"]
+        )
+        | st.text(max_size=12),
+        min_size=1,
+        max_size=40,
+    ),
+    st.integers(1, 60),
+)
+def test_reading_the_start_of_a_long_text_changes_no_token(tokenizer: Tokenizer, parts: list[str], times: int) -> None:
+    text = ("".join(parts) + " ") * times
+    tokens = Tokens(tokenizer, max_seq_length=6, prompts={})
+    found = tokens.tokenize([text, "cat"])
+    assert found.ids[0] == _whole(tokenizer, text, 6)
+    assert found.truncated == ([0] if len(tokenizer.encode(text).ids) > 6 else [])
+
+
+def test_of_a_long_text_only_the_start_is_read(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control of the test above, which reading everything would pass too."""
+    tokens = Tokens(tokenizer, max_seq_length=6, prompts={})
+    for text in ("cat dog " * 10_000, "今天" * 10_000, "今天，" * 10_000, "cat\n" * 10_000):
+        assert 60 <= len(tokens._start(text)) <= 120
+    assert tokens._start("x" * 10_000) == "x" * 10_000
+
+
+def test_a_start_without_enough_tokens_is_not_trusted(tokenizer: Tokenizer) -> None:
+    text = " " * 500 + "cat dog the"
+    assert Tokens(tokenizer, max_seq_length=6, prompts={}).ids([text]) == [tokenizer.encode("cat dog the").ids]
+
+
+@pytest.mark.parametrize("change", ["normalizer", "pre_tokenizer", "added_tokens"])
+def test_a_tokenizer_that_may_join_words_reads_everything(tokenizer: Tokenizer, change: str) -> None:
+    other = Tokenizer.from_str(tokenizer.to_str())
+    if change == "normalizer":
+        other.normalizer = normalizers.Replace("cat dog", "mat")
+    elif change == "pre_tokenizer":
+        other.pre_tokenizer = pre_tokenizers.Split("the", "removed")
+    else:
+        other.add_tokens(["cat dog"])
+    text = "cat dog " * 1_000
+    assert Tokens(other, max_seq_length=6, prompts={})._start(text) == text

@@ -91,7 +91,6 @@ def _threads_of_a_new_thread() -> int:
 def test_the_thread_count_comes_back_after_the_last_result() -> None:
     list(run_on_workers(lambda number: number, [(number,) for number in range(50)], parallel=True))
     assert torch.get_num_threads() == _threads_of_a_new_thread() == 2
-    assert not any(thread.name.startswith("simpair") for thread in threading.enumerate())
 
 
 def test_the_thread_count_comes_back_when_the_results_are_left_lying() -> None:
@@ -99,7 +98,21 @@ def test_the_thread_count_comes_back_when_the_results_are_left_lying() -> None:
     assert next(iter(results)) == 0
     results.close()  # type: ignore[attr-defined]
     assert torch.get_num_threads() == _threads_of_a_new_thread() == 2
-    assert not any(thread.name.startswith("simpair") for thread in threading.enumerate())
+
+
+def test_callers_at_a_time_share_the_workers() -> None:
+    with ThreadPoolExecutor(6) as callers:
+        names = callers.map(lambda _: _threads_used(50, parallel=True), range(6))
+        assert len(set().union(*names)) == 2
+
+
+def test_work_that_was_left_lying_is_not_begun() -> None:
+    begun: list[int] = []
+    results = run_on_workers(begun.append, [(number,) for number in range(50)], parallel=True)
+    next(iter(results))
+    results.close()  # type: ignore[attr-defined]
+    list(run_on_workers(lambda number: number, [(number,) for number in range(50)], parallel=True))
+    assert len(begun) <= 5
 
 
 @pytest.mark.parametrize("parallel", [True, False])
@@ -124,6 +137,9 @@ def test_an_error_in_the_stream_of_work_is_raised_here() -> None:
         yield from [(number,) for number in range(20)]
         raise LookupError("no more work")
 
-    with pytest.raises(LookupError, match="no more work"):
-        list(run_on_workers(lambda number: number, stream(), parallel=True))
+    for parallel in (True, False):
+        results = run_on_workers(lambda number: number, stream(), parallel=parallel)
+        assert list(islice(results, 20)) == list(range(20))
+        with pytest.raises(LookupError, match="no more work"):
+            next(results)
     assert torch.get_num_threads() == 2

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
-from pathlib import Path
+import time
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from simpair._version import __version__
 from simpair.cli.folders import check_file
-from simpair.cli.inputs import read_texts
+from simpair.cli.inputs import TextStream
 from simpair.cli.output import Output, add_format, add_model, cut, non_blank, notice
-from simpair.cli.progress import WithProgress
-from simpair.errors import InputError
+from simpair.cli.progress import stream_progress
+from simpair.cli.vectors import Origin, VectorFormat, check_format, vector_format, vectors_path
+from simpair.errors import DataError, InputError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from simpair.cli.partial import Partial, Recipe
+    from simpair.model import TwinTowerEncoder
+    from simpair.tokens import Role
 
 __all__ = ["register"]
 
@@ -36,9 +42,24 @@ def register(commands: Any) -> None:
     encode = commands.add_parser("encode", help="the vectors of a file's texts", description=_encode.__doc__)
     encode.add_argument("file", metavar="FILE", help="UTF-8, a text on each line; - is stdin")
     encode.add_argument(
-        "--out", metavar="VECTORS.npy", type=Path, help="write an array (N, D) float32, row i for line i"
+        "--out",
+        metavar="VECTORS",
+        type=vectors_path,
+        help="write a file, row i for line i: .npy, .safetensors, or .parquet (with the texts; needs pyarrow)",
     )
     encode.add_argument("--role", choices=("query", "document"), help="the side of a search; default: neither")
+    encode.add_argument(
+        "--dtype",
+        choices=("float32", "float16", "bfloat16", "int8"),
+        default="float32",
+        help="of the matrix products; what is written is float32 (default float32)",
+    )
+    encode.add_argument(
+        "--on-truncation",
+        choices=("warn", "error", "ignore"),
+        default="warn",
+        help="what to do about texts longer than the encoder reads, which lose their end (default warn)",
+    )
     add_model(encode)
     encode.set_defaults(run=_encode)
 
@@ -57,35 +78,130 @@ def _similarity(arguments: argparse.Namespace) -> None:
 
 
 def _encode(arguments: argparse.Namespace) -> None:
-    """Write the vector of each line: to an .npy file with --out, else to stdout as JSON lines of text and embedding."""
-    if arguments.out is not None:
-        check_file(arguments.out)
-    texts = read_texts(arguments.file)
+    """Write the vector of each line: to a file with --out, else to stdout as JSON lines of text and embedding.
+
+    The file may be of any length. After an interruption the same command with --out goes on where it was, and ends
+    with the same bytes.
+    """
+    if arguments.out is None:
+        _print_vectors(arguments)
+    else:
+        _write_vectors(arguments)
+
+
+def _print_vectors(arguments: argparse.Namespace) -> None:
+    texts = TextStream(arguments.file)
     from simpair.model import TwinTowerEncoder
 
-    encoder = TwinTowerEncoder.from_pretrained(arguments.model)
-    vectors = WithProgress(encoder).encode(texts, role=arguments.role)
-    if arguments.out is not None:
-        _save(vectors, arguments.out)
-        notice(f"wrote {vectors.shape[0]} vectors, {vectors.shape[1]} wide, to {arguments.out}")
-        return
-    for text, vector in zip(texts, vectors, strict=True):
-        shortest = [float(str(number)) for number in vector]  # the digits of float32, not of the double beside it
-        sys.stdout.write(f"{json.dumps({'text': text, 'embedding': shortest}, ensure_ascii=False)}\n")
+    def write(block: list[str], vectors: NDArray[np.float32]) -> None:
+        for text, vector in zip(block, vectors, strict=True):
+            numbers = ", ".join(map(str, vector))  # the digits of float32, not of the double beside it
+            sys.stdout.write(f'{{"text": {json.dumps(text, ensure_ascii=False)}, "embedding": [{numbers}]}}\n')
+        sys.stdout.flush()
+
+    encoder = TwinTowerEncoder.from_pretrained(arguments.model, dtype=arguments.dtype)
+    _encode_stream(encoder, texts, write, arguments, shown=not sys.stdout.isatty())
 
 
-def _save(vectors: NDArray[np.float32], path: Path) -> None:
-    """Write an .npy file that appears whole or not at all."""
-    import numpy as np
+def _write_vectors(arguments: argparse.Namespace) -> None:
+    check_file(arguments.out)
+    check_format(arguments.out)
+    texts = TextStream(arguments.file)
+    from simpair.cli.partial import partial_file
+    from simpair.model import TwinTowerEncoder
 
-    unborn = path.with_name(f".simpair.{os.getpid()}.tmp")  # a name that fits wherever the file's own does
+    with partial_file(arguments.out) as work:
+        encoder = TwinTowerEncoder.from_pretrained(arguments.model, dtype=arguments.dtype)
+        form = _begin(work, encoder, texts, arguments)
+        before, start = texts.rows, time.monotonic()
+        try:
+            _fill(work, form, encoder, texts, arguments)
+        except BaseException:
+            if work.rows:
+                notice(f"{work.rows:,} vectors are kept; the same command goes on behind them")
+            raise
+    seconds = time.monotonic() - start
+    size = f"{texts.rows:,} vectors, {encoder.embedding_dimension} wide,"
+    notice(f"wrote {size} to {arguments.out} in {seconds:,.1f} s, {(texts.rows - before) / seconds:,.0f} texts/s")
+
+
+def _begin(work: Partial, encoder: TwinTowerEncoder, texts: TextStream, arguments: argparse.Namespace) -> VectorFormat:
+    """The form of the file, with the work open behind the texts whose vectors are recorded, which are passed over.
+
+    Raises:
+        InputError: What is recorded is not of these texts, this encoder or these options.
+    """
+    recipe = _recipe(encoder, arguments)
+    form = vector_format(arguments.out, Origin(recipe.model, recipe.fingerprint, encoder.embedding_dimension))
+    work.begin(recipe, form.head())
+    if work.rows:
+        texts.skip(work.rows)
+        if texts.digest != work.digest:
+            raise work.refuse_texts(texts.path)
+        notice(f"goes on after line {texts.rows:,} of {texts.path}, where it was interrupted")
+    return form
+
+
+def _fill(
+    work: Partial, form: VectorFormat, encoder: TwinTowerEncoder, texts: TextStream, arguments: argparse.Namespace
+) -> None:
+    def write(block: list[str], vectors: NDArray[np.float32]) -> None:
+        work.append(form.block(block, vectors))
+        if not texts.ended or texts.drawn:  # a block that the end of the texts cut short is no place to go on
+            work.record(texts.rows, texts.digest)
+
+    _encode_stream(encoder, texts, write, arguments, shown=True)
+    work.finish(lambda path: form.finish(path, texts.rows))
+
+
+def _recipe(encoder: TwinTowerEncoder, arguments: argparse.Namespace) -> Recipe:
+    import torch
+
+    from simpair.cli.partial import Recipe
+    from simpair.workers import threads
+
+    device = encoder.device.type
+    if device == "cpu":
+        device = f"cpu with {torch.backends.cpu.get_cpu_capability()} and {threads()} threads"
+    elif device == "cuda":
+        device = torch.cuda.get_device_name(encoder.device)
+    return Recipe(
+        format=arguments.out.suffix.lower(),
+        model=encoder.source or "",
+        fingerprint=encoder.fingerprint,
+        role=arguments.role or "neither",
+        dtype=arguments.dtype,
+        device=device,
+        libraries=f"simpair {__version__} and torch {torch.__version__}",
+    )
+
+
+def _encode_stream(
+    encoder: TwinTowerEncoder,
+    texts: TextStream,
+    write: Callable[[list[str], NDArray[np.float32]], None],
+    arguments: argparse.Namespace,
+    *,
+    shown: bool,
+) -> None:
+    """Give every block of texts and their vectors to ``write``; ``shown`` allows a bar."""
+    with stream_progress(texts, shown=shown) as advance:
+        blocks = encoder.encode_stream(texts, role=arguments.role, on_truncation=arguments.on_truncation)
+        while (vectors := _next(blocks, encoder, texts, arguments.role)) is not None:
+            write(texts.take(len(vectors)), vectors)
+            advance()
+
+
+def _next(
+    blocks: Iterator[NDArray[np.float32]], encoder: TwinTowerEncoder, texts: TextStream, role: Role | None
+) -> NDArray[np.float32] | None:
+    """The next block, or None behind the last; a text that is refused for its length is named by its line."""
     try:
-        with unborn.open("xb") as file:
-            np.save(file, vectors, allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-        unborn.replace(path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror or error}; make room or choose another") from error
-    finally:
-        unborn.unlink(missing_ok=True)
+        return next(blocks, None)
+    except InputError:
+        for line, text in enumerate(texts.drawn, texts.rows + 1):
+            if encoder.tokenizer.tokenize([text], role=role).truncated:
+                limit = f"{encoder.max_seq_length} tokens, the most that this encoder reads"
+                reason = f"the text is longer than {limit}; split it, or choose --on-truncation warn"
+                raise DataError(reason, path=texts.path, line=line) from None
+        raise

@@ -5,14 +5,20 @@ Knows no encoder and no index.
 
 from __future__ import annotations
 
+import hashlib
 import sys
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from simpair.errors import DataError
 
-__all__ = ["InputDocument", "read_documents", "read_texts"]
+if TYPE_CHECKING:
+    from simpair.rows import Line
+
+__all__ = ["InputDocument", "TextStream", "read_documents"]
 
 
 class InputDocument(NamedTuple):
@@ -24,20 +30,76 @@ class InputDocument(NamedTuple):
     line: int
 
 
-def read_texts(path: str) -> list[str]:
-    """The texts of a file, one on each line, so that the i-th text is line i.
+class _Drawn(NamedTuple):
+    """A text, and the bytes of its line."""
 
-    Raises:
-        DataError: The file cannot be read, a line is blank or not UTF-8, or there is none.
+    text: str
+    size: int
+
+
+class TextStream(Iterator[str]):
+    """The texts of a file of any length, one on each line, drawn as they are needed.
+
+    Who draws a text may hold it for a while; when it is done with, it is taken. Only what was taken counts.
+
+    Attributes:
+        path: The file.
+        size: Its bytes, or None where they are not known beforehand.
+        rows: How many texts were taken, so the number of the line behind which the others stand.
+        bytes: How many bytes these lines have.
+        ended: Whether the last text was drawn.
     """
-    texts = []
-    for number, line in _lines(path):
-        if not line.strip():
-            raise DataError("the line is blank; every line is a text, remove it or fill it in", path=path, line=number)
-        texts.append(line)
-    if not texts:
-        raise DataError("is empty; check the path, or write a text on each line", path=path)
-    return texts
+
+    def __init__(self, path: str) -> None:
+        """Read the first line.
+
+        Raises:
+            DataError: The file cannot be read, a line is blank or not UTF-8 (here for the first line, else when it is
+                drawn), or there is none.
+        """
+        self.path = path
+        plain = path != "-" and not path.lower().endswith(".gz") and Path(path).is_file()
+        self.size = Path(path).stat().st_size if plain else None
+        self.rows = self.bytes = 0
+        self.ended = False
+        self._digest = hashlib.sha256()
+        self._drawn: deque[_Drawn] = deque()
+        lines = _texts(path)
+        first = next(lines, None)
+        if first is None:
+            raise DataError("is empty; check the path, or write a text on each line", path=path)
+        self._lines = chain([first], lines)
+
+    def __next__(self) -> str:
+        for line in self._lines:
+            self._drawn.append(line)
+            return line.text
+        self.ended = True
+        raise StopIteration
+
+    def take(self, count: int) -> list[str]:
+        """The next ``count`` of the texts that were drawn."""
+        taken = [self._drawn.popleft() for _ in range(count)]
+        for text, size in taken:
+            self._digest.update(f"{text}\n".encode())
+            self.bytes += size
+        self.rows += count
+        return [line.text for line in taken]
+
+    def skip(self, count: int) -> None:
+        """Draw and take ``count`` texts, or as many as there are."""
+        for _ in islice(self, count):
+            self.take(1)
+
+    @property
+    def drawn(self) -> list[str]:
+        """The texts that were drawn and not taken."""
+        return [line.text for line in self._drawn]
+
+    @property
+    def digest(self) -> str:
+        """Hex sha256 of the texts that were taken, the same for any kind of line end."""
+        return self._digest.hexdigest()
 
 
 def read_documents(paths: Sequence[str], *, text_field: str = "text", id_field: str = "id") -> list[InputDocument]:
@@ -69,6 +131,14 @@ def read_documents(paths: Sequence[str], *, text_field: str = "text", id_field: 
     return documents
 
 
+def _texts(path: str) -> Iterator[_Drawn]:
+    for number, line in _lines(path):
+        text = line.removesuffix("\n").removesuffix("\r")
+        if not text.strip():
+            raise DataError("the line is blank; every line is a text, remove it or fill it in", path=path, line=number)
+        yield _Drawn(text, len(line.encode()))
+
+
 def _documents(path: str, text_field: str, id_field: str) -> Iterator[InputDocument]:
     from simpair.rows import format_of, read_objects, read_table
 
@@ -76,7 +146,7 @@ def _documents(path: str, text_field: str, id_field: str) -> Iterator[InputDocum
     if suffix not in (".jsonl", ".csv", ".tsv"):
         for number, line in _lines(path):
             if line.strip():
-                yield InputDocument(line, None, {}, number)
+                yield InputDocument(line.removesuffix("\n").removesuffix("\r"), None, {}, number)
         return
     for number, fields in read_objects(Path(path)) if suffix == ".jsonl" else read_table(Path(path)):
         try:
@@ -101,9 +171,7 @@ def _document(fields: Mapping[str, object], line: int, text_field: str, id_field
     return InputDocument(text, name, rest, line)
 
 
-def _lines(path: str) -> Iterator[tuple[int, str]]:
-    """Yields (number, line without its end)."""
+def _lines(path: str) -> Iterator[Line]:
     from simpair.rows import decode_lines, read_lines
 
-    for number, line in decode_lines(sys.stdin.buffer, Path(path)) if path == "-" else read_lines(Path(path)):
-        yield number, line.removesuffix("\n").removesuffix("\r")
+    return decode_lines(sys.stdin.buffer, Path(path)) if path == "-" else read_lines(Path(path))

@@ -1,19 +1,22 @@
-"""An encoder → the same encoder with a progress bar on stderr over long work, where stderr is a terminal."""
+"""An encoder, or a stream of texts → progress on stderr over long work, where stderr is a terminal."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from simpair.cli.inputs import TextStream
     from simpair.model import TwinTowerEncoder
     from simpair.tokens import Role
 
-__all__ = ["WithProgress"]
+__all__ = ["WithProgress", "stream_progress"]
 
 _LONG_WORK = 256
 """Texts from which on a bar is worth its line."""
@@ -52,3 +55,24 @@ class WithProgress:
     def encode_document(self, texts: list[str], /) -> NDArray[np.float32]:
         """The vectors (N, D) of N documents."""
         return self.encode(texts, role="document")
+
+
+@contextmanager
+def stream_progress(texts: TextStream, *, shown: bool) -> Iterator[Callable[[], None]]:
+    """A bar over a stream; the function that it gives is called whenever texts were taken.
+
+    It tells how many texts there were and how many a second, and the time left where the size of the file is known.
+    """
+    from tqdm import tqdm
+
+    before, start = texts.rows, time.monotonic()
+    share = "{desc} [{elapsed}]" if texts.size is None else "{percentage:3.0f}%|{bar}| {desc} [{elapsed}<{remaining}]"
+    disable = not (shown and sys.stderr.isatty())
+    with tqdm(total=texts.size, initial=texts.bytes, bar_format=share, smoothing=0, miniters=1, disable=disable) as bar:
+
+        def advance() -> None:
+            speed = (texts.rows - before) / max(time.monotonic() - start, 1e-9)
+            bar.set_description_str(f"{texts.rows:,} texts, {speed:,.0f} texts/s", refresh=False)
+            bar.update(texts.bytes - bar.n)
+
+        yield advance

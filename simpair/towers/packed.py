@@ -5,30 +5,28 @@ Parameter names are the checkpoint's, so its tensors load by name. Knows no toke
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
-from typing import Any
+from itertools import accumulate, groupby
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from simpair.errors import UnsupportedModel
+from simpair.errors import ModelCorrupt, UnsupportedModel
 from simpair.tokens import PackedBatch
-from simpair.towers.linear import Linear
+from simpair.towers.products import ACTIVATIONS, LayerParts, Product, Site, plain
 
 __all__ = ["MODEL_TYPES", "PackedBert", "PackedBertConfig"]
 
+_HARMLESS = ("pooler.", "cls.", "classifier.", "lm_head.", "embeddings.position_ids")
+"""Tensors of pretraining heads, which no embedding depends on."""
+_FRACTIONS = ("attention_probs_dropout_prob", "hidden_dropout_prob", "layer_norm_eps")
+_MOST_LAYERS = 1_000
+_GREATEST_SIZE = 10_000_000
+"""Beyond what any encoder has, and little enough for shapes to be compared before anything is allocated."""
 MODEL_TYPES = ("bert", "camembert", "roberta", "xlm-roberta")
-
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": F.gelu,
-    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
-    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "relu": F.relu,
-    "silu": F.silu,
-}
 
 
 @dataclass(frozen=True)
@@ -56,14 +54,19 @@ class PackedBertConfig:
         """Refuse sizes that no encoder has."""
         for name, value in vars(self).items():
             least = 0 if name in ("pad_token_id", "position_offset") else 1
-            if isinstance(value, int) and value < least:
-                raise UnsupportedModel(f"config.json: {name} is {value}; expected at least {least}")
-            if isinstance(value, float) and not 0 <= value <= 1:
-                raise UnsupportedModel(f"config.json: {name} is {value}; expected 0 to 1")
+            most = _MOST_LAYERS if name == "num_hidden_layers" else _GREATEST_SIZE
+            if name in _FRACTIONS:
+                least, most = 0, 1
+            if name != "hidden_act" and not least <= value <= most:
+                raise UnsupportedModel(f"config.json: {name} is {value!r:.80}; expected {least} to {most}")
         if self.hidden_size % self.num_attention_heads:
             raise UnsupportedModel(
                 f"config.json: hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
                 f"{self.num_attention_heads}"
+            )
+        if self.pad_token_id >= self.vocab_size:
+            raise UnsupportedModel(
+                f"config.json: pad_token_id is {self.pad_token_id}; expected less than vocab_size {self.vocab_size}"
             )
 
     @classmethod
@@ -75,34 +78,31 @@ class PackedBertConfig:
         """
         kind = config.get("model_type")
         if kind not in MODEL_TYPES:
-            raise UnsupportedModel(f"config.json: model_type is {kind!r}; this version reads {', '.join(MODEL_TYPES)}")
+            raise UnsupportedModel(
+                f"config.json: model_type is {kind!r:.80}; this version reads {', '.join(MODEL_TYPES)}"
+            )
         if config.get("position_embedding_type", "absolute") != "absolute" or config.get("is_decoder", False):
             raise UnsupportedModel("config.json: relative positions and decoders are not read by this version")
-        if str(config.get("hidden_act", "gelu")) not in _ACTIVATIONS:
+        if str(config.get("hidden_act", "gelu")) not in ACTIVATIONS:
             raise UnsupportedModel(
-                f"config.json: hidden_act is {config['hidden_act']!r}; known: {sorted(_ACTIVATIONS)}"
+                f"config.json: hidden_act is {config['hidden_act']!r:.80}; known: {sorted(ACTIVATIONS)}"
             )
-        roberta = kind != "bert"
-        try:
-            return cls(
-                vocab_size=int(config["vocab_size"]),
-                hidden_size=int(config["hidden_size"]),
-                num_hidden_layers=int(config["num_hidden_layers"]),
-                num_attention_heads=int(config["num_attention_heads"]),
-                intermediate_size=int(config["intermediate_size"]),
-                max_position_embeddings=int(config.get("max_position_embeddings", 512)),
-                type_vocab_size=int(config.get("type_vocab_size", 2)),
-                layer_norm_eps=float(config.get("layer_norm_eps", 1e-12)),
-                hidden_act=str(config.get("hidden_act", "gelu")),
-                hidden_dropout_prob=float(config.get("hidden_dropout_prob", 0.1)),
-                attention_probs_dropout_prob=float(config.get("attention_probs_dropout_prob", 0.1)),
-                position_offset=int(config.get("pad_token_id", 1)) + 1 if roberta else 0,
-                pad_token_id=int(config.get("pad_token_id") or 0),
-            )
-        except KeyError as error:
-            raise UnsupportedModel(f"config.json: {error.args[0]} is missing") from None
-        except (TypeError, ValueError, OverflowError) as error:
-            raise UnsupportedModel(f"config.json: a size or pad_token_id is not a number ({error})") from None
+        first = _number(config, "pad_token_id", 1) + 1 if kind != "bert" else 0
+        return cls(
+            vocab_size=_number(config, "vocab_size"),
+            hidden_size=_number(config, "hidden_size"),
+            num_hidden_layers=_number(config, "num_hidden_layers"),
+            num_attention_heads=_number(config, "num_attention_heads"),
+            intermediate_size=_number(config, "intermediate_size"),
+            max_position_embeddings=_number(config, "max_position_embeddings", 512),
+            type_vocab_size=_number(config, "type_vocab_size", 2),
+            layer_norm_eps=_number(config, "layer_norm_eps", 1e-12),
+            hidden_act=str(config.get("hidden_act", "gelu")),
+            hidden_dropout_prob=_number(config, "hidden_dropout_prob", 0.1),
+            attention_probs_dropout_prob=_number(config, "attention_probs_dropout_prob", 0.1),
+            position_offset=first,
+            pad_token_id=0 if config.get("pad_token_id") is None else _number(config, "pad_token_id", 0),
+        )
 
     def identity(self) -> str:
         """The fields that change a vector, as text: all but the rates of dropout."""
@@ -114,6 +114,16 @@ class PackedBertConfig:
         return self.max_position_embeddings - self.position_offset
 
 
+def _number(config: Mapping[str, Any], name: str, usual: float | None = None) -> Any:
+    """The number of that name, whole unless the usual one is a fraction; nothing is read into another type."""
+    if name not in config and usual is None:
+        raise UnsupportedModel(f"config.json: {name} is missing")
+    value = config.get(name, usual)
+    if type(value) not in ((int, float) if isinstance(usual, float) else (int,)):
+        raise UnsupportedModel(f"config.json: a size or pad_token_id is not a number ({name} is {value!r:.80})")
+    return float(value) if isinstance(usual, float) and abs(value) < _GREATEST_SIZE else value
+
+
 class PackedBert(nn.Module):
     """A BERT-family encoder over packed batches (Devlin et al. 2019; Liu et al. 2019 for the RoBERTa children)."""
 
@@ -123,30 +133,78 @@ class PackedBert(nn.Module):
         self.embeddings = _Embeddings(config)
         self.encoder = _Encoder(config)
 
-    def forward(self, batch: PackedBatch) -> Tensor:
-        """Token states (S, D) in the order of the pack."""
-        groups = _equal_lengths(batch.lengths)
-        positions = _positions(groups, batch.input_ids.device)
+    def forward(self, batch: PackedBatch, products: Sequence[LayerParts[Product]] | None = None) -> Tensor:
+        """Token states (S, D) in the order of the pack.
+
+        Args:
+            batch: B texts, S tokens.
+            products: Those of :meth:`sites`, laid out for serving, which leaves dropout out; None multiplies by the
+                parameters themselves, differentiably.
+        """
+        texts = _Texts.of(batch)
+        positions = texts.positions(batch.input_ids.device)
         if self.config.position_offset:
             positions = _count_real_tokens(batch.input_ids, positions, pad=self.config.position_offset - 1)
-        states = self.embeddings(batch.input_ids, positions)
-        for layer in self.encoder.layer:
-            states = layer(states, groups)
+        dropping = self.training and products is None
+        states = self.embeddings(batch.input_ids, positions, dropping)
+        if products is None:
+            products = [layer.map(plain) for layer in self.sites()]
+        for layer, multiply in zip(self.encoder.layer, products, strict=True):
+            states = layer(states, texts, multiply, dropping)
         return states  # type: ignore[no-any-return]
 
+    def load(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Take the tensors of a checkpoint as weights, in float32; those of a pretraining head are left over.
 
-_Groups = list[tuple[int, int]]
-"""Count and length of each run of equal lengths, in the order of the pack."""
+        Raises:
+            ModelCorrupt: Tensors are missing, unknown or misshapen.
+        """
+        wanted = self.state_dict()
+        if missing := sorted(set(wanted) - set(tensors)):
+            raise ModelCorrupt(f"the weights lack {', '.join(missing[:3])} ({len(missing)} of {len(wanted)} tensors)")
+        for name, tensor in wanted.items():
+            if tensors[name].shape != tensor.shape:
+                raise ModelCorrupt(
+                    f"{name} has shape {tuple(tensors[name].shape)}, but config.json asks for {tuple(tensor.shape)}"
+                )
+        left = {name: tensor for name, tensor in tensors.items() if name not in wanted}
+        if unknown := [name for name in left if not name.startswith(_HARMLESS)]:
+            raise ModelCorrupt(f"the weights have {', '.join(sorted(unknown)[:3])}, which config.json has no place for")
+        unborn = next(self.parameters()).is_meta
+        self.load_state_dict({name: tensors[name].float() for name in wanted}, assign=unborn)
+        return left
+
+    def sites(self) -> list[LayerParts[Site]]:
+        """The matrix products of each layer."""
+        layers: Iterable[Any] = self.encoder.layer
+        return [layer.sites() for layer in layers]
 
 
-def _equal_lengths(lengths: tuple[int, ...]) -> _Groups:
-    return [(sum(1 for _ in run), length) for length, run in groupby(lengths)]
+class _Texts(NamedTuple):
+    """Where the texts of a pack are.
 
+    Attributes:
+        groups: Count and length of each run of equal lengths, in the order of the pack.
+        starts: (B + 1,) int32 on the device, the first token of each text and the end of the last, for a GPU's
+            attention; None on a CPU.
+    """
 
-def _positions(groups: _Groups, device: torch.device) -> Tensor:
-    if not groups:
-        return torch.zeros(0, dtype=torch.int64, device=device)
-    return torch.cat([torch.arange(length, device=device).repeat(count) for count, length in groups])
+    groups: list[tuple[int, int]]
+    starts: Tensor | None
+
+    @classmethod
+    def of(cls, batch: PackedBatch) -> _Texts:
+        groups = [(sum(1 for _ in run), length) for length, run in groupby(batch.lengths)]
+        device = batch.input_ids.device
+        if device.type != "cuda":
+            return cls(groups, None)
+        return cls(groups, torch.tensor([0, *accumulate(batch.lengths)], dtype=torch.int32, device=device))
+
+    def positions(self, device: torch.device) -> Tensor:
+        """(S,): the place of each token in its text."""
+        if not self.groups:
+            return torch.zeros(0, dtype=torch.int64, device=device)
+        return torch.cat([torch.arange(length, device=device).repeat(count) for count, length in self.groups])
 
 
 def _count_real_tokens(input_ids: Tensor, positions: Tensor, *, pad: int) -> Tensor:
@@ -162,7 +220,12 @@ def _count_real_tokens(input_ids: Tensor, positions: Tensor, *, pad: int) -> Ten
 
 class _Table(nn.Embedding):
     def reset_parameters(self) -> None:
-        """Nothing, as in ``Linear``."""
+        """Nothing: a checkpoint's tensors come next, and the random state is the caller's."""
+
+
+class _Linear(nn.Linear):
+    def reset_parameters(self) -> None:
+        """Nothing, as in ``_Table``."""
 
 
 class _Embeddings(nn.Module):
@@ -172,12 +235,12 @@ class _Embeddings(nn.Module):
         self.position_embeddings = _Table(config.max_position_embeddings, config.hidden_size)
         self.token_type_embeddings = _Table(config.type_vocab_size, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self._dropout = config.hidden_dropout_prob
 
-    def forward(self, input_ids: Tensor, positions: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor, positions: Tensor, dropping: bool) -> Tensor:
         states = self.word_embeddings(input_ids) + self.token_type_embeddings.weight[0]
         states = states + self.position_embeddings(positions)
-        return self.dropout(self.LayerNorm(states))  # type: ignore[no-any-return]
+        return F.dropout(self.LayerNorm(states), self._dropout, dropping)
 
 
 class _Encoder(nn.Module):
@@ -190,51 +253,74 @@ class _Layer(nn.Module):
     def __init__(self, config: PackedBertConfig) -> None:
         super().__init__()
         self.attention = _Attention(config)
-        self.intermediate = nn.ModuleDict({"dense": Linear(config.hidden_size, config.intermediate_size)})
+        self.intermediate = nn.ModuleDict({"dense": _Linear(config.hidden_size, config.intermediate_size)})
         self.output = _Output(config, config.intermediate_size)
         self._activation = config.hidden_act
 
-    def forward(self, states: Tensor, groups: _Groups) -> Tensor:
-        states = self.attention(states, groups)
-        dense: Any = self.intermediate["dense"]
-        inner = dense.gelu(states) if self._activation == "gelu" else _ACTIVATIONS[self._activation](dense(states))
-        return self.output(inner, states)  # type: ignore[no-any-return]
+    def sites(self) -> LayerParts[Site]:
+        intermediate: Any = self.intermediate["dense"]
+        least = ACTIVATIONS[self._activation].least
+        return LayerParts(
+            self.attention.inputs(),
+            self.attention.output.site(),
+            Site((intermediate.weight,), (intermediate.bias,), self._activation, keeps_dtype=True),
+            self.output.site()._replace(least=least),
+        )
+
+    def forward(self, states: Tensor, texts: _Texts, multiply: LayerParts[Product], dropping: bool) -> Tensor:
+        context = self.attention(multiply.attention_inputs(states), texts, dropping)
+        states = self.attention.output(multiply.attention_output(context), states, dropping)
+        inner = multiply.intermediate(states)
+        return self.output(multiply.output(inner), states, dropping)  # type: ignore[no-any-return]
 
 
 class _Attention(nn.Module):
     def __init__(self, config: PackedBertConfig) -> None:
         super().__init__()
         width = config.hidden_size
-        self.self = nn.ModuleDict({name: Linear(width, width) for name in ("query", "key", "value")})
+        self.self = nn.ModuleDict({name: _Linear(width, width) for name in ("query", "key", "value")})
         self.output = _Output(config, width)
         self._heads = config.num_attention_heads
         self._dropout = config.attention_probs_dropout_prob
 
-    def forward(self, states: Tensor, groups: _Groups) -> Tensor:
-        dropout = self._dropout if self.training else 0.0
-        sizes = [count * length for count, length in groups]
-        # split, not slices: the gradient of a slice is as large as the pack, once a group.
-        parts = [self.self[name](states).split(sizes) for name in ("query", "key", "value")]
-        context = []
-        for (count, _), *inputs in zip(groups, *parts, strict=True):
-            query, key, value = (self._view(part, count) for part in inputs)
-            attended = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
-            context.append(attended.transpose(1, 2).reshape(len(inputs[0]), -1))
-        return self.output(torch.cat(context), states)  # type: ignore[no-any-return]
+    def inputs(self) -> Site:
+        layers: list[Any] = list(self.self.values())
+        return Site(tuple(x.weight for x in layers), tuple(x.bias for x in layers), keeps_dtype=True)
 
-    def _view(self, part: Tensor, count: int) -> Tensor:
-        """(count * length, D) as (count, heads, length, D / heads)."""
-        return part.view(count, -1, self._heads, part.shape[1] // self._heads).transpose(1, 2)
+    def forward(self, inputs: Tensor, texts: _Texts, dropping: bool) -> Tensor:
+        """Queries, keys and values (S, 3 D) → context (S, D)."""
+        dropout = self._dropout if dropping else 0.0
+        if texts.starts is not None and inputs.dtype in (torch.float16, torch.bfloat16) and not dropout:
+            return self._attend_at_once(inputs, texts.starts, longest=texts.groups[-1][1])
+        context = []
+        # split, not slices: the gradient of a slice is as large as the pack, once a group.
+        parts = inputs.float().split([count * length for count, length in texts.groups])
+        for (count, length), part in zip(texts.groups, parts, strict=True):
+            query, key, value = part.view(count, length, 3, self._heads, -1).permute(2, 0, 3, 1, 4).unbind()
+            attended = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+            context.append(attended.transpose(1, 2).reshape(count * length, -1))
+        return torch.cat(context)
+
+    def _attend_at_once(self, inputs: Tensor, starts: Tensor, *, longest: int) -> Tensor:
+        """The same by one kernel over texts of all lengths (Dao 2023, FlashAttention-2)."""
+        from torch.nn.attention.varlen import varlen_attn
+
+        query, key, value = inputs.view(len(inputs), 3, self._heads, -1).unbind(1)
+        context = varlen_attn(query, key, value, starts, starts, longest, longest)
+        return context.flatten(1).float()  # type: ignore[union-attr]
 
 
 class _Output(nn.Module):
-    """Projection, dropout, residual, LayerNorm: the end of both halves of a layer."""
+    """Dropout, residual, LayerNorm after a projection: the end of both halves of a layer."""
 
     def __init__(self, config: PackedBertConfig, width: int) -> None:
         super().__init__()
-        self.dense = Linear(width, config.hidden_size)
+        self.dense = _Linear(width, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self._dropout = config.hidden_dropout_prob
 
-    def forward(self, inner: Tensor, residual: Tensor) -> Tensor:
-        return self.LayerNorm(self.dropout(self.dense(inner)) + residual)  # type: ignore[no-any-return]
+    def site(self) -> Site:
+        return Site((self.dense.weight,), (self.dense.bias,))
+
+    def forward(self, projected: Tensor, residual: Tensor, dropping: bool) -> Tensor:
+        return self.LayerNorm(F.dropout(projected, self._dropout, dropping) + residual)  # type: ignore[no-any-return]

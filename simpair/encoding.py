@@ -1,0 +1,193 @@
+"""A stream of texts → embeddings in blocks: each text once, in batches of some tokens, on all cores.
+
+Knows no model: it is given a tokenizer, and a function from a packed batch to embeddings.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from simpair.errors import InputError
+from simpair.tokens import PackedBatch, TokenBudget, Tokenized, check_texts, plan_batches
+from simpair.workers import run_on_workers
+
+__all__ = ["Block", "OnTruncation", "Truncation", "encode_blocks", "repeat_rows"]
+
+OnTruncation = Literal["warn", "error", "ignore"]
+FloatArray = NDArray[np.float32]
+
+_LOG = logging.getLogger("simpair")
+_BLOCK_TEXTS = 4_096
+_BLOCK_CHARACTERS = 1 << 22
+
+
+class Block(NamedTuple):
+    """Embeddings (N, D) of the next N texts, and the positions in the stream of those that lost their end."""
+
+    embeddings: FloatArray
+    truncated: list[int]
+
+
+class Truncation:
+    """Counts the texts that lost their end, and raises or tells as the caller asked."""
+
+    def __init__(self, wish: OnTruncation, max_seq_length: int) -> None:
+        self._wish = wish
+        self._limit = f"{max_seq_length} tokens, the most that this encoder reads"
+        self._count = 0
+
+    def note(self, positions: Sequence[int]) -> None:
+        """Count the texts at these positions.
+
+        Raises:
+            InputError: There are any, and the caller asked for an error.
+        """
+        self._count += len(positions)
+        if self._wish == "error" and len(positions):
+            raise InputError(
+                f"text {positions[0]} is longer than {self._limit}; split it, or pass on_truncation='warn'"
+            )
+
+    def tell(self, texts: int) -> None:
+        """Write one line to the log, where some of that many texts were noted and the caller did not say otherwise."""
+        if self._wish == "warn" and self._count:
+            _LOG.warning("%d of %d texts lost their end: they are longer than %s", self._count, texts, self._limit)
+
+
+@dataclass
+class _Unfinished:
+    """A block on its way; ``copies`` are the places of each distinct text, of which ``left`` have no vector yet."""
+
+    embeddings: FloatArray
+    sequences: list[list[int]]
+    copies: list[list[int]]
+    truncated: list[int]
+    left: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.left = len(self.copies)
+
+
+def encode_blocks(
+    texts: Iterable[str],
+    tokenize: Callable[[list[str]], Tokenized],
+    embed: Callable[[PackedBatch], FloatArray],
+    *,
+    out: FloatArray | None,
+    dimension: int,
+    token_budget: int,
+    parallel: bool,
+    repeatable: bool,
+) -> Iterator[Block]:
+    """The embeddings of the texts, in their order, a block at a time.
+
+    A block ends after 4,096 texts or four million characters, so where it ends depends on nothing before it; a stream
+    that goes on behind a block gives the same numbers. Texts are drawn as they are needed, at most a few blocks ahead.
+
+    Args:
+        texts: Any number of them.
+        tokenize: Texts → token ids.
+        embed: B packed texts → (B, D) float32. Called from several threads when ``parallel``.
+        out: (N, D) for N texts, into which their embeddings go, and of which the blocks are views; None where N is
+            not known.
+        dimension: D.
+        token_budget: Most tokens of a batch. Where memory does not suffice, half of it is tried from there on.
+        parallel: Whether the work may go to several threads.
+        repeatable: Whether a block's bits depend on its texts alone, not on how many others come.
+
+    Raises:
+        InputError: An entry is not a well-formed string; its position is that in the stream.
+    """
+    budget = TokenBudget(token_budget)
+
+    def work() -> Iterator[tuple[_Unfinished, list[int], PackedBatch]]:
+        first = 0
+        for block in _cut(texts):
+            end = first + len(block)
+            embeddings = np.empty((len(block), dimension), np.float32) if out is None else out[first:end]
+            unfinished = _start(block, first, tokenize, embeddings)
+            first = end
+            for rows, batch in plan_batches(unfinished.sequences, budget):
+                yield unfinished, rows, batch
+
+    def encode_batch(block: _Unfinished, rows: list[int], batch: PackedBatch) -> tuple[_Unfinished, int]:
+        for part, vectors in _embed_within(budget, embed, block.sequences, rows, batch):
+            for row, vector in zip(part, vectors, strict=True):
+                block.embeddings[block.copies[row]] = vector
+        return block, len(rows)
+
+    for block, encoded in run_on_workers(encode_batch, work(), parallel=parallel, always=repeatable):
+        block.left -= encoded
+        if not block.left:
+            yield Block(block.embeddings, block.truncated)
+
+
+def repeat_rows(embeddings: FloatArray, rows: NDArray[np.int64]) -> None:
+    """Make row ``i`` that of ``rows[i]``, in place; no entry of ``rows`` is above its own place.
+
+    From the end to the start, so that what is still needed is never overwritten.
+    """
+    for start in reversed(range(0, len(rows), _BLOCK_TEXTS)):
+        end = start + _BLOCK_TEXTS
+        embeddings[start:end] = embeddings[rows[start:end]]
+
+
+def _cut(texts: Iterable[str]) -> Iterator[list[str]]:
+    """The texts in blocks, each checked."""
+    block: list[str] = []
+    position = characters = 0
+    for position, text in enumerate(texts):
+        check_texts((text,), first=position)
+        block.append(text)
+        characters += len(text)
+        if len(block) == _BLOCK_TEXTS or characters >= _BLOCK_CHARACTERS:
+            yield block
+            block, characters = [], 0
+    if block:
+        yield block
+
+
+def _start(
+    texts: list[str], first: int, tokenize: Callable[[list[str]], Tokenized], embeddings: FloatArray
+) -> _Unfinished:
+    """The block of some texts, tokenised; ``first`` is the position of the first one in the stream."""
+    places: dict[str, list[int]] = {}
+    for place, text in enumerate(texts):
+        places.setdefault(text, []).append(place)
+    copies = list(places.values())
+    sequences, truncated = tokenize(list(places))
+    lost = sorted(first + place for row in truncated for place in copies[row])
+    return _Unfinished(embeddings, sequences, copies, lost)
+
+
+def _embed_within(
+    budget: TokenBudget,
+    embed: Callable[[PackedBatch], FloatArray],
+    sequences: list[list[int]],
+    rows: list[int],
+    batch: PackedBatch,
+) -> Iterator[tuple[list[int], FloatArray]]:
+    """Rows and their embeddings: all at once, or in smaller batches where memory does not suffice for several texts."""
+    try:
+        vectors = embed(batch)
+    except (MemoryError, RuntimeError) as error:
+        if len(rows) == 1 or not _is_out_of_memory(error):
+            raise
+    else:
+        yield rows, vectors
+        return
+    budget.lower(len(batch.input_ids) // 2)
+    for part, smaller in plan_batches(sequences, budget, rows=rows):
+        yield from _embed_within(budget, embed, sequences, part, smaller)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether torch, which has no type for it on the CPU, could not allocate."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -1,0 +1,278 @@
+"""The matrix products of a tower's layers: plain for training, laid out once in one dtype for serving.
+
+Knows no layer and no batch: a layer names its products as sites, and multiplies by what is made of them here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import Generic, Literal, NamedTuple, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["ACTIVATIONS", "Dtype", "LayerParts", "Layouts", "Product", "Site", "lay_out", "plain"]
+
+Dtype = Literal["float32", "float16", "bfloat16", "int8"]
+Product = Callable[[Tensor], Tensor]
+"""(S, in) → (S, out)."""
+Part = TypeVar("Part")
+
+_FEW_TOKENS = 64
+_TINY = 1e-30
+_ROUNDING = 2.0**23
+"""A float32 to which this is added is rounded to a whole number, and its lowest bits are that number's."""
+
+
+class Site(NamedTuple):
+    """One product of a layer: ``activation(inputs @ weight.T + bias)``.
+
+    Attributes:
+        weights: Parts (out, in) of the weight, one below the other.
+        biases: Parts (out,) of the bias.
+        activation: A name of ``ACTIVATIONS``, or None.
+        least: What no input is below, or None where inputs have both signs.
+        keeps_dtype: Whether the outputs may stay in the dtype of the product, for another product to take.
+    """
+
+    weights: tuple[Tensor, ...]
+    biases: tuple[Tensor, ...]
+    activation: str | None = None
+    least: float | None = None
+    keeps_dtype: bool = False
+
+    def copy(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Weight and bias in one part each, without gradients."""
+        weight, bias = (torch.cat([part.detach() for part in parts]) for parts in (self.weights, self.biases))
+        return weight.to(dtype), bias.to(dtype)
+
+
+class LayerParts(NamedTuple, Generic[Part]):
+    """The four products of a layer, as sites or as what is made of them.
+
+    Attributes:
+        attention_inputs: (S, D) → (S, 3 D): queries, keys and values side by side.
+        attention_output: (S, D) → (S, D).
+        intermediate: (S, D) → (S, I), with the activation.
+        output: (S, I) → (S, D).
+    """
+
+    attention_inputs: Part
+    attention_output: Part
+    intermediate: Part
+    output: Part
+
+    def map(self, function: Callable[[Part], Product]) -> LayerParts[Product]:
+        """The function of each part."""
+        return LayerParts(*(function(part) for part in self))
+
+
+class _Activation(NamedTuple):
+    """An activation, its kind and algorithm in oneDNN, and what none of its values is below."""
+
+    function: Product
+    fused: tuple[str, str] | None
+    least: float
+
+
+def _gelu_tanh(inputs: Tensor) -> Tensor:
+    return F.gelu(inputs, approximate="tanh")
+
+
+ACTIVATIONS = {
+    "gelu": _Activation(F.gelu, ("gelu", "none"), -0.17),
+    "gelu_new": _Activation(_gelu_tanh, ("gelu", "tanh"), -0.1701),
+    "gelu_pytorch_tanh": _Activation(_gelu_tanh, ("gelu", "tanh"), -0.1701),
+    "relu": _Activation(F.relu, ("relu", ""), 0.0),
+    "silu": _Activation(F.silu, None, -0.2785),
+}
+"""By the name in ``config.json``."""
+
+
+def plain(site: Site) -> Product:
+    """The differentiable product, by ``F.linear``."""
+    activate = _function(site.activation)
+    if len(site.weights) == 1:
+        return lambda inputs: activate(F.linear(inputs, site.weights[0], site.biases[0]))
+    parts = list(zip(site.weights, site.biases, strict=True))
+    return lambda inputs: activate(torch.cat([F.linear(inputs, *part) for part in parts], dim=-1))
+
+
+def lay_out(site: Site, dtype: Dtype) -> Product:
+    """The product in a dtype, by a copy of the weights; from float32 to float32, for gradients off."""
+    if dtype == "int8":
+        return _Int8(site)
+    kind: torch.dtype = getattr(torch, dtype)
+    if site.weights[0].device.type == "cpu" and _prepacking_works(kind, site.activation):
+        return _Prepacked(site, kind)
+    return _Cast(site, kind)
+
+
+class Layouts:
+    """The laid-out products of one tower's layers, made anew when the weights have changed, however they were changed.
+
+    Fused optimizers and edits through ``.data`` leave no trace on a parameter, so the contents are summed at each call:
+    a millisecond for ten million weights.
+    """
+
+    def __init__(self, dtype: Dtype) -> None:
+        self.dtype = dtype
+        self._made: tuple[object, list[LayerParts[Product]]] | None = None
+
+    def of(
+        self, parameters: Iterable[Tensor], sites: Callable[[], list[LayerParts[Site]]], *, tokens: int
+    ) -> list[LayerParts[Product]]:
+        """The products of each layer.
+
+        Args:
+            parameters: Whatever the sites are made of.
+            sites: Called when these have changed. Threads may overlap: each gets products of the weights it found.
+            tokens: How many there are to multiply; few float32 ones take the weights as they are, which costs less
+                than a look at all of them.
+        """
+        if self.dtype == "float32" and tokens < _FEW_TOKENS:
+            return [layer.map(plain) for layer in sites()]
+        state, made = _state(list(parameters)), self._made
+        if made is None or made[0] != state:
+            made = self._made = (state, [layer.map(lambda site: lay_out(site, self.dtype)) for layer in sites()])
+        return made[1]
+
+    def __getstate__(self) -> dict[str, object]:
+        """Without what was made: a copy of an encoder lays out its own weights."""
+        return {"dtype": self.dtype, "_made": None}
+
+
+def _state(parameters: list[Tensor]) -> object:
+    """What differs as soon as one number of a parameter does."""
+    places = tuple((parameter.data_ptr(), parameter._version) for parameter in parameters)
+    return places, torch.stack([_bits(parameter.detach()) for parameter in parameters]).tolist()
+
+
+def _bits(values: Tensor) -> Tensor:
+    """The sum of the values, read as whole numbers of 64 bits where they are pairs, in wrapping arithmetic."""
+    pairs = values.is_contiguous() and values.dtype == torch.float32 and values.shape[-1] % 2 == 0
+    return values.view(torch.int64).sum() if pairs else values.double().sum().view(torch.int64)
+
+
+class _Cast:
+    """By ``F.linear`` on weights in another dtype: what every machine and device has."""
+
+    def __init__(self, site: Site, dtype: torch.dtype) -> None:
+        self._weight, self._bias = site.copy(dtype)
+        self._activate = _function(site.activation)
+        self._output = dtype if site.keeps_dtype else torch.float32
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        product = F.linear(inputs.to(self._weight.dtype), self._weight, self._bias)
+        return self._activate(product).to(self._output)
+
+
+class _Prepacked:
+    """By oneDNN on weights laid out for it, with bias and activation in the same pass over the outputs."""
+
+    def __init__(self, site: Site, dtype: torch.dtype) -> None:
+        self._dtype = dtype
+        weight, self._bias = site.copy(dtype)
+        self._layout = torch.ops.mkldnn._reorder_linear_weight(weight)
+        fused = None if site.activation is None else ACTIVATIONS[site.activation].fused
+        self._fused = fused or ("none", "")
+        self._activate = _function(None if fused else site.activation)
+        self._output = dtype if site.keeps_dtype else torch.float32
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        kind, algorithm = self._fused
+        product = torch.ops.mkldnn._linear_pointwise(
+            inputs.to(self._dtype), self._layout, self._bias, kind, [], algorithm
+        )
+        return self._activate(product).to(self._output)
+
+
+class _Int8:
+    """By whole numbers of 8 bits: inputs scaled a row at a time, weights a row of outputs at a time.
+
+    The scales are those of the greatest value, so a row's codes depend on that row alone (the row-wise quantisation of
+    Dettmers et al. 2022, LLM.int8(), without its outliers). Inputs that are never below some value, as those behind an
+    activation, are shifted to start at 0 and so use every code; the bias takes the shift back.
+    """
+
+    def __init__(self, site: Site) -> None:
+        weight, bias = site.copy(torch.float32)
+        scales = (weight.abs().amax(1) / 127).clamp_min(_TINY)
+        codes = torch.round(weight / scales.unsqueeze(1)).to(torch.int8)
+        zero = 128 if site.least is None else 0
+        self._shift = None if site.least is None else -site.least
+        self._bias = bias - (self._shift or 0.0) * scales * codes.sum(1)
+        self._round = torch.full((weight.shape[1],), _ROUNDING + zero)
+        self._activate = _function(site.activation)
+        kernel = _onednn_int8 if _int8_works() else _float_int8
+        self._multiply = kernel(codes, scales, zero)
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        if self._shift is None:
+            steps = torch.maximum(inputs.amax(1, keepdim=True), -inputs.amin(1, keepdim=True)).div_(127)
+        else:
+            inputs = inputs + self._shift
+            steps = inputs.amax(1, keepdim=True).div_(255)
+        steps.clamp_min_(_TINY)
+        codes = torch.addcmul(self._round, inputs, steps.reciprocal()).view(torch.int32).to(torch.uint8)
+        product = self._multiply(codes)
+        return self._activate(torch.addcmul(self._bias, product, steps, out=product))
+
+
+def _onednn_int8(codes: Tensor, scales: Tensor, zero: int) -> Product:
+    """Codes (S, in) uint8, 0 written as ``zero``, → (S, out) float32; the weights are codes (out, in) int8."""
+    layout = torch.ops.onednn.qlinear_prepack(codes, None)
+    zeros = torch.zeros(len(codes), dtype=torch.int64)
+
+    def multiply(inputs: Tensor) -> Tensor:
+        product: Tensor = torch.ops.onednn.qlinear_pointwise(
+            inputs, 1.0, zero, layout, scales, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+        )
+        return product
+
+    return multiply
+
+
+def _float_int8(codes: Tensor, scales: Tensor, zero: int) -> Product:
+    """The same numbers, multiplied as float32: no faster than float32, for processors whose int8 is not exact."""
+    weight = codes.float() * scales.unsqueeze(1)
+    return lambda inputs: F.linear(inputs.float() - zero, weight)
+
+
+def _function(activation: str | None) -> Product:
+    return (lambda values: values) if activation is None else ACTIVATIONS[activation].function
+
+
+@cache
+def _prepacking_works(dtype: torch.dtype, activation: str | None) -> bool:
+    """Whether this build of torch has the operators and they agree with ``F.linear``: a test of 64 products."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    generator = torch.Generator().manual_seed(0)
+    inputs, weight, bias = (torch.randn(shape, generator=generator) for shape in ((4, 32), (16, 32), (16,)))
+    site = Site((weight,), (bias,), activation)
+    try:
+        found = _Prepacked(site, dtype)(inputs)
+    except (AttributeError, RuntimeError, NotImplementedError):
+        return False
+    tolerance = 1e-5 if dtype == torch.float32 else 0.1
+    return torch.allclose(found, plain(site)(inputs), atol=tolerance)
+
+
+@cache
+def _int8_works() -> bool:
+    """Whether the operators are there and their sums exact, also where 16 bits would overflow on older processors."""
+    codes = torch.full((16, 64), 127, dtype=torch.int8)
+    codes[1::2] = -127
+    inputs = torch.full((4, 64), 255, dtype=torch.uint8)
+    inputs[1], inputs[2, ::3] = 0, 1
+    scales = torch.linspace(0.5, 2, 16)
+    try:
+        return all(
+            torch.allclose(_onednn_int8(codes, scales, zero)(inputs), _float_int8(codes, scales, zero)(inputs))
+            for zero in (0, 128)
+        )
+    except (AttributeError, RuntimeError, NotImplementedError):
+        return False

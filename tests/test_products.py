@@ -1,0 +1,346 @@
+"""simpair.towers.products: what is laid out equals ``F.linear``, and never outlives the weights it was made from."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from simpair.towers import products
+from simpair.towers.products import ACTIVATIONS, Dtype, LayerParts, Layouts, Product, Site, lay_out, plain
+
+_CHANGES: dict[str, Callable[[nn.Linear], object]] = {}
+_TOLERANCE: dict[Dtype, float] = {"float32": 1e-6, "float16": 2e-3, "bfloat16": 2e-2, "int8": 3e-2}
+
+
+def _change(function: Callable[[nn.Linear], object]) -> Callable[[nn.Linear], object]:
+    _CHANGES[function.__name__.strip("_")] = function
+    return function
+
+
+def _drawn(seed: int = 0) -> nn.Linear:
+    generator = torch.Generator().manual_seed(seed)
+    linear = nn.Linear(48, 24)
+    linear.load_state_dict(
+        {name: torch.randn(value.shape, generator=generator) / 7 for name, value in linear.state_dict().items()}
+    )
+    return linear
+
+
+def _site(linear: nn.Linear, activation: str | None = None, least: float | None = None) -> Site:
+    return Site((linear.weight,), (linear.bias,), activation, least)
+
+
+@pytest.fixture
+def linear() -> nn.Linear:
+    return _drawn()
+
+
+@pytest.fixture
+def inputs() -> Tensor:
+    return torch.randn(7, 48, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def no_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "_prepacking_works", lambda dtype, activation: False)
+    monkeypatch.setattr(products, "_int8_works", lambda: False)
+
+
+def _expected(site: Site, inputs: Tensor) -> Tensor:
+    return plain(site)(inputs).detach()
+
+
+@pytest.mark.parametrize("activation", [None, *ACTIVATIONS])
+@pytest.mark.parametrize("dtype", _TOLERANCE)
+def test_every_dtype_multiplies_alike(linear: nn.Linear, inputs: Tensor, dtype: Dtype, activation: str | None) -> None:
+    site = _site(linear, activation)
+    with torch.no_grad():
+        served = lay_out(site, dtype)(inputs)
+    assert served.dtype == torch.float32
+    torch.testing.assert_close(served, _expected(site, inputs), atol=_TOLERANCE[dtype], rtol=0)
+
+
+@pytest.mark.usefixtures("no_onednn")
+@pytest.mark.parametrize("dtype", _TOLERANCE)
+def test_without_onednn_every_dtype_multiplies_alike(linear: nn.Linear, inputs: Tensor, dtype: Dtype) -> None:
+    site = _site(linear, "gelu")
+    with torch.no_grad():
+        served = lay_out(site, dtype)(inputs)
+    torch.testing.assert_close(served, _expected(site, inputs), atol=_TOLERANCE[dtype], rtol=0)
+
+
+def test_narrow_products_are_narrow(linear: nn.Linear, inputs: Tensor) -> None:
+    """The control of the tolerances: each dtype is off by more than the next better one may be."""
+    site = _site(linear)
+    with torch.no_grad():
+        errors = [
+            float((lay_out(site, dtype)(inputs) - site_product).abs().max())
+            for dtype, site_product in ((dtype, _expected(site, inputs)) for dtype in _TOLERANCE)
+        ]
+    assert 0 <= errors[0] < 1e-6 < errors[1] < errors[2] < errors[3]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_outputs_for_another_product_keep_the_dtype(linear: nn.Linear, inputs: Tensor, dtype: Dtype) -> None:
+    site = _site(linear)._replace(keeps_dtype=True)
+    with torch.no_grad():
+        served = lay_out(site, dtype)(inputs)
+        assert served.dtype == getattr(torch, dtype)
+        assert lay_out(_site(_drawn(2)), dtype)(served.repeat(1, 2)).dtype == torch.float32
+        assert lay_out(site, "int8")(inputs).dtype == torch.float32
+
+
+def test_the_plain_product_is_differentiable(linear: nn.Linear, inputs: Tensor) -> None:
+    plain(_site(linear, "gelu"))(inputs).sum().backward()
+    twin = _drawn()
+    F.gelu(twin(inputs)).sum().backward()
+    torch.testing.assert_close(linear.weight.grad, twin.weight.grad, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_no_activation_goes_below_its_least(name: str) -> None:
+    values = ACTIVATIONS[name].function(torch.linspace(-30, 30, 200_001))
+    assert ACTIVATIONS[name].least <= float(values.min()) <= ACTIVATIONS[name].least + 1e-3
+
+
+# int8
+
+
+@pytest.mark.parametrize("kernel", ["_onednn_int8", "_float_int8"])
+def test_int8_is_the_product_of_the_rounded_numbers(
+    linear: nn.Linear, inputs: Tensor, kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Worked out in whole numbers: codes of inputs times codes of weights, and the two scales."""
+    monkeypatch.setattr(products, "_int8_works", lambda: kernel == "_onednn_int8")
+    weight = linear.weight.detach()
+    steps, scales = inputs.abs().amax(1, keepdim=True) / 127, weight.abs().amax(1) / 127
+    codes, weights = torch.round(inputs / steps).long(), torch.round(weight / scales.unsqueeze(1)).long()
+    expected = (codes @ weights.T) * steps * scales + linear.bias.detach()
+    served = lay_out(_site(linear), "int8")(inputs)
+    torch.testing.assert_close(served, expected, atol=1e-5, rtol=0)
+
+
+def test_inputs_above_a_least_value_use_every_code(linear: nn.Linear, inputs: Tensor) -> None:
+    site, least = _site(linear), ACTIVATIONS["gelu"].least
+    activated = F.gelu(2 * inputs)
+    expected = _expected(site, activated)
+
+    def error(served: Tensor) -> float:
+        return float((served - expected).square().mean().sqrt())
+
+    with torch.no_grad():
+        assert error(lay_out(site._replace(least=least), "int8")(activated)) < 0.85 * error(
+            lay_out(site, "int8")(activated)
+        )
+
+
+def test_a_row_of_int8_depends_on_that_row_alone(linear: nn.Linear, inputs: Tensor) -> None:
+    product = lay_out(_site(linear), "int8")
+    company = torch.cat([1000 * inputs, inputs])
+    assert torch.equal(product(company)[len(inputs) :], product(inputs))
+
+
+def test_rows_of_zeros_give_the_bias(linear: nn.Linear) -> None:
+    for dtype in _TOLERANCE:
+        with torch.no_grad():
+            served = lay_out(_site(linear), dtype)(torch.zeros(2, 48))
+        torch.testing.assert_close(served[1], linear.bias.detach(), atol=1e-2, rtol=0)
+        assert bool(served.isfinite().all())
+
+
+def test_no_rows_give_no_rows(linear: nn.Linear) -> None:
+    for dtype in _TOLERANCE:
+        with torch.no_grad():
+            assert lay_out(_site(linear), dtype)(torch.zeros(0, 48)).shape == (0, 24)
+
+
+# What makes a layout stale
+
+
+class _Layer:
+    """A tower of one layer of four products, all of one linear layer."""
+
+    def __init__(self, linear: nn.Linear, dtype: Dtype = "float32") -> None:
+        self.linear = linear
+        self.layouts = Layouts(dtype)
+        self.made = 0
+
+    def served(self, inputs: Tensor) -> Tensor:
+        with torch.no_grad():
+            (layer,) = self.layouts.of(self.linear.parameters(), self._sites, tokens=1_000)
+            return layer.output(inputs)
+
+    def _sites(self) -> list[LayerParts[Site]]:
+        self.made += 1
+        return [LayerParts(*[_site(self.linear)] * 4)]
+
+
+@_change
+def _optimizer_step(linear: nn.Linear) -> None:
+    optimizer = torch.optim.AdamW(linear.parameters(), lr=0.1)
+    linear(torch.ones(1, 48)).sum().backward()
+    optimizer.step()
+
+
+@_change
+def _fused_optimizer_step(linear: nn.Linear) -> None:
+    optimizer = torch.optim.AdamW(linear.parameters(), lr=0.1, fused=True)
+    linear(torch.ones(1, 48)).sum().backward()
+    optimizer.step()
+
+
+@_change
+def _optimizer_that_writes_through_data(linear: nn.Linear) -> None:
+    linear(torch.ones(1, 48)).sum().backward()
+    for parameter in linear.parameters():
+        assert parameter.grad is not None
+        parameter.data.sub_(parameter.grad)
+
+
+@_change
+def _edit_through_data(linear: nn.Linear) -> None:
+    linear.weight.data.mul_(0.5)
+
+
+@_change
+def _edit_of_one_number_through_data(linear: nn.Linear) -> None:
+    linear.weight.data[3, 5] += 1
+
+
+@_change
+def _edit_of_the_bias_through_data(linear: nn.Linear) -> None:
+    linear.bias.data[3] += 1
+
+
+@_change
+def _edit_through_numpy(linear: nn.Linear) -> None:
+    linear.weight.detach().numpy()[0, 0] += 1
+
+
+@_change
+def _load_state_dict(linear: nn.Linear) -> None:
+    linear.load_state_dict({name: value + 1 for name, value in linear.state_dict().items()})
+
+
+@_change
+def _in_place_edit(linear: nn.Linear) -> None:
+    with torch.no_grad():
+        linear.weight.mul_(3)
+
+
+@_change
+def _swapped_rows(linear: nn.Linear) -> None:
+    with torch.no_grad():
+        linear.weight.copy_(linear.weight.flip(0))
+
+
+@_change
+def _new_parameter(linear: nn.Linear) -> None:
+    linear.weight = nn.Parameter(linear.weight.detach() * 2)
+
+
+@_change
+def _new_data(linear: nn.Linear) -> None:
+    linear.weight.data = linear.weight.data * 2
+
+
+@pytest.mark.parametrize("dtype", _TOLERANCE)
+@pytest.mark.parametrize("change", sorted(_CHANGES))
+def test_a_change_of_the_weights_is_never_missed(linear: nn.Linear, inputs: Tensor, change: str, dtype: Dtype) -> None:
+    layer = _Layer(linear, dtype)
+    before = layer.served(inputs)
+    _CHANGES[change](linear)
+    after = layer.served(inputs)
+    assert layer.made == 2
+    torch.testing.assert_close(after, _expected(_site(linear), inputs), atol=20 * _TOLERANCE[dtype], rtol=0)
+    assert float((after - before).abs().max()) > 0.1
+
+
+def test_weights_that_stay_are_laid_out_once(linear: nn.Linear, inputs: Tensor) -> None:
+    """The control of the test above, which layouts made anew at every call would pass too."""
+    layer = _Layer(linear)
+    assert torch.equal(layer.served(inputs), layer.served(inputs))
+    assert layer.made == 1
+
+
+def test_few_tokens_take_the_weights_as_they_are(linear: nn.Linear, inputs: Tensor) -> None:
+    layouts = Layouts("float32")
+
+    def sites() -> list[LayerParts[Site]]:
+        return [LayerParts(*[_site(linear)] * 4)]
+
+    with torch.no_grad():
+        (layer,) = layouts.of(linear.parameters(), sites, tokens=7)
+        linear.weight.data.mul_(2)
+        assert torch.equal(layer.output(inputs), _expected(_site(linear), inputs))
+    assert layouts._made is None
+
+
+def test_parts_stand_side_by_side(inputs: Tensor) -> None:
+    one, other = _drawn(3), _drawn(4)
+    site = Site((one.weight, other.weight), (one.bias, other.bias))
+    expected = torch.cat([one(inputs), other(inputs)], dim=1)
+    torch.testing.assert_close(plain(site)(inputs), expected)
+    for dtype, tolerance in _TOLERANCE.items():
+        with torch.no_grad():
+            torch.testing.assert_close(lay_out(site, dtype)(inputs), expected.detach(), atol=tolerance, rtol=0)
+
+
+def test_a_detour_through_half_precision_is_never_missed(inputs: Tensor) -> None:
+    """Freed memory may come back at the same address with the same version: repeated until it has every chance to."""
+    for seed in range(50):
+        layer = _Layer(_drawn(seed))
+        layer.served(inputs)
+        layer.linear.half().float()
+        torch.testing.assert_close(layer.served(inputs), _expected(_site(layer.linear), inputs), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", _TOLERANCE)
+def test_copies_make_layouts_of_their_own(linear: nn.Linear, inputs: Tensor, dtype: Dtype) -> None:
+    layer = _Layer(linear, dtype)
+    expected = layer.served(inputs)
+    for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert torch.equal(twin.served(inputs), expected)
+        with torch.no_grad():
+            twin.linear.weight.zero_()
+        assert not torch.equal(twin.served(inputs), expected)
+    assert torch.equal(layer.served(inputs), expected)
+
+
+# What a machine can do
+
+
+@pytest.mark.parametrize("failure", [AttributeError, RuntimeError, NotImplementedError])
+def test_a_build_whose_operators_fail_is_found_out(monkeypatch: pytest.MonkeyPatch, failure: type[Exception]) -> None:
+    def refuse(*_: object) -> Any:
+        raise failure("no such operator")
+
+    monkeypatch.setattr(products, "_Prepacked", refuse)
+    monkeypatch.setattr(products, "_onednn_int8", refuse)
+    assert products._prepacking_works.__wrapped__(torch.float32, "gelu") is False
+    assert products._int8_works.__wrapped__() is False
+
+
+def test_a_build_whose_operators_disagree_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def off(codes: Tensor, scales: Tensor, zero: int) -> Product:
+        """As processors do that add pairs of products in 16 bits."""
+        return lambda inputs: ((inputs.float() - zero) @ codes.float().T).clamp(-32768, 32767) * scales
+
+    monkeypatch.setattr(products, "_Prepacked", lambda site, dtype: lambda inputs: torch.zeros(4, 16))
+    monkeypatch.setattr(products, "_onednn_int8", off)
+    assert products._prepacking_works.__wrapped__(torch.float32, None) is False
+    assert products._int8_works.__wrapped__() is False
+
+
+def test_the_probes_leave_the_random_state_alone() -> None:
+    before = torch.get_rng_state()
+    products._prepacking_works.__wrapped__(torch.float32, "gelu")
+    products._int8_works.__wrapped__()
+    assert torch.equal(torch.get_rng_state(), before)
