@@ -27,7 +27,7 @@ from simpair.devices import choose_device, send, token_budget
 from simpair.encoding import Block, OnTruncation, Truncation, encode_blocks, repeat_rows
 from simpair.errors import InputError, ModelCorrupt
 from simpair.pooling import pool
-from simpair.tokens import PackedBatch, Role, Tokenized, Tokens, check_texts, pack
+from simpair.tokens import PackedBatch, Role, Tokenized, Tokens, check_texts, draw_texts, list_texts, pack
 from simpair.towers.packed import PackedBert, PackedBertConfig
 from simpair.towers.products import Dtype, LayerParts, Layouts, Product
 from simpair.workers import threads
@@ -72,6 +72,12 @@ class TwinTowerEncoder(nn.Module):
         with torch.device("meta"):  # shapes are compared before anything is allocated
             self.tower = PackedBert(config)
         self._kept = self.tower.load(checkpoint.tensors)
+        ids = [*checkpoint.tokenizer.get_vocab().values(), *checkpoint.tokenizer.encode("").ids]
+        if max(ids, default=0) >= config.vocab_size:  # before it is copied, which takes time by the greatest id
+            raise ModelCorrupt(
+                f"the tokenizer has a piece of number {max(ids)}, but the weights have {config.vocab_size} rows; "
+                "tokenizer and weights are not of one model"
+            )
         self.tokenizer = Tokens(
             checkpoint.tokenizer,
             max_seq_length=longest,
@@ -79,11 +85,6 @@ class TwinTowerEncoder(nn.Module):
             default_prompt_name=self._settings.default_prompt_name,
             pad_token_id=config.pad_token_id,
         )
-        if checkpoint.tokenizer.get_vocab_size() > config.vocab_size:
-            raise ModelCorrupt(
-                f"the tokenizer has {checkpoint.tokenizer.get_vocab_size()} pieces, but the weights have "
-                f"{config.vocab_size} rows; tokenizer and weights are not of one model"
-            )
         self.source: str | None = None
         self.eval()
 
@@ -163,6 +164,7 @@ class TwinTowerEncoder(nn.Module):
         """
         if isinstance(texts, str):
             return np.asarray(self.encode([texts], role=role, on_truncation=on_truncation)[0])
+        texts = list_texts(texts)
         check_texts(texts)
         places: dict[str, int] = {}
         rows = np.fromiter((places.setdefault(text, len(places)) for text in texts), np.int64, len(texts))
@@ -170,13 +172,14 @@ class TwinTowerEncoder(nn.Module):
         del places
         embeddings = np.empty((len(texts), self.embedding_dimension), dtype=np.float32)
         truncation = self._truncation(on_truncation)
-        with tqdm(total=len(distinct), unit="text", disable=not show_progress) as bar:
+        with tqdm(total=len(texts), unit="text", disable=not show_progress) as bar:
             for block in self._blocks(distinct, role, out=embeddings):
                 if block.truncated:
                     truncation.note(np.flatnonzero(np.isin(rows, block.truncated)).tolist())
                 bar.update(len(block.embeddings))
-        if len(distinct) < len(texts):
-            repeat_rows(embeddings, rows)
+            if len(distinct) < len(texts):
+                repeat_rows(embeddings, rows)
+                bar.update(len(texts) - len(distinct))
         truncation.tell(len(texts))
         return embeddings
 
@@ -209,7 +212,7 @@ class TwinTowerEncoder(nn.Module):
             InputError: As in :meth:`encode`, when the text is reached.
         """
         truncation = self._truncation(on_truncation)
-        return self._stream(self._blocks(texts, role, out=None), truncation)
+        return self._stream(self._blocks(draw_texts(texts), role, out=None), truncation)
 
     def _stream(self, blocks: Iterator[Block], truncation: Truncation) -> Iterator[FloatArray]:
         done = 0
@@ -239,7 +242,13 @@ class TwinTowerEncoder(nn.Module):
 
         def embed(batch: PackedBatch) -> FloatArray:
             with torch.no_grad(), torch.autocast(device.type, enabled=False):
-                return self._embed(send(batch, device), products).cpu().numpy()
+                vectors = self._embed(send(batch, device), products).cpu().numpy()
+            if not np.isfinite(vectors).all():
+                raise ModelCorrupt(
+                    "embeddings came out that are not finite: the weights are damaged, training went wrong, or float16 "
+                    "does not hold what they make (use another dtype)"
+                )
+            return vectors
 
         return encode_blocks(
             texts,
@@ -362,7 +371,10 @@ def _stored(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
 
 def _embeddings(given: ArrayLike) -> FloatArray:
     """The embeddings as (N, D) float32; one (D,) becomes (1, D)."""
-    values = np.atleast_2d(np.asarray(given))
+    try:
+        values = np.atleast_2d(np.asarray(given.detach().cpu() if isinstance(given, Tensor) else given))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"expected embeddings (N, D), got a {type(given).__name__} ({error})") from None
     if values.ndim != 2 or values.dtype.kind not in "fiu":
         raise InputError(f"expected embeddings (N, D), got {values.dtype} of shape {values.shape}; encode texts first")
     return values.astype(np.float32, copy=False)

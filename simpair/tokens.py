@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 from torch import Tensor
 
 from simpair.errors import InputError
@@ -26,6 +27,8 @@ __all__ = [
     "Tokenized",
     "Tokens",
     "check_texts",
+    "draw_texts",
+    "list_texts",
     "pack",
     "plan_batches",
 ]
@@ -33,8 +36,9 @@ __all__ = [
 Role = Literal["query", "document"]
 
 _LOG = logging.getLogger("simpair")
-_WORD_ENDS = re.compile(r"[ \t\n\r\u3001\u3002\uff01\uff0c\uff1a\uff1b\uff1f\u4e00-\u9fff]")
-"""Characters before which BERT's tokenizers always start a new word: white space, Chinese marks and ideographs."""
+_PROCESS = os.getpid()
+_WORD_ENDS = re.compile(r"[ \t\n\r!-/:;=?@\\^`{-~\u3001\u3002\uff01\uff0c\uff1a\uff1b\uff1f\u4e00-\u9fff]")
+"""Characters before which BERT's tokenizers always start a new word: white space, ideographs, marks but ``[<_>]``."""
 
 
 class PackedBatch(NamedTuple):
@@ -80,6 +84,35 @@ class TokenBudget:
             _LOG.warning("out of memory with %d tokens in a batch; going on with smaller ones", self.tokens)
         self._told = True
         self.tokens = max(1, min(self.tokens, tokens))
+
+
+def list_texts(texts: Iterable[str]) -> list[str]:
+    """The entries of a sequence by position, whatever labels it gives them; none of them is looked at.
+
+    Raises:
+        InputError: It is no sequence, or has no order.
+    """
+    wrong = f"texts is a {type(texts).__name__}; expected a str or a sequence of them (a stream goes to encode_stream)"
+    if isinstance(texts, bytes | bytearray | Mapping | Set) or not hasattr(texts, "__len__"):
+        raise InputError(wrong)
+    try:
+        return list(texts)
+    except TypeError:  # an array without a dimension
+        raise InputError(wrong) from None
+
+
+def draw_texts(texts: Iterable[str]) -> Iterator[str]:
+    """What draws the texts of a stream.
+
+    Raises:
+        InputError: It is one text, or cannot be drawn from.
+    """
+    try:
+        if not isinstance(texts, str | bytes | bytearray):
+            return iter(texts)
+    except TypeError:
+        pass
+    raise InputError(f"texts is a {type(texts).__name__}; expected an iterable of str; put a single text in a list")
 
 
 def check_texts(texts: Sequence[str], *, first: int = 0) -> None:
@@ -148,22 +181,30 @@ class Tokens:
         check_texts(texts)
         prompt = self.prompt(role)
         whole = [prompt + text for text in texts] if prompt else list(texts)
-        encodings = self._tokenizer.encode_batch_fast([self._start(text) for text in whole])
+        starts = [self._start(text) for text in whole]
+        encodings = self._encode_all(starts)
         truncated = []
         for row, text in enumerate(whole):
-            if not encodings[row].overflowing and len(self._start(text)) < len(text):
-                encodings[row] = self._tokenizer.encode(text)  # its first characters were too few tokens
+            while not encodings[row].overflowing and len(starts[row]) < len(text):  # too few tokens
+                starts[row] = self._start(text, 8 * len(starts[row]))
+                encodings[row] = self._tokenizer.encode(starts[row])
             if not encodings[row].ids:
                 raise InputError(f"the text {text[:40]!r} has no tokens in this checkpoint's tokenizer; leave it out")
             if len(encodings[row].ids) == self.max_seq_length and encodings[row].overflowing:
                 truncated.append(row)
         return Tokenized([encoding.ids for encoding in encodings], truncated)
 
-    def _start(self, text: str) -> str:
+    def _encode_all(self, texts: list[str]) -> list[Encoding]:
+        if os.getpid() != _PROCESS:  # the threads of tokenizers are those of the parent, and are waited for in vain
+            return [self._tokenizer.encode(text) for text in texts]
+        return self._tokenizer.encode_batch_fast(texts)
+
+    def _start(self, text: str, longest: int | None = None) -> str:
         """The first words of a text that is far longer than what is read of it; cut where a word starts."""
-        if self._longest_read is None or len(text) <= self._longest_read:
+        longest = longest or self._longest_read
+        if longest is None or self._longest_read is None or len(text) <= longest:
             return text
-        ends = [match.start() for match in _WORD_ENDS.finditer(text, self._longest_read // 2, self._longest_read)]
+        ends = [match.start() for match in _WORD_ENDS.finditer(text, longest // 2, longest)]
         return text[: ends[-1]] if ends else text
 
     def pad(self, texts: Sequence[str], *, role: Role | None = None) -> PaddedBatch:

@@ -225,8 +225,8 @@ def _check_options(folder: Path, declared: Mapping[str, Any], tokenizer: Tokeniz
     if kind in _MODELS and type(model) is not _MODELS[kind]:
         raise UnsupportedModel(
             f"{folder / 'tokenizer.json'}: the model is {type(model).__name__}, and that of a {kind} is "
-            f"{_MODELS[kind].__name__}; where tokenizer.json is right, write tokenizer_class PreTrainedTokenizerFast in "
-            f"{path.name}"
+            f"{_MODELS[kind].__name__}; where tokenizer.json is right, write tokenizer_class PreTrainedTokenizerFast "
+            f"in {path.name}"
         )
 
 

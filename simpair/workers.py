@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from threading import Barrier, Lock
+from threading import Barrier, Condition, Lock
 from typing import Any, TypeVar
 
 import torch
@@ -41,20 +41,25 @@ def run_on_workers(
         always: Little work goes to workers too: an item's bits may depend on the threads that share it, and this way
             one thread computes each.
     """
+
+    def pass_through(*item: Any) -> Result:
+        with _GATE:
+            return function(*item)
+
     count = threads()
     items = _Items(work)
     first = items.draw(2 * count)
     if not parallel or count == 1 or (len(first) < 2 * count and not always):
         while first:
-            yield function(*first.pop(0))
+            yield pass_through(*first.pop(0))
             first += items.draw(1)
     else:
         pool = _pool(count)
-        waiting: deque[Future[Result]] = deque(pool.submit(function, *item) for item in first)
+        waiting: deque[Future[Result]] = deque(pool.submit(pass_through, *item) for item in first)
         try:
             while waiting:
                 result = waiting.popleft().result()
-                waiting.extend(pool.submit(function, *item) for item in items.draw(1))
+                waiting.extend(pool.submit(pass_through, *item) for item in items.draw(1))
                 yield result
         finally:
             for future in waiting:
@@ -78,6 +83,43 @@ class _Items:
         except Exception as error:
             self.failure = error
         return drawn
+
+
+class _Gate:
+    """What work passes through, many at a time, and a fork alone.
+
+    A lock that another thread holds inside oneDNN when a process forks stays held in the child, which has no such
+    thread, and waits for ever. ``test_a_forked_process_encodes_as_its_parent[while threads encode]`` fails without it.
+    """
+
+    def __init__(self) -> None:
+        self._reset()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(before=self._close, after_in_parent=self._open, after_in_child=self._reset)
+
+    def __enter__(self) -> None:
+        with self._changed:
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._changed:
+            self._inside -= 1
+            self._changed.notify_all()
+
+    def _close(self) -> None:
+        self._changed.acquire()
+        self._changed.wait_for(lambda: not self._inside, timeout=_LONGEST_WAIT)
+
+    def _open(self) -> None:
+        self._changed.release()
+
+    def _reset(self) -> None:
+        self._changed, self._inside = Condition(), 0
+
+
+_LONGEST_WAIT = 30.0
+"""Seconds that a fork waits for batches under way; a batch takes some hundredths of one."""
+_GATE = _Gate()
 
 
 def threads() -> int:

@@ -239,7 +239,9 @@ _READ_ALIKE: dict[str, _EDIT] = {
     "new pooling key as a list": lambda folder: _write_json(
         folder / "1_Pooling" / "config.json", {"embedding_dimension": 32, "pooling_mode": ["mean"]}
     ),
-    "no pooling declared": lambda folder: _write_json(folder / "1_Pooling" / "config.json", {}),
+    "no pooling declared": lambda folder: _write_json(
+        folder / "1_Pooling" / "config.json", {"word_embedding_dimension": 32}
+    ),
     "no similarity declared": lambda folder: (folder / "config_sentence_transformers.json").unlink(),
     "null similarity and prompts": lambda folder: _write_json(
         folder / "config_sentence_transformers.json", {"similarity_fn_name": None, "prompts": {"query": None}}

@@ -74,7 +74,7 @@ def test_the_vocabulary_keeps_to_its_size() -> None:
     assert train_vocabulary(made_up_texts(), size=120).get_vocab_size() == 120
 
 
-@given(st.characters())
+@given(st.characters(codec="utf-8"))
 def test_chinese_characters_are_those_that_bert_splits_around(character: str) -> None:
     split = BertNormalizer(clean_text=False, strip_accents=False, lowercase=False).normalize_str(character)
     spaced = split != character
