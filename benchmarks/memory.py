@@ -1,7 +1,7 @@
 """A long stream of texts, or one long list, in a process of its own → how much memory that took.
 
     python -m benchmarks.memory stream
-    python -m benchmarks.memory call --texts 50000
+    python -m benchmarks.memory call
 
 ``stream`` counts what stays resident while texts flow through ``encode_stream`` and nothing is kept: its growth after
 the first tenth. ``call`` counts the highest that ``encode`` reached above what was resident before, beside the bytes of
@@ -28,8 +28,8 @@ Kind = Literal["stream", "call"]
 KINDS: tuple[Kind, ...] = ("stream", "call")
 
 _PROC = Path("/proc/self")
-_TEXTS = {"stream": 100_000, "call": 50_000}
-_WARM_UP = 5_000
+_TEXTS = {"stream": 100_000, "call": 100_000}
+_WARM_UP = 20_000
 _VERBS = ("reset", "open", "find", "close", "change", "send", "read", "write", "move", "copy", "share", "delete")
 _NOUNS = ("password", "account", "file", "letter", "card", "window", "table", "page", "ticket", "key", "road", "house")
 
@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__.split("\n", 1)[0])
     parser.add_argument("kind", choices=KINDS, help="what to measure")
     parser.add_argument("--model", metavar="FOLDER", default=BUNDLED, help="a checkpoint; default: the bundled one")
-    parser.add_argument("--texts", metavar="N", type=int, help="default: 100,000 in a stream, 50,000 in a call")
+    parser.add_argument("--texts", metavar="N", type=int, help="default: 100,000")
     options = parser.parse_args(arguments)
     encoder = TwinTowerEncoder.from_pretrained(options.model, device="cpu")
     figures = (stream if options.kind == "stream" else call)(encoder, options.texts or _TEXTS[options.kind])

@@ -5,8 +5,10 @@ Knows no model: it is given a tokenizer, and a function from a packed batch to e
 
 from __future__ import annotations
 
+import ctypes
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -126,7 +128,15 @@ def encode_blocks(
     for block, encoded in run_on_workers(encode_batch, work(), parallel=parallel, always=repeatable):
         block.left -= encoded
         if not block.left:
+            if out is None:
+                _give_back_memory()
             yield Block(block.embeddings, block.truncated)
+
+
+def _give_back_memory() -> None:
+    """Let glibc return to the system what it holds between allocations; the pieces grow with every block otherwise."""
+    with suppress(AttributeError, OSError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def repeat_rows(embeddings: FloatArray, rows: NDArray[np.int64]) -> None:

@@ -236,8 +236,8 @@ class TwinTowerEncoder(nn.Module):
             found = self.tokenizer.tokenize(distinct, role=role)
             if not products:
                 with torch.no_grad():
-                    tokens = sum(map(len, found.ids))
-                    products[:] = self._layouts.of(self.tower.encoder.parameters(), self.tower.sites, tokens=tokens)
+                    few = None if out is None else sum(map(len, found.ids))
+                    products[:] = self._layouts.of(self.tower.sites(), tokens=few, trained=self.tower.trained)
             return found
 
         def embed(batch: PackedBatch) -> FloatArray:
@@ -245,8 +245,7 @@ class TwinTowerEncoder(nn.Module):
                 vectors = self._embed(send(batch, device), products).cpu().numpy()
             if not np.isfinite(vectors).all():
                 raise ModelCorrupt(
-                    "embeddings came out that are not finite: the weights are damaged, training went wrong, or float16 "
-                    "does not hold what they make (use another dtype)"
+                    "embeddings came out that are not finite: the weights are damaged, or the dtype narrow"
                 )
             return vectors
 

@@ -125,11 +125,17 @@ def _number(config: Mapping[str, Any], name: str, usual: float | None = None) ->
 
 
 class PackedBert(nn.Module):
-    """A BERT-family encoder over packed batches (Devlin et al. 2019; Liu et al. 2019 for the RoBERTa children)."""
+    """A BERT-family encoder over packed batches (Devlin et al. 2019; Liu et al. 2019 for the RoBERTa children).
+
+    Attributes:
+        config: Its shape.
+        trained: Whether gradients ever went through it; an optimizer may change its weights without a trace.
+    """
 
     def __init__(self, config: PackedBertConfig) -> None:
         super().__init__()
         self.config = config
+        self.trained = False
         self.embeddings = _Embeddings(config)
         self.encoder = _Encoder(config)
 
@@ -148,6 +154,7 @@ class PackedBert(nn.Module):
         dropping = self.training and products is None
         states = self.embeddings(batch.input_ids, positions, dropping)
         if products is None:
+            self.trained = self.trained or torch.is_grad_enabled()
             products = [layer.map(plain) for layer in self.sites()]
         for layer, multiply in zip(self.encoder.layer, products, strict=True):
             states = layer(states, texts, multiply, dropping)

@@ -5,7 +5,7 @@ Knows no layer and no batch: a layer names its products as sites, and multiplies
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Generic, Literal, NamedTuple, TypeVar
 
@@ -20,7 +20,8 @@ Product = Callable[[Tensor], Tensor]
 """(S, in) → (S, out)."""
 Part = TypeVar("Part")
 
-_FEW_TOKENS = 64
+_FEW_TOKENS = 128
+_FEW_CALLS = 8
 _TINY = 1e-30
 _ROUNDING = 2.0**23
 """A float32 to which this is added is rounded to a whole number, and its lowest bits are that number's."""
@@ -110,44 +111,59 @@ def lay_out(site: Site, dtype: Dtype) -> Product:
     return _Cast(site, kind)
 
 
-class Layouts:
-    """The laid-out products of one tower's layers, made anew when the weights have changed, however they were changed.
+class _Made(NamedTuple):
+    """Products, and what the weights were when they were made: their places and versions, and their contents."""
 
-    Fused optimizers and edits through ``.data`` leave no trace on a parameter, so the contents are summed at each call:
-    a millisecond for ten million weights.
+    places: object
+    contents: list[int]
+    products: list[LayerParts[Product]]
+
+
+class Layouts:
+    """The laid-out products of one tower's layers, made anew when the weights have changed.
+
+    A weight's version tells of most changes. Fused optimizers and edits through ``.data`` leave no trace there, so the
+    contents are summed too, a millisecond for ten million weights: always for a tower that gradients went through, and
+    otherwise unless the tokens are so few that the sum would be a good part of their time.
     """
 
     def __init__(self, dtype: Dtype) -> None:
         self.dtype = dtype
-        self._made: tuple[object, list[LayerParts[Product]]] | None = None
+        self._made: _Made | None = None
+        self._few_calls = 0
 
     def of(
-        self, parameters: Iterable[Tensor], sites: Callable[[], list[LayerParts[Site]]], *, tokens: int
+        self,
+        sites: Sequence[LayerParts[Site]],
+        *,
+        tokens: int | None = None,
+        trained: bool = True,
     ) -> list[LayerParts[Product]]:
-        """The products of each layer.
+        """The products of each layer. Threads may overlap: each gets products of the weights it found.
 
         Args:
-            parameters: Whatever the sites are made of.
-            sites: Called when these have changed. Threads may overlap: each gets products of the weights it found.
-            tokens: How many there are to multiply; few float32 ones take the weights as they are, which costs less
-                than a look at all of them.
+            sites: Those of each layer, on the weights of today.
+            tokens: How many there are to multiply, None for many. The first few float32 ones take the weights as they
+                are, so that a process that encodes a text or two lays nothing out.
+            trained: Whether gradients ever went through the weights.
         """
-        if self.dtype == "float32" and tokens < _FEW_TOKENS:
-            return [layer.map(plain) for layer in sites()]
-        state, made = _state(list(parameters)), self._made
-        if made is None or made[0] != state:
-            made = self._made = (state, [layer.map(lambda site: lay_out(site, self.dtype)) for layer in sites()])
-        return made[1]
+        few = tokens is not None and tokens < _FEW_TOKENS
+        if few and self.dtype == "float32" and self._made is None and self._few_calls < _FEW_CALLS:
+            self._few_calls += 1
+            return [layer.map(plain) for layer in sites]
+        held, made = [part for layer in sites for site in layer for part in (*site.weights, *site.biases)], self._made
+        places = [(parameter.data_ptr(), parameter._version) for parameter in held]
+        if made is not None and made.places == places and few and not trained:
+            return made.products
+        contents = torch.stack([_bits(parameter.detach()) for parameter in held]).tolist()
+        if made is None or (made.places, made.contents) != (places, contents):
+            products = [layer.map(lambda site: lay_out(site, self.dtype)) for layer in sites]
+            made = self._made = _Made(places, contents, products)
+        return made.products
 
     def __getstate__(self) -> dict[str, object]:
         """Without what was made: a copy of an encoder lays out its own weights."""
-        return {"dtype": self.dtype, "_made": None}
-
-
-def _state(parameters: list[Tensor]) -> object:
-    """What differs as soon as one number of a parameter does."""
-    places = tuple((parameter.data_ptr(), parameter._version) for parameter in parameters)
-    return places, torch.stack([_bits(parameter.detach()) for parameter in parameters]).tolist()
+        return {"dtype": self.dtype, "_made": None, "_few_calls": 0}
 
 
 def _bits(values: Tensor) -> Tensor:
