@@ -14,9 +14,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 from uuid import uuid4
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -30,13 +27,12 @@ from simpair.vocabulary import (
     read_tokenizer_config,
     tokenizer_config_of,
 )
+from simpair.weights import WEIGHTS, WEIGHTS_INDEX, check_finite, read_tensors, write_tensors
 
 __all__ = ["Checkpoint", "PoolingMode", "Settings", "Similarity", "read_checkpoint", "write_checkpoint"]
 
 PoolingMode = Literal["cls", "lasttoken", "max", "mean", "mean_sqrt_len_tokens", "weightedmean"]
 Similarity = Literal["cosine", "dot"]
-
-WEIGHTS = "model.safetensors"
 
 _LEGACY_POOLING: dict[str, PoolingMode] = {
     "pooling_mode_cls_token": "cls",
@@ -59,11 +55,7 @@ _TRANSFORMER_KEYS: dict[str, tuple[Any, ...]] = {
 """The values of its keys that are read; ``max_seq_length`` and ``do_lower_case`` take any."""
 _LONGEST = 1 << 20
 """Tokens of a checkpoint that declares no maximum: its position table is shorter."""
-_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_GREATEST = 1e18
-"""Far above any weight, and below the root of the greatest float32: a flipped bit of an exponent lands beyond it."""
-_STALE = ("vocab.txt", f"{WEIGHTS}.index.json", "special_tokens_map.json", "added_tokens.json", *_TRANSFORMER_CONFIGS)
-_PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "model.pkl")
+_STALE = ("vocab.txt", WEIGHTS_INDEX, "special_tokens_map.json", "added_tokens.json", *_TRANSFORMER_CONFIGS)
 
 
 @dataclass(frozen=True)
@@ -96,7 +88,7 @@ class Checkpoint:
     Attributes:
         config: ``config.json``.
         settings: Whatever else changes a vector.
-        tensors: Tensor by the checkpoint's own name, prefixes and old spellings mended, in the dtype of the file.
+        tensors: Tensor by the checkpoint's own name, prefixes and old spellings mended; float32 when read.
         tokenizer: Without truncation or padding.
         tokenizer_config: ``tokenizer_config.json`` with ``special_tokens_map.json``, or ``{}``.
         declared: False where the folder says nothing of pooling, and the mean was assumed.
@@ -137,7 +129,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     return Checkpoint(
         config=config,
         settings=settings,
-        tensors=_read_tensors(folder),
+        tensors=read_tensors(folder),
         tokenizer=read_tokenizer(folder, config, declared=tokenizer_config, lowercase=lowercase),
         tokenizer_config=tokenizer_config,
         declared=bool(modules),
@@ -155,7 +147,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """
     if taken := next((path for path in (folder, *folder.parents) if path.is_file()), None):
         raise InputError(f"{taken} is a file; give a folder to save the checkpoint in")
-    _check_finite(checkpoint.tensors)
+    check_finite(checkpoint.tensors)
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = folder.parent / f".{folder.name}-{uuid4().hex}"
     staging.mkdir()
@@ -177,13 +169,6 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
             (staging / name).replace(folder / name)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-
-
-def _check_finite(tensors: Mapping[str, Tensor]) -> None:
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not _is_sound(tensor):
-            narrow = "float16 holds nothing above 65504 (save as float32), or " if tensor.dtype == torch.float16 else ""
-            raise ModelCorrupt(f"{name} has values that are not finite; nothing was saved: {narrow}training went wrong")
 
 
 def _read_transformer(folder: Path) -> dict[str, Any]:
@@ -283,67 +268,6 @@ def _read_pooling(path: Path, width: object, *, prompted: bool) -> PoolingMode:
     return modes[0] if modes else "mean"
 
 
-def _read_tensors(folder: Path) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {}
-    for path in _weight_files(folder):
-        try:
-            part = load_file(path)
-        except FileNotFoundError:
-            raise ModelCorrupt(f"{path} is missing; download or save the checkpoint again") from None
-        except (SafetensorError, OSError) as error:
-            raise ModelCorrupt(f"{path} is damaged ({error}); download or save the checkpoint again") from None
-        for name, tensor in part.items():
-            _check_values(tensor, f"{path}: {name[:80]}")
-            if _current_name(name) in tensors:
-                raise ModelCorrupt(f"{path}: {name} is there twice, once under another spelling")
-            tensors[_current_name(name)] = tensor
-    return tensors
-
-
-def _check_values(tensor: Tensor, name: str) -> None:
-    """Refuse what a flipped bit leaves of a number, and numbers that stand for others."""
-    if name.endswith("_ids"):
-        return
-    if tensor.dtype not in _DTYPES:
-        raise UnsupportedModel(f"{name} is of {tensor.dtype}; this version reads float16, bfloat16, float32, float64")
-    if not _is_sound(tensor):
-        raise ModelCorrupt(f"{name} has values that are not finite, or beyond {_GREATEST:.0e}; they are no weights")
-
-
-def _is_sound(tensor: Tensor) -> bool:
-    extremes = torch.stack(torch.aminmax(tensor.detach())).tolist() if tensor.numel() else [0.0]
-    return all(abs(value) <= _GREATEST for value in extremes)
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    if (folder / WEIGHTS).is_file():
-        return [folder / WEIGHTS]
-    index = folder / f"{WEIGHTS}.index.json"
-    if index.is_file():
-        places = read_json(index).get("weight_map")
-        names = sorted({str(name) for name in places.values()}) if isinstance(places, dict) else []
-        if not names or any(Path(name).name != name or not name.endswith(".safetensors") for name in names):
-            raise ModelCorrupt(f"{index}: the weight map names no safetensors files of this folder")
-        return [folder / name for name in names]
-    for name in _PICKLES:
-        if (folder / name).is_file():
-            raise UnsafeModel(
-                f"{folder} has only pickled weights ({name}), which can run code when opened; where you trust them, "
-                'convert once: SentenceTransformer("…").save_pretrained("…") writes model.safetensors'
-            )
-    raise ModelCorrupt(f"{folder / WEIGHTS} is missing; download or save the checkpoint again")
-
-
-def _current_name(name: str) -> str:
-    """The tensor's name without a model prefix, and with today's LayerNorm spelling."""
-    for prefix in ("bert.", "roberta."):
-        name = name.removeprefix(prefix)
-    for old, new in ((".gamma", ".weight"), (".beta", ".bias")):
-        if name.endswith(f"LayerNorm{old}"):
-            name = name.removesuffix(old) + new
-    return name
-
-
 def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
     settings, width = checkpoint.settings, checkpoint.config["hidden_size"]
     kinds = ["Transformer", "Pooling"] + (["Normalize"] if settings.normalize else [])
@@ -378,8 +302,7 @@ def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     (folder / "tokenizer.json").write_text(checkpoint.tokenizer.to_str(pretty=False), encoding="utf-8")
-    tensors = {name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}
-    (folder / WEIGHTS).write_bytes(save(tensors, {"format": "pt"}))  # save_file would let the owner alone read it
+    write_tensors(folder / WEIGHTS, checkpoint.tensors)
     write_digests(folder)
     for path in folder.rglob("*"):
         _sync(path)

@@ -5,16 +5,18 @@ Knows the tokenizer, the prompts and the maximum length of a checkpoint. Knows n
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from tokenizers import Encoding, Tokenizer
+from tokenizers.models import WordPiece
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
 from torch import Tensor
 
 from simpair.errors import InputError
@@ -292,10 +294,11 @@ def _longest_read(tokenizer: Tokenizer, max_seq_length: int) -> int | None:
     BERT's normaliser and pre-tokenizer look at one character at a time and never join words, so a text that is cut
     where a word starts has the tokens of the whole text, as far as it goes.
     """
-    written = json.loads(tokenizer.to_str())
-    kinds = [(written[step] or {}).get("type") for step in ("normalizer", "pre_tokenizer", "model")]
-    chinese = (written["normalizer"] or {}).get("handle_chinese_chars")
-    names = "".join(token["content"] for token in written["added_tokens"])
-    if kinds != ["BertNormalizer", "BertPreTokenizer", "WordPiece"] or not chinese or _WORD_ENDS.search(names):
+    normalizer: Any = tokenizer.normalizer
+    steps = (normalizer, tokenizer.pre_tokenizer, tokenizer.model)
+    if not all(map(isinstance, steps, (BertNormalizer, BertPreTokenizer, WordPiece))):
+        return None
+    names = "".join(token.content for token in tokenizer.get_added_tokens_decoder().values())
+    if not normalizer.handle_chinese_chars or _WORD_ENDS.search(names):
         return None
     return 20 * max_seq_length

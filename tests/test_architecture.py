@@ -17,6 +17,7 @@ _FLOORS = {
     "vocabulary": 1,
     "hub": 2,
     "digests": 2,
+    "weights": 2,
     "checkpoint": 3,
     "tokens": 3,
     "workers": 3,
@@ -32,7 +33,7 @@ _ON_TOP = {"__init__", "cli", "demo", "pretrained"}
 _DOORS = {
     "faiss": {"simpair/index.py"},
     "sqlite3": {"simpair/store.py"},
-    "safetensors": {"simpair/checkpoint.py", "training/recipes/student.py"},
+    "safetensors": {"simpair/weights.py", "training/recipes/student.py"},
     "huggingface_hub": {"simpair/hub.py"},
     "sentence_transformers": {"simpair/towers/chain.py"},
     "pickle": set(),

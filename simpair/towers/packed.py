@@ -161,7 +161,7 @@ class PackedBert(nn.Module):
         return states  # type: ignore[no-any-return]
 
     def load(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Take the tensors of a checkpoint as weights, in float32; those of a pretraining head are left over.
+        """Take the tensors of a checkpoint as weights; those of a pretraining head are left over.
 
         Raises:
             ModelCorrupt: Tensors are missing, unknown or misshapen.
