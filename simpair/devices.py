@@ -12,7 +12,7 @@ from simpair.tokens import PackedBatch
 
 __all__ = ["choose_device", "send", "token_budget"]
 
-_CPU_TOKENS = 1_024
+_CPU_TOKENS = 512
 """A packed batch of more tokens leaves the caches."""
 _GPU_TOKENS = 32_768
 """Enough to keep thousands of cores busy; memory that does not suffice halves it."""

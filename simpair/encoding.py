@@ -128,7 +128,7 @@ def encode_blocks(
     for block, encoded in run_on_workers(encode_batch, work(), parallel=parallel, always=repeatable):
         block.left -= encoded
         if not block.left:
-            if out is None:
+            if out is None or len(block.embeddings) == _BLOCK_TEXTS:
                 _give_back_memory()
             yield Block(block.embeddings, block.truncated)
 

@@ -39,6 +39,8 @@ Role = Literal["query", "document"]
 
 _LOG = logging.getLogger("simpair")
 _PROCESS = os.getpid()
+_TOKENIZED_AT_ONCE = 1_024
+"""Texts; what tokenizers tells of each beside its ids takes some kilobytes."""
 _WORD_ENDS = re.compile(r"[ \t\n\r!-/:;=?@\\^`{-~\u3001\u3002\uff01\uff0c\uff1a\uff1b\uff1f\u4e00-\u9fff]")
 """Characters before which BERT's tokenizers always start a new word: white space, ideographs, marks but ``[<_>]``."""
 
@@ -181,20 +183,25 @@ class Tokens:
             InputError: An entry is not a string, has a lone surrogate, or has no tokens at all.
         """
         check_texts(texts)
-        prompt = self.prompt(role)
-        whole = [prompt + text for text in texts] if prompt else list(texts)
-        starts = [self._start(text) for text in whole]
+        prompt, found = self.prompt(role), Tokenized([], [])
+        for first in range(0, len(texts), _TOKENIZED_AT_ONCE):
+            some = texts[first : first + _TOKENIZED_AT_ONCE]
+            self._tokenize([prompt + text for text in some] if prompt else list(some), first, found)
+        return found
+
+    def _tokenize(self, texts: list[str], first: int, found: Tokenized) -> None:
+        """Add these texts, prompts included, to what was found of the ``first`` ones before them."""
+        starts = [self._start(text) for text in texts]
         encodings = self._encode_all(starts)
-        truncated = []
-        for row, text in enumerate(whole):
+        for row, text in enumerate(texts):
             while not encodings[row].overflowing and len(starts[row]) < len(text):  # too few tokens
                 starts[row] = self._start(text, 8 * len(starts[row]))
                 encodings[row] = self._tokenizer.encode(starts[row])
             if not encodings[row].ids:
                 raise InputError(f"the text {text[:40]!r} has no tokens in this checkpoint's tokenizer; leave it out")
             if len(encodings[row].ids) == self.max_seq_length and encodings[row].overflowing:
-                truncated.append(row)
-        return Tokenized([encoding.ids for encoding in encodings], truncated)
+                found.truncated.append(first + row)
+        found.ids.extend(encoding.ids for encoding in encodings)
 
     def _encode_all(self, texts: list[str]) -> list[Encoding]:
         if os.getpid() != _PROCESS:  # the threads of tokenizers are those of the parent, and are waited for in vain

@@ -224,7 +224,7 @@ def test_memory_that_does_not_suffice_halves_the_batches_and_is_told_once(
     assert 150 < memory.largest <= 300
     assert 0 < memory.failures < 25  # not once a batch of the hundred that there are
     (record,) = caplog.records
-    assert record.getMessage() == "out of memory with 1024 tokens in a batch; going on with smaller ones"
+    assert record.getMessage() == "out of memory with 512 tokens in a batch; going on with smaller ones"
 
 
 def test_a_single_text_that_does_not_fit_is_the_callers_error(

@@ -18,6 +18,7 @@ from simpair.errors import UnsupportedModel
 from simpair.model import TwinTowerEncoder
 from simpair.tokens import pack
 from simpair.towers.packed import MODEL_TYPES, PackedBert, PackedBertConfig, _Texts
+from simpair.towers.products import Product, Site, plain
 
 _MAKE = Callable[..., Checkpoint]
 
@@ -243,3 +244,26 @@ def test_a_gpus_attention_over_all_lengths_is_that_of_the_groups(
     monkeypatch.setattr(attention, "_attend_at_once", None)  # float32, and dropout, stay with the groups
     torch.testing.assert_close(attention(inputs, asked, dropping=False), expected)
     assert attention(inputs.bfloat16(), asked, dropping=True).shape == expected.shape
+
+
+def test_products_meet_few_numbers_of_rows(pair: Callable[..., _Pair]) -> None:
+    """Every number of rows that oneDNN ever met costs memory for as long as the process lives."""
+    packed = pair().packed.eval()
+    met: set[int] = set()
+
+    def noted(site: Site) -> Product:
+        def multiply(inputs: Tensor) -> Tensor:
+            met.add(len(inputs))
+            return plain(site)(inputs)
+
+        return multiply
+
+    products = [layer.map(noted) for layer in packed.sites()]
+    with torch.no_grad():
+        for tokens in range(1, 700, 3):
+            ids, mask = _batch([40] * (tokens // 40) + [tokens % 40 or 40], pad=0)
+            batch = pack(ids, mask)
+            states = packed(batch, products)
+            assert len(states) == len(batch.input_ids)
+            torch.testing.assert_close(states, packed(batch), atol=1e-5, rtol=0)
+    assert len(met) <= 40

@@ -141,6 +141,19 @@ def test_inputs_above_a_least_value_use_every_code(linear: nn.Linear, inputs: Te
         )
 
 
+@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize("size", [0.1, 1, 30])
+def test_the_lowest_inputs_keep_their_codes(linear: nn.Linear, inputs: Tensor, name: str, size: float) -> None:
+    """A code below 0 would come back as 255."""
+    activated = ACTIVATIONS[name].function(size * torch.cat([inputs, torch.linspace(-2, 0, 48).repeat(4, 1)]))
+    site = _site(linear, least=ACTIVATIONS[name].least)
+    steps = (activated.amax(1) - ACTIVATIONS[name].least) / 254
+    with torch.no_grad():
+        found = lay_out(site, "int8")(activated)
+        most = (steps.unsqueeze(1) + activated.abs().amax() / 254) * linear.weight.abs().sum(1)
+        assert ((found - _expected(site, activated)).abs() <= most).all()
+
+
 def test_a_row_of_int8_depends_on_that_row_alone(linear: nn.Linear, inputs: Tensor) -> None:
     product = lay_out(_site(linear), "int8")
     company = torch.cat([1000 * inputs, inputs])

@@ -209,32 +209,36 @@ class _Int8:
     """By whole numbers of 8 bits: inputs scaled a row at a time, weights a row of outputs at a time.
 
     The scales are those of the greatest value, so a row's codes depend on that row alone (the row-wise quantisation of
-    Dettmers et al. 2022, LLM.int8(), without its outliers). Inputs that are never below some value, as those behind an
-    activation, are shifted to start at 0 and so use every code; the bias takes the shift back.
+    Dettmers et al. 2022, LLM.int8(), without its outliers). Where inputs are never below some value, as behind an
+    activation, a row's codes start there, and 8 bits serve instead of 7; what this adds to the sums is taken off again.
     """
 
     def __init__(self, site: Site) -> None:
-        weight, bias = site.copy(torch.float32)
+        weight, self._bias = site.copy(torch.float32)
         scales = (weight.abs().amax(1) / 127).clamp_min(_TINY)
         codes = torch.round(weight / scales.unsqueeze(1)).to(torch.int8)
-        zero = 128 if site.least is None else 0
         self._shift = None if site.least is None else -site.least
-        self._bias = bias - (self._shift or 0.0) * scales * codes.sum(1)
-        self._round = torch.full((weight.shape[1],), _ROUNDING + zero)
+        self._sums = scales * codes.sum(1)
         self._activate = _function(site.activation)
         kernel = _onednn_int8 if _int8_works() else _float_int8
-        self._multiply = kernel(codes, scales, zero)
+        self._zero = 128 if site.least is None else 0
+        self._multiply = kernel(codes, scales, self._zero)
 
     def __call__(self, inputs: Tensor) -> Tensor:
+        most, steps = inputs.amax(1, keepdim=True), 127
         if self._shift is None:
-            steps = torch.maximum(inputs.amax(1, keepdim=True), -inputs.amin(1, keepdim=True)).div_(127)
+            scales = torch.maximum(most, -inputs.amin(1, keepdim=True))
         else:
-            inputs = inputs + self._shift
-            steps = inputs.amax(1, keepdim=True).div_(255)
-        steps.clamp_min_(_TINY)
-        codes = torch.addcmul(self._round, inputs, steps.reciprocal()).view(torch.int32).to(torch.uint8)
+            scales, steps = most + self._shift, 254  # one code is left for what ceil adds
+        scales = scales.div_(steps).clamp_min_(_TINY)
+        per_step = scales.reciprocal()
+        starts = torch.zeros_like(scales) if self._shift is None else torch.ceil(per_step * self._shift)
+        codes = torch.addcmul(starts + (_ROUNDING + self._zero), inputs, per_step).view(torch.int32).to(torch.uint8)
         product = self._multiply(codes)
-        return self._activate(torch.addcmul(self._bias, product, steps, out=product))
+        product = torch.addcmul(self._bias, product, scales, out=product)
+        if self._shift is not None:
+            product.addr_((starts * scales).squeeze(1), self._sums, alpha=-1)
+        return self._activate(product)
 
 
 def _onednn_int8(codes: Tensor, scales: Tensor, zero: int) -> Product:
