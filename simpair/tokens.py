@@ -6,6 +6,7 @@ Knows the tokenizer, the prompts and the maximum length of a checkpoint. Knows n
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
@@ -267,23 +268,28 @@ def plan_batches(
 ) -> Iterator[tuple[list[int], PackedBatch]]:
     """Rows of ``sequences`` and their packed batch, longest first, each within the budget of its moment.
 
-    A sequence longer than the budget is a batch of its own. Row ``i`` of a batch's result belongs to the ``i``-th row
-    yielded.
+    The tokens are shared out evenly: a full batch and a small rest would keep workers waiting. A sequence longer than
+    the budget is a batch of its own. Row ``i`` of a batch's result belongs to the ``i``-th row yielded.
 
     Args:
         sequences: Token ids of each text.
         budget: Most tokens of a batch.
         rows: Those to plan for; None for all.
     """
-    wanted = range(len(sequences)) if rows is None else rows
+    wanted = sorted(range(len(sequences)) if rows is None else rows, key=lambda row: len(sequences[row]), reverse=True)
+    total = sum(len(sequences[row]) for row in wanted)
+    room = max(1.0, budget.tokens - total / max(1, len(wanted)) / 2)  # half a text does not fit, on average
+    share = total / math.ceil(total / room) if total > budget.tokens else math.inf
     together: list[int] = []
-    tokens = 0
-    for row in sorted(wanted, key=lambda row: len(sequences[row]), reverse=True):
-        if together and tokens + len(sequences[row]) > budget.tokens:
+    tokens = planned = batches = 0
+    for row in wanted:
+        full = tokens + len(sequences[row]) > budget.tokens or planned >= share * (batches + 1)
+        if together and full:
             yield together[::-1], _pack_rows(sequences, together[::-1])
-            together, tokens = [], 0
+            together, tokens, batches = [], 0, batches + 1
         together.append(row)
         tokens += len(sequences[row])
+        planned += len(sequences[row])
     if together:
         yield together[::-1], _pack_rows(sequences, together[::-1])
 

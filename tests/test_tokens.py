@@ -160,7 +160,20 @@ def test_a_plan_starts_with_the_longest_and_is_drawn_lazily() -> None:
     sequences = [[0], [1] * 5, [2] * 9, [3] * 3]
     plan = plan_batches(sequences, TokenBudget(9))
     assert iter(plan) is plan
-    assert [rows for rows, _ in plan] == [[2], [0, 3, 1]]
+    assert [rows for rows, _ in plan] == [[2], [1], [0, 3]]
+
+
+def test_a_plan_is_one_batch_where_all_fits() -> None:
+    (batch,) = plan_batches([[1] * 4, [1] * 3, [1] * 3], TokenBudget(10))
+    assert batch[0] == [2, 1, 0]
+
+
+@given(st.integers(20, 4096), st.integers(0, 9))
+def test_a_plan_shares_tokens_out_evenly(texts: int, seed: int) -> None:
+    """Filled one after the other, the last batch would be whatever is left."""
+    sequences = [[1] * (12 + (row * 7 + seed) % 6) for row in range(texts)]
+    sizes = [len(batch.input_ids) for _, batch in plan_batches(sequences, TokenBudget(512))]
+    assert max(sizes) - min(sizes) <= 2 * 17
 
 
 # Long texts, of which only the start is read
