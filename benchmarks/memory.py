@@ -22,7 +22,7 @@ from typing import Any, Literal
 from simpair.hub import BUNDLED
 from simpair.model import TwinTowerEncoder
 
-__all__ = ["KINDS", "Kind", "call", "distinct_texts", "main", "measurable", "measure", "stream"]
+__all__ = ["KINDS", "Kind", "bytes_of", "call", "distinct_texts", "main", "measurable", "measure", "stream"]
 
 Kind = Literal["stream", "call"]
 KINDS: tuple[Kind, ...] = ("stream", "call")
@@ -55,12 +55,12 @@ def measure(kind: Kind, model: str = BUNDLED, texts: int | None = None) -> dict[
 def stream(encoder: TwinTowerEncoder, texts: int) -> dict[str, Any]:
     """Resident bytes after the first tenth of a stream and at its end."""
     seen, marks = 0, [0]
-    resident = [_bytes("VmRSS")]
+    resident = [bytes_of("VmRSS")]
     for block in encoder.encode_stream(distinct_texts(texts)):
         seen += len(block)
         if seen >= texts / 10 * len(marks):
             marks.append(seen)
-            resident.append(_bytes("VmRSS"))
+            resident.append(bytes_of("VmRSS"))
     first, last = resident[1], resident[-1]
     growth = round(100 * (last - first) / first, 2)
     return {"texts": seen, "growth_percent": growth, "after_texts": marks, "resident_bytes": resident}
@@ -72,9 +72,9 @@ def call(encoder: TwinTowerEncoder, texts: int) -> dict[str, Any]:
     asked = list(distinct_texts(texts))
     gc.collect()
     (_PROC / "clear_refs").write_text("5")  # the peak counts from here
-    before = _bytes("VmRSS")
+    before = bytes_of("VmRSS")
     result = encoder.encode(asked)
-    above = _bytes("VmHWM") - before
+    above = bytes_of("VmHWM") - before
     return {
         "texts": len(result),
         "peak_over_result": round(above / result.nbytes, 3),
@@ -91,7 +91,7 @@ def distinct_texts(count: int, *, first: int = 0) -> Iterator[str]:
         yield f"How do I {_VERBS[verb]} the {_NOUNS[rest % len(_NOUNS)]} of number {number}?"
 
 
-def _bytes(field: Literal["VmRSS", "VmHWM"]) -> int:
+def bytes_of(field: Literal["VmRSS", "VmHWM"]) -> int:
     """What is resident now, or was at most since the peak was last set back."""
     status = (_PROC / "status").read_text()
     return 1024 * int(status.split(f"{field}:")[1].split()[0])

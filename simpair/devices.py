@@ -13,7 +13,7 @@ from simpair.tokens import PackedBatch
 __all__ = ["choose_device", "send", "token_budget"]
 
 _CPU_TOKENS = 512
-"""A packed batch of more tokens leaves the caches."""
+"""A worker's memory goes with its batch, and more tokens are no faster."""
 _GPU_TOKENS = 32_768
 """Enough to keep thousands of cores busy; memory that does not suffice halves it."""
 

@@ -8,24 +8,18 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from benchmarks.memory import bytes_of
 from simpair.weights import WEIGHTS, read_tensors, write_tensors
 
-_STATUS = Path("/proc/self/status")
 
-
-def _resident() -> int:
-    return 1024 * int(_STATUS.read_text().split("VmRSS:")[1].split()[0])
-
-
-@pytest.mark.skipif(not _STATUS.exists(), reason="/proc tells what is resident")
 def test_a_table_in_float32_stays_in_its_file_until_its_rows_are_asked_for(tmp_path: Path) -> None:
     size = 64 << 20
     save_file({"table": torch.ones(size // 256, 64), "small": torch.ones(3)}, tmp_path / WEIGHTS)
-    before = _resident()
+    before = bytes_of("VmRSS")
     tensors = read_tensors(tmp_path)
-    assert _resident() - before < size / 8
+    assert bytes_of("VmRSS") - before < size / 8
     assert tensors["table"].sum() == size / 4
-    assert _resident() - before > size / 2  # the control: looked at, the rows are resident
+    assert bytes_of("VmRSS") - before > size / 2  # the control: looked at, the rows are resident
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
