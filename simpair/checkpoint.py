@@ -27,7 +27,7 @@ from simpair.vocabulary import (
     read_tokenizer_config,
     tokenizer_config_of,
 )
-from simpair.weights import WEIGHTS, WEIGHTS_INDEX, check_finite, read_tensors, write_tensors
+from simpair.weights import WEIGHTS, WEIGHTS_INDEX, WeightsFile, check_finite, read_tensors, write_tensors
 
 __all__ = ["Checkpoint", "PoolingMode", "Settings", "Similarity", "read_checkpoint", "write_checkpoint"]
 
@@ -92,6 +92,7 @@ class Checkpoint:
         tokenizer: Without truncation or padding.
         tokenizer_config: ``tokenizer_config.json`` with ``special_tokens_map.json``, or ``{}``.
         declared: False where the folder says nothing of pooling, and the mean was assumed.
+        weights_file: What tells whether the file in which tensors lie was written over; None where they lie in memory.
     """
 
     config: Mapping[str, Any]
@@ -100,6 +101,7 @@ class Checkpoint:
     tokenizer: Tokenizer
     tokenizer_config: Mapping[str, Any]
     declared: bool = True
+    weights_file: WeightsFile | None = None
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
@@ -126,6 +128,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         folder, modules, width=config.get("hidden_size"), max_seq_length=int(min(longest, _LONGEST))
     )
     lowercase = bool(transformer.get("do_lower_case"))
+    weights_file = WeightsFile(folder)
     return Checkpoint(
         config=config,
         settings=settings,
@@ -133,6 +136,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         tokenizer=read_tokenizer(folder, config, declared=tokenizer_config, lowercase=lowercase),
         tokenizer_config=tokenizer_config,
         declared=bool(modules),
+        weights_file=weights_file,
     )
 
 

@@ -29,7 +29,7 @@ def choose_device(device: str | torch.device | None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else mps)
     try:
         found = torch.device(device)
-        torch.zeros(1, device=found)
+        torch.zeros(1, device=found).tolist()  # "meta" has no numbers
     except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
         raise InputError(f"device {str(device)!r} cannot be used here ({error}); leave it out, or use 'cpu'") from None
     return found

@@ -28,7 +28,7 @@ def check_digests(folder: Path) -> None:
     Raises:
         ModelCorrupt: A file is missing, or not the one that was saved, or came later and would be read.
     """
-    if not (folder / DIGESTS).exists():
+    if not (folder / DIGESTS).exists() and not (folder / DIGESTS).is_symlink():
         return
     recorded = read_json(folder / DIGESTS).get("sha256")
     if not isinstance(recorded, dict):

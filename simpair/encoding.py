@@ -24,8 +24,11 @@ __all__ = ["Block", "OnTruncation", "Truncation", "encode_blocks", "repeat_rows"
 
 OnTruncation = Literal["warn", "error", "ignore"]
 FloatArray = NDArray[np.float32]
+Embed = Callable[[PackedBatch], FloatArray]
 
 _LOG = logging.getLogger("simpair")
+_OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "could not create a primitive", "could not create a memory")
+"""How torch's own allocator, those of MPS and CUDA, and oneDNN say it."""
 _BLOCK_TEXTS = 4_096
 _BLOCK_CHARACTERS = 1 << 22
 
@@ -68,6 +71,7 @@ class _Unfinished:
     """A block on its way; ``copies`` are the places of each distinct text, of which ``left`` have no vector yet."""
 
     embeddings: FloatArray
+    embed: Embed
     sequences: list[list[int]]
     copies: list[list[int]]
     truncated: list[int]
@@ -80,7 +84,7 @@ class _Unfinished:
 def encode_blocks(
     texts: Iterable[str],
     tokenize: Callable[[list[str]], Tokenized],
-    embed: Callable[[PackedBatch], FloatArray],
+    prepare: Callable[[int], Embed],
     *,
     out: FloatArray | None,
     dimension: int,
@@ -96,7 +100,8 @@ def encode_blocks(
     Args:
         texts: Any number of them.
         tokenize: Texts → token ids.
-        embed: B packed texts → (B, D) float32. Called from several threads when ``parallel``.
+        prepare: Called for each block with its number of tokens; gives what makes B packed texts (B, D) float32, which
+            is called from several threads when ``parallel``.
         out: (N, D) for N texts, into which their embeddings go, and of which the blocks are views; None where N is
             not known.
         dimension: D.
@@ -114,13 +119,13 @@ def encode_blocks(
         for block in _cut(texts):
             end = first + len(block)
             embeddings = np.empty((len(block), dimension), np.float32) if out is None else out[first:end]
-            unfinished = _start(block, first, tokenize, embeddings)
+            unfinished = _start(block, first, tokenize, prepare, embeddings)
             first = end
             for rows, batch in plan_batches(unfinished.sequences, budget):
                 yield unfinished, rows, batch
 
     def encode_batch(block: _Unfinished, rows: list[int], batch: PackedBatch) -> tuple[_Unfinished, int]:
-        for part, vectors in _embed_within(budget, embed, block.sequences, rows, batch):
+        for part, vectors in _embed_within(budget, block.embed, block.sequences, rows, batch):
             for row, vector in zip(part, vectors, strict=True):
                 block.embeddings[block.copies[row]] = vector
         return block, len(rows)
@@ -135,7 +140,7 @@ def encode_blocks(
 
 def _give_back_memory() -> None:
     """Let glibc return to the system what it holds between allocations; the pieces grow with every block otherwise."""
-    with suppress(AttributeError, OSError):  # another C library
+    with suppress(AttributeError, OSError, TypeError):  # another C library, or none by that name
         ctypes.CDLL(None).malloc_trim(0)
 
 
@@ -165,7 +170,11 @@ def _cut(texts: Iterable[str]) -> Iterator[list[str]]:
 
 
 def _start(
-    texts: list[str], first: int, tokenize: Callable[[list[str]], Tokenized], embeddings: FloatArray
+    texts: list[str],
+    first: int,
+    tokenize: Callable[[list[str]], Tokenized],
+    prepare: Callable[[int], Embed],
+    embeddings: FloatArray,
 ) -> _Unfinished:
     """The block of some texts, tokenised; ``first`` is the position of the first one in the stream."""
     places: dict[str, list[int]] = {}
@@ -174,12 +183,12 @@ def _start(
     copies = list(places.values())
     sequences, truncated = tokenize(list(places))
     lost = sorted(first + place for row in truncated for place in copies[row])
-    return _Unfinished(embeddings, sequences, copies, lost)
+    return _Unfinished(embeddings, prepare(sum(map(len, sequences))), sequences, copies, lost)
 
 
 def _embed_within(
     budget: TokenBudget,
-    embed: Callable[[PackedBatch], FloatArray],
+    embed: Embed,
     sequences: list[list[int]],
     rows: list[int],
     batch: PackedBatch,
@@ -200,4 +209,5 @@ def _embed_within(
 
 def _is_out_of_memory(error: Exception) -> bool:
     """Whether torch, which has no type for it on the CPU, could not allocate."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    told = str(error).lower()
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(sign in told for sign in _OUT_OF_MEMORY)

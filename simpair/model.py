@@ -5,11 +5,12 @@ Training, encoding, evaluation and search all pass through ``TwinTowerEncoder.em
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -24,9 +25,11 @@ from simpair import hub
 from simpair.card import model_card
 from simpair.checkpoint import Checkpoint, Settings, read_checkpoint, write_checkpoint
 from simpair.devices import choose_device, send, token_budget
-from simpair.encoding import Block, OnTruncation, Truncation, encode_blocks, repeat_rows
+from simpair.encoding import Block, Embed, OnTruncation, Truncation, encode_blocks, repeat_rows
 from simpair.errors import InputError, ModelCorrupt
+from simpair.fingerprint import fingerprint_of
 from simpair.pooling import pool
+from simpair.scores import pairwise_scores, scores
 from simpair.tokens import PackedBatch, Role, Tokenized, Tokens, check_texts, draw_texts, list_texts, pack
 from simpair.towers.packed import PackedBert, PackedBertConfig
 from simpair.towers.products import Dtype, LayerParts, Layouts, Product
@@ -65,6 +68,7 @@ class TwinTowerEncoder(nn.Module):
         self._settings = replace(checkpoint.settings, max_seq_length=longest)
         self._config = checkpoint.config
         self._tokenizer_config = checkpoint.tokenizer_config
+        self._weights_file = checkpoint.weights_file
         self._layouts = Layouts(_check(dtype, Dtype, "dtype"))
         self._width = _check_width(
             self._settings.truncate_dim if truncate_dim is None else truncate_dim, config.hidden_size
@@ -140,6 +144,14 @@ class TwinTowerEncoder(nn.Module):
         vectors = pool(self.tower(batch, products), batch, self._settings.pooling)[:, : self._width]
         return F.normalize(vectors, dim=-1) if self._settings.normalize else vectors
 
+    def _embed_finite(self, batch: PackedBatch, products: Sequence[LayerParts[Product]]) -> FloatArray:
+        device = self.device
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            vectors: FloatArray = self._embed(send(batch, device), products).cpu().numpy()
+        if not np.isfinite(vectors).all():
+            raise ModelCorrupt("embeddings came out that are not finite: the weights are damaged, or the dtype narrow")
+        return vectors
+
     def encode(
         self,
         texts: str | Sequence[str],
@@ -172,14 +184,17 @@ class TwinTowerEncoder(nn.Module):
         del places
         embeddings = np.empty((len(texts), self.embedding_dimension), dtype=np.float32)
         truncation = self._truncation(on_truncation)
-        with tqdm(total=len(texts), unit="text", disable=not show_progress) as bar:
+        # No bar where none is shown: tqdm takes locks that a fork may leave held.
+        with tqdm(total=len(texts), unit="text") if show_progress else nullcontext() as bar:
             for block in self._blocks(distinct, role, out=embeddings):
                 if block.truncated:
                     truncation.note(np.flatnonzero(np.isin(rows, block.truncated)).tolist())
-                bar.update(len(block.embeddings))
+                if bar is not None:
+                    bar.update(len(block.embeddings))
             if len(distinct) < len(texts):
                 repeat_rows(embeddings, rows)
-                bar.update(len(texts) - len(distinct))
+                if bar is not None:
+                    bar.update(len(texts) - len(distinct))
         truncation.tell(len(texts))
         return embeddings
 
@@ -230,29 +245,22 @@ class TwinTowerEncoder(nn.Module):
         _check_role(role)
         threads()  # before the first product: a forked process has none but this one
         device = self.device
-        products: list[LayerParts[Product]] = []
 
         def tokenize(distinct: list[str]) -> Tokenized:
-            found = self.tokenizer.tokenize(distinct, role=role)
-            if not products:
-                with torch.no_grad():
-                    few = None if out is None else sum(map(len, found.ids))
-                    products[:] = self._layouts.of(self.tower.sites(), tokens=few, trained=self.tower.trained)
-            return found
+            return self.tokenizer.tokenize(distinct, role=role)
 
-        def embed(batch: PackedBatch) -> FloatArray:
+        def prepare(tokens: int) -> Embed:
+            if self._weights_file is not None and device.type == "cpu":
+                self._weights_file.check()
             with torch.no_grad(), torch.autocast(device.type, enabled=False):
-                vectors = self._embed(send(batch, device), products).cpu().numpy()
-            if not np.isfinite(vectors).all():
-                raise ModelCorrupt(
-                    "embeddings came out that are not finite: the weights are damaged, or the dtype narrow"
-                )
-            return vectors
+                few = None if out is None else tokens
+                products = self._layouts.of(self.tower.sites(), tokens=few, trained=self.tower.trained)
+            return partial(self._embed_finite, products=products)
 
         return encode_blocks(
             texts,
             tokenize,
-            embed,
+            prepare,
             out=out,
             dimension=self.embedding_dimension,
             token_budget=token_budget(device),
@@ -266,10 +274,7 @@ class TwinTowerEncoder(nn.Module):
         Raises:
             InputError: They are not embeddings, or not of one width.
         """
-        left, right = _embeddings(a), _embeddings(b)
-        if left.shape[1] != right.shape[1]:
-            raise InputError(f"embeddings {left.shape[1]} and {right.shape[1]} wide do not compare; use one encoder")
-        return np.ascontiguousarray(left @ right.T)
+        return scores(a, b)
 
     def similarity_pairwise(self, a: ArrayLike, b: ArrayLike) -> FloatArray:
         """Scores (N,) of the embeddings of ``a`` (N, D) with those of ``b`` (N, D), row by row: inner products.
@@ -277,10 +282,7 @@ class TwinTowerEncoder(nn.Module):
         Raises:
             InputError: They are not embeddings, or not of one shape.
         """
-        left, right = _embeddings(a), _embeddings(b)
-        if left.shape != right.shape:
-            raise InputError(f"expected two arrays of one shape (N, D); got {left.shape} and {right.shape}")
-        return np.asarray(np.einsum("nd,nd->n", left, right), dtype=np.float32)
+        return pairwise_scores(a, b)
 
     def checkpoint(self, *, dtype: Literal["float32", "float16"] = "float32") -> Checkpoint:
         """What :meth:`save_pretrained` writes; ``dtype`` is that of the stored tensors alone."""
@@ -289,7 +291,9 @@ class TwinTowerEncoder(nn.Module):
         return Checkpoint(
             config=self._config,
             settings=self._settings,
-            tensors={name: tensor.detach().to("cpu", _stored(tensor, stored)) for name, tensor in tensors.items()},
+            tensors={
+                name: tensor.detach().to("cpu", _stored(tensor, stored), copy=True) for name, tensor in tensors.items()
+            },
             tokenizer=self.tokenizer.plain(),
             tokenizer_config=self._tokenizer_config,
         )
@@ -310,7 +314,7 @@ class TwinTowerEncoder(nn.Module):
         Raises:
             ModelCorrupt: The folder is damaged, or its tensors are not those of this encoder.
         """
-        self._kept = self.tower.load(read_checkpoint(Path(folder)).tensors)
+        self._kept = self.tower.load(read_checkpoint(Path(folder)).tensors)  # copied: the parameters are born already
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, commit_message: str = "Upload with simpair") -> str:
         """Publish checkpoint and model card in one commit; the URL of the commit.
@@ -354,29 +358,17 @@ class TwinTowerEncoder(nn.Module):
 
         Two encoders with one fingerprint give the same embeddings up to rounding.
         """
-        digest = hashlib.sha256(self.tower.config.identity().encode())
-        for name, tensor in sorted(self.tower.state_dict().items()):
-            digest.update(f"{name}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().to("cpu", torch.float16).contiguous().numpy().tobytes())
-        prompts = sorted(self._settings.prompts.items())
-        settings = {**vars(self._settings), "prompts": prompts, "truncate_dim": self._width}
-        digest.update(f"{self.tokenizer.plain().to_str()}{sorted(settings.items())}".encode())
-        return digest.hexdigest()
+        return fingerprint_of(
+            self.tower.config.identity(),
+            self.tower.state_dict(),
+            self.tokenizer.plain().to_str(),
+            self._settings,
+            width=self._width,
+        )
 
 
 def _stored(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
     return dtype if tensor.is_floating_point() else tensor.dtype
-
-
-def _embeddings(given: ArrayLike) -> FloatArray:
-    """The embeddings as (N, D) float32; one (D,) becomes (1, D)."""
-    try:
-        values = np.atleast_2d(np.asarray(given.detach().cpu() if isinstance(given, Tensor) else given))
-    except (ValueError, TypeError) as error:
-        raise InputError(f"expected embeddings (N, D), got a {type(given).__name__} ({error})") from None
-    if values.ndim != 2 or values.dtype.kind not in "fiu":
-        raise InputError(f"expected embeddings (N, D), got {values.dtype} of shape {values.shape}; encode texts first")
-    return values.astype(np.float32, copy=False)
 
 
 def _check(given: Choice, choices: Any, name: str) -> Choice:
@@ -394,6 +386,6 @@ def _check_role(role: Role | None) -> Role | None:
 def _check_width(truncate_dim: int | None, width: int) -> int:
     if truncate_dim is None:
         return width
-    if not isinstance(truncate_dim, int) or not 1 <= truncate_dim <= width:
+    if isinstance(truncate_dim, bool) or not isinstance(truncate_dim, int) or not 1 <= truncate_dim <= width:
         raise InputError(f"truncate_dim is {truncate_dim}; expected 1 to {width}, the width of the model")
     return truncate_dim

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -21,6 +21,7 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from torch import Tensor
 
 from simpair.errors import InputError
+from simpair.workers import is_forked
 
 __all__ = [
     "PackedBatch",
@@ -39,7 +40,6 @@ __all__ = [
 Role = Literal["query", "document"]
 
 _LOG = logging.getLogger("simpair")
-_PROCESS = os.getpid()
 _TOKENIZED_AT_ONCE = 1_024
 """Texts; what tokenizers tells of each beside its ids takes some kilobytes."""
 _WORD_ENDS = re.compile(r"[ \t\n\r!-/:;=?@\\^`{-~\u3001\u3002\uff01\uff0c\uff1a\uff1b\uff1f\u4e00-\u9fff]")
@@ -82,13 +82,15 @@ class TokenBudget:
 
     tokens: int
     _told: bool = False
+    _lock: Lock = field(default_factory=Lock)
 
     def lower(self, tokens: int) -> None:
         """Go on with fewer tokens, because memory did not suffice; the log is told the first time."""
-        if not self._told:
-            _LOG.warning("out of memory with %d tokens in a batch; going on with smaller ones", self.tokens)
-        self._told = True
-        self.tokens = max(1, min(self.tokens, tokens))
+        with self._lock:
+            if not self._told:
+                _LOG.warning("out of memory with %d tokens in a batch; going on with smaller ones", self.tokens)
+            self._told = True
+            self.tokens = max(1, min(self.tokens, tokens))
 
 
 def list_texts(texts: Iterable[str]) -> list[str]:
@@ -98,11 +100,11 @@ def list_texts(texts: Iterable[str]) -> list[str]:
         InputError: It is no sequence, or has no order.
     """
     wrong = f"texts is a {type(texts).__name__}; expected a str or a sequence of them (a stream goes to encode_stream)"
-    if isinstance(texts, bytes | bytearray | Mapping | Set) or not hasattr(texts, "__len__"):
+    if not _has_order(texts) or not hasattr(texts, "__len__"):
         raise InputError(wrong)
     try:
         return list(texts)
-    except TypeError:  # an array without a dimension
+    except TypeError:  # a class
         raise InputError(wrong) from None
 
 
@@ -110,14 +112,19 @@ def draw_texts(texts: Iterable[str]) -> Iterator[str]:
     """What draws the texts of a stream.
 
     Raises:
-        InputError: It is one text, or cannot be drawn from.
+        InputError: It is one text, has no order, or cannot be drawn from.
     """
     try:
-        if not isinstance(texts, str | bytes | bytearray):
+        if not isinstance(texts, str) and _has_order(texts):
             return iter(texts)
     except TypeError:
         pass
     raise InputError(f"texts is a {type(texts).__name__}; expected an iterable of str; put a single text in a list")
+
+
+def _has_order(texts: object) -> bool:
+    """Whether drawing from it gives its entries in an order of theirs: a table would give the names of its columns."""
+    return not isinstance(texts, bytes | bytearray | Mapping | Set) and getattr(texts, "ndim", 1) == 1
 
 
 def check_texts(texts: Sequence[str], *, first: int = 0) -> None:
@@ -205,7 +212,7 @@ class Tokens:
         found.ids.extend(encoding.ids for encoding in encodings)
 
     def _encode_all(self, texts: list[str]) -> list[Encoding]:
-        if os.getpid() != _PROCESS:  # the threads of tokenizers are those of the parent, and are waited for in vain
+        if is_forked():  # the threads of tokenizers are those of the parent, and are waited for in vain
             return [self._tokenizer.encode(text) for text in texts]
         return self._tokenizer.encode_batch_fast(texts)
 

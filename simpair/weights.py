@@ -13,7 +13,7 @@ from torch import Tensor
 from simpair.errors import ModelCorrupt, UnsafeModel, UnsupportedModel
 from simpair.vocabulary import read_json
 
-__all__ = ["WEIGHTS", "WEIGHTS_INDEX", "check_finite", "read_tensors", "write_tensors"]
+__all__ = ["WEIGHTS", "WEIGHTS_INDEX", "WeightsFile", "check_finite", "read_tensors", "write_tensors"]
 
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = f"{WEIGHTS}.index.json"
@@ -47,6 +47,35 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
                 raise ModelCorrupt(f"{path}: {name} is there twice, once under another spelling")
             tensors[_current_name(name)] = tensor
     return tensors
+
+
+class WeightsFile:
+    """Whether the files of a folder's weights are still those that were read: much of them is read when it is needed.
+
+    A file that was replaced or removed is no trouble, its bytes stay where they are; one that was written over is.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._marks = {path: _mark(path) for path in _weight_files(folder)}
+
+    def check(self) -> None:
+        """Raise ModelCorrupt where a file was written over."""
+        for path, mark in self._marks.items():
+            now = _mark(path)
+            if now is not None and mark is not None and now[:2] == mark[:2] and now != mark:
+                raise ModelCorrupt(
+                    f"{path} was written over while this encoder uses it; load it again, and replace such files by "
+                    "renaming new ones, as save_pretrained does"
+                )
+
+
+def _mark(path: Path) -> tuple[int, int, int, int] | None:
+    """Which file it is, its size, and when it was last written; None where it is no more."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

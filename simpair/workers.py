@@ -7,6 +7,7 @@ that many callers do not make more threads than cores.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -17,10 +18,11 @@ from typing import Any, TypeVar
 
 import torch
 
-__all__ = ["run_on_workers", "threads"]
+__all__ = ["is_forked", "run_on_workers", "threads"]
 
 Result = TypeVar("Result")
 
+_LOG = logging.getLogger("simpair")
 _PROCESS = os.getpid()
 _KEPT_BYTES = 16 << 20
 """Allocated once and given back: from then on glibc keeps blocks up to this size for the next batch, which would
@@ -54,15 +56,17 @@ def run_on_workers(
             yield pass_through(*first.pop(0))
             first += items.draw(1)
     else:
-        pool = _pool(count)
+        pool, process = _pool(count), os.getpid()
         waiting: deque[Future[Result]] = deque(pool.submit(pass_through, *item) for item in first)
         try:
             while waiting:
+                if os.getpid() != process:  # whose threads would be waited for in vain
+                    raise RuntimeError("this stream of texts was begun before a fork; begin one in this process")
                 result = waiting.popleft().result()
                 waiting.extend(pool.submit(pass_through, *item) for item in items.draw(1))
                 yield result
         finally:
-            for future in waiting:
+            for future in waiting if os.getpid() == process else ():
                 future.cancel()
     if items.failure is not None:
         raise items.failure
@@ -99,6 +103,7 @@ class _Gate:
 
     def __enter__(self) -> None:
         with self._changed:
+            self._changed.wait_for(lambda: not self._closing)
             self._inside += 1
 
     def __exit__(self, *_: object) -> None:
@@ -108,23 +113,33 @@ class _Gate:
 
     def _close(self) -> None:
         self._changed.acquire()
-        self._changed.wait_for(lambda: not self._inside, timeout=_LONGEST_WAIT)
+        self._closing = True  # nobody enters any more, or steady callers would keep a fork waiting
+        if not self._changed.wait_for(lambda: not self._inside, timeout=_LONGEST_WAIT):
+            _LOG.warning("a process forks while texts are encoded; its child may wait for ever when it encodes")
 
     def _open(self) -> None:
+        self._closing = False
+        self._changed.notify_all()
         self._changed.release()
 
     def _reset(self) -> None:
-        self._changed, self._inside = Condition(), 0
+        self._changed, self._inside, self._closing = Condition(), 0, False
 
 
 _LONGEST_WAIT = 30.0
 """Seconds that a fork waits for batches under way; a batch takes some hundredths of one."""
 _GATE = _Gate()
+"""Importing this registers what a fork needs, the one thing that an import of this package does."""
+
+
+def is_forked() -> bool:
+    """Whether this process was forked from one that had imported simpair, so that threads it counts on are missing."""
+    return os.getpid() != _PROCESS
 
 
 def threads() -> int:
     """Threads that torch computes with; a forked process is set to one, for those of its parent are missing there."""
-    if os.getpid() != _PROCESS and torch.get_num_threads() > 1:
+    if is_forked() and torch.get_num_threads() > 1:
         torch.set_num_threads(1)
     return torch.get_num_threads()
 
@@ -133,16 +148,26 @@ def _pool(count: int) -> ThreadPoolExecutor:
     """That many threads, each of which computes alone."""
     with _POOLS_LOCK:
         if count not in _POOLS:
-            _POOLS[count] = ThreadPoolExecutor(count, thread_name_prefix="simpair")
-            started = Barrier(count)
-
-            def start() -> None:
-                torch.set_num_threads(1)  # for this thread, and for threads born later: undone below
-                torch.get_num_threads()  # a thread asks once what it was born with, and should ask before that
-                started.wait()
-
-            torch.empty(_KEPT_BYTES, dtype=torch.uint8)
-            for future in [_POOLS[count].submit(start) for _ in range(count)]:
-                future.result()
-            torch.set_num_threads(count)
+            _POOLS[count] = _start_pool(count)
         return _POOLS[count]
+
+
+def _start_pool(count: int) -> ThreadPoolExecutor:
+    pool, started = ThreadPoolExecutor(count, thread_name_prefix="simpair"), Barrier(count)
+
+    def start() -> None:
+        torch.set_num_threads(1)  # for this thread, and for threads born later: undone below
+        torch.get_num_threads()  # a thread asks once what it was born with, and should ask before that
+        started.wait()
+
+    torch.empty(_KEPT_BYTES, dtype=torch.uint8)
+    try:
+        for future in [pool.submit(start) for _ in range(count)]:
+            future.result()
+    except BaseException:  # the system gave fewer threads; those that wait would keep the process from ending
+        started.abort()
+        pool.shutdown(wait=False)
+        raise
+    finally:
+        torch.set_num_threads(count)
+    return pool

@@ -20,12 +20,14 @@ _FLOORS = {
     "weights": 2,
     "checkpoint": 3,
     "tokens": 3,
-    "workers": 3,
+    "workers": 2,
     "devices": 4,
     "card": 4,
     "pooling": 4,
     "towers": 4,
     "encoding": 4,
+    "fingerprint": 4,
+    "scores": 4,
     "model": 5,
 }
 _SEARCH_FLOORS = {"errors": 0, "_version": 0, "index": 1, "store": 1, "search": 2}

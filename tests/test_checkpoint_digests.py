@@ -44,6 +44,14 @@ def test_one_flipped_bit_is_caught_by_its_digest(tiny_copy: Path, tiny_encoder: 
     _load(tiny_copy)  # the control: without digests a harmless flip passes
 
 
+def test_digests_that_are_a_link_to_nothing_are_missed(tiny_copy: Path) -> None:
+    """As in a Hub cache that lost a blob."""
+    (tiny_copy / "simpair.json").unlink()
+    (tiny_copy / "simpair.json").symlink_to("gone")
+    with pytest.raises(ModelCorrupt, match=r"simpair\.json"):
+        _load(tiny_copy)
+
+
 _SAVED = {
     "1_Pooling/config.json",
     "2_Normalize/config.json",

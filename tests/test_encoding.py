@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,10 @@ import torch
 
 import simpair.devices
 import simpair.encoding
-from simpair.errors import InputError
+from simpair.errors import InputError, ModelCorrupt
 from simpair.model import TwinTowerEncoder
 from simpair.tokens import PackedBatch
+from simpair.towers import products
 
 _TEXTS = Callable[[int], list[str]]
 
@@ -203,11 +206,13 @@ class _SmallMemory:
 _FAILURES = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
     RuntimeError("[enforce fail at alloc_cpu.cpp:121] data. DefaultCPUAllocator: can't allocate memory: you tried"),
+    RuntimeError("could not create a primitive"),
+    RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"),
     MemoryError(),
 ]
 
 
-@pytest.mark.parametrize("failure", _FAILURES, ids=lambda failure: type(failure).__name__)
+@pytest.mark.parametrize("failure", _FAILURES, ids=str)
 def test_memory_that_does_not_suffice_halves_the_batches_and_is_told_once(
     tiny_encoder: TwinTowerEncoder,
     mixed_texts: _TEXTS,
@@ -261,10 +266,75 @@ def test_a_narrow_dtype_gives_nearly_the_same_directions(
     assert narrow.fingerprint == tiny_encoder.fingerprint
 
 
-def test_autocast_around_the_call_changes_nothing(tiny_encoder: TwinTowerEncoder) -> None:
-    expected = tiny_encoder.encode("a cat sits on the mat")
-    with torch.autocast("cpu", torch.bfloat16):
-        assert np.array_equal(tiny_encoder.encode("a cat sits on the mat"), expected)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_autocast_around_the_call_changes_nothing(
+    tiny_model: Path, dtype: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor another default dtype; not even at the first call of a process, which tries what the machine has."""
+    for probe in (products._prepacking_works, products._int8_works):
+        probe.cache_clear()
+    texts = [f"the cat {number} sits on the mat" for number in range(300)]
+    expected = TwinTowerEncoder.from_pretrained(tiny_model, device="cpu", dtype=dtype).encode(texts)
+    works = products._int8_works()
+    for probe in (products._prepacking_works, products._int8_works):
+        probe.cache_clear()
+    encoder = TwinTowerEncoder.from_pretrained(tiny_model, device="cpu", dtype=dtype)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            assert np.array_equal(encoder.encode(texts), expected)
+    finally:
+        torch.set_default_dtype(before)
+    assert products._int8_works() == works
+
+
+def test_a_block_is_of_the_weights_of_its_moment(tiny_model: Path) -> None:
+    encoder = TwinTowerEncoder.from_pretrained(tiny_model, device="cpu")
+    texts = [f"the cat {number} sits" for number in range(4_096)]
+    stream = encoder.encode_stream(text for _ in range(8) for text in texts)
+    before = next(stream)
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.mul_(1.3)
+    *_, after = stream
+    np.testing.assert_allclose(after, encoder.encode(texts), rtol=0, atol=1e-6)
+    assert np.abs(after - before).max() > 0.01
+
+
+def test_two_encoders_of_one_checkpoint_share_nothing(tiny_model: Path) -> None:
+    encoder = TwinTowerEncoder.from_pretrained(tiny_model, device="cpu")
+    before, twin = encoder.encode("a cat"), TwinTowerEncoder(encoder.checkpoint())
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.add_(0.1)
+    assert np.array_equal(encoder.encode("a cat"), before)
+
+
+def test_weights_that_are_written_over_are_refused(tiny_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    encoder = TwinTowerEncoder.from_pretrained(folder, device="cpu")
+    expected, weights = encoder.encode("a cat"), folder / "model.safetensors"
+    encoder.save_pretrained(folder)  # a new file in its place
+    assert np.array_equal(encoder.encode("a cat"), expected)
+    encoder = TwinTowerEncoder.from_pretrained(folder, device="cpu")
+    weights.rename(tmp_path / "elsewhere")
+    assert np.array_equal(encoder.encode("a cat"), expected)
+    (tmp_path / "elsewhere").rename(weights)
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    with weights.open("rb+") as file:
+        file.write(data)
+    os.utime(weights, ns=(1, 1))  # as no clock is too coarse for
+    with pytest.raises(ModelCorrupt, match="written over"):
+        encoder.encode("a cat")
+
+
+@pytest.mark.parametrize("texts", [{"a": "b"}, {"a", "b"}, np.array([["a", "b"]]), 3, "a", b"a"], ids=repr)
+def test_what_has_no_order_of_texts_is_no_stream(tiny_encoder: TwinTowerEncoder, texts: Any) -> None:
+    with pytest.raises(InputError, match="expected an iterable of str"):
+        tiny_encoder.encode_stream(texts)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int8"])

@@ -114,6 +114,47 @@ assert (found := child(lambda: same(encode()))) == 0, found
 parts.extend(stream)
 assert np.allclose(np.concatenate(parts), np.tile(expected[0], (30, 1)), rtol=0, atol=1e-6)
 """
+_BUSY = """
+expected = encode()
+going = threading.Event()
+def work():
+    while not going.is_set():
+        encoder.encode(texts)
+threads = [threading.Thread(target=work) for _ in range(8)]
+for thread in threads:
+    thread.start()
+longest = 0.0
+for turn in range(8):
+    time.sleep(0.01)
+    begun = time.monotonic()
+    pid = os.fork()
+    if not pid:
+        os._exit(0 if same(encode()) else 3)
+    longest = max(longest, time.monotonic() - begun)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+going.set()
+for thread in threads:
+    thread.join(30)
+assert longest < 5, longest
+"""
+_CHILD_STREAM = """
+expected = encode()
+stream = encoder.encode_stream(texts * 60)
+next(stream)
+def work():
+    try:
+        list(stream)
+    except RuntimeError as error:
+        return "before a fork" in str(error)
+assert (found := child(work)) == 0, found
+assert len(np.concatenate(list(stream))) == 60 * len(texts) - 4096
+"""
+_BAR = """
+from tqdm import tqdm
+expected = encode()
+tqdm.get_lock().acquire()  # as a bar that another thread draws may have at a fork
+assert (found := child(lambda: same(encode()))) == 0, found
+"""
 _HANGS = """
 expected = encode()
 lock = threading.Lock()
@@ -142,6 +183,9 @@ def _run(script: str, folder: Path, *, dtype: str = "float32", **environment: st
         pytest.param(_AFTER, id="after encoding"),
         pytest.param(_BEFORE, id="before encoding"),
         pytest.param(_STREAM, id="with a stream half drawn"),
+        pytest.param(_CHILD_STREAM, id="but not with its parent's stream"),
+        pytest.param(_BAR, id="whatever a bar of another thread holds"),
+        pytest.param(_BUSY, id="soon, however many threads encode", marks=pytest.mark.slow),
         pytest.param(_LOCKED, id="with no lock that a worker holds"),
         pytest.param(_MULTIPROCESSING, id="by multiprocessing", marks=pytest.mark.slow),
         pytest.param(_DURING, id="while threads encode", marks=pytest.mark.slow),

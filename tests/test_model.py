@@ -250,7 +250,7 @@ def test_truncate_dim_keeps_the_leading_components_and_unit_length(tiny_model: P
     assert np.array_equal(dot, TwinTowerEncoder(make_checkpoint(similarity="dot", normalize=False)).encode("a cat")[:8])
 
 
-@pytest.mark.parametrize("width", [0, -1, 33])
+@pytest.mark.parametrize("width", [0, -1, 33, True])
 def test_a_width_the_model_has_not_is_refused(tiny_model: Path, width: int) -> None:
     with pytest.raises(InputError, match=f"truncate_dim is {width}; expected 1 to 32"):
         TwinTowerEncoder.from_pretrained(tiny_model, truncate_dim=width)

@@ -10,6 +10,7 @@ from itertools import islice
 import pytest
 import torch
 
+from simpair import workers
 from simpair.workers import run_on_workers
 
 
@@ -143,3 +144,22 @@ def test_an_error_in_the_stream_of_work_is_raised_here() -> None:
         with pytest.raises(LookupError, match="no more work"):
             next(results)
     assert torch.get_num_threads() == 2
+
+
+def test_workers_that_could_not_start_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    begin, begun = threading.Thread.start, []
+
+    def start(thread: threading.Thread) -> None:
+        begun.append(thread)
+        if len(begun) == 2:
+            raise RuntimeError("can't start new thread")
+        begin(thread)
+
+    monkeypatch.setattr(workers, "_POOLS", {})
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        with pytest.raises(RuntimeError, match="new thread"):
+            list(run_on_workers(lambda item: item, [(n,) for n in range(9)], parallel=True))
+    begun[0].join(10)
+    assert not begun[0].is_alive(), "it waits for the one that never came, and the process for it"
+    assert list(run_on_workers(lambda item: item, [(n,) for n in range(9)], parallel=True)) == list(range(9))

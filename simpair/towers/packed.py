@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import accumulate, groupby
 from typing import Any, NamedTuple
 
@@ -198,7 +199,7 @@ class _Texts(NamedTuple):
     Attributes:
         groups: Count and length of each run of equal lengths, in the order of the pack.
         starts: (B + 1,) int32 on the device, the first token of each text and the end of the last, for a GPU's
-            attention; None on a CPU.
+            attention over texts of all lengths; None where there is none.
         spare: Rows behind the last text that belong to none.
     """
 
@@ -210,7 +211,7 @@ class _Texts(NamedTuple):
     def of(cls, batch: PackedBatch) -> _Texts:
         groups = [(sum(1 for _ in run), length) for length, run in groupby(batch.lengths)]
         device = batch.input_ids.device
-        if device.type != "cuda":
+        if device.type != "cuda" or not _varlen_works(device):
             return cls(groups, None)
         return cls(groups, torch.tensor([0, *accumulate(batch.lengths)], dtype=torch.int32, device=device))
 
@@ -219,6 +220,20 @@ class _Texts(NamedTuple):
         if not self.groups:
             return torch.zeros(0, dtype=torch.int64, device=device)
         return torch.cat([torch.arange(length, device=device).repeat(count) for count, length in self.groups])
+
+
+@cache
+def _varlen_works(device: torch.device) -> bool:
+    """Whether this GPU and this build of torch have attention over texts of all lengths in one kernel."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+
+        values = torch.zeros(2, 1, 64, dtype=torch.float16, device=device)
+        starts = torch.tensor([0, 2], dtype=torch.int32, device=device)
+        varlen_attn(values, values, values, starts, starts, 2, 2)
+    except (ImportError, RuntimeError):
+        return False
+    return True
 
 
 def _spare_rows(tokens: int) -> int:

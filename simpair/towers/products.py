@@ -112,19 +112,33 @@ def lay_out(site: Site, dtype: Dtype) -> Product:
 
 
 class _Made(NamedTuple):
-    """Products, and what the weights were when they were made: their places and versions, and their contents."""
+    """Products, and what the weights were when they were made.
+
+    Attributes:
+        places: Where each lay, and its version.
+        contents: A sum of each.
+        products: Those of each layer.
+        rows: The first row of each, as it is now.
+        sample: These rows, as they were.
+    """
 
     places: object
     contents: list[int]
     products: list[LayerParts[Product]]
+    rows: list[Tensor]
+    sample: Tensor
+
+    def sample_is_as_it_was(self) -> bool:
+        """Whether no whole tensor was changed, at the price of some microseconds."""
+        return torch.equal(torch.cat(self.rows), self.sample)
 
 
 class Layouts:
     """The laid-out products of one tower's layers, made anew when the weights have changed.
 
     A weight's version tells of most changes. Fused optimizers and edits through ``.data`` leave no trace there, so the
-    contents are summed too, a millisecond for ten million weights: always for a tower that gradients went through, and
-    otherwise unless the tokens are so few that the sum would be a good part of their time.
+    contents are summed too, a millisecond for ten million weights. Where the tokens are so few that this would be a
+    good part of their time, and no gradients ever went through the tower, only a row of each is compared.
     """
 
     def __init__(self, dtype: Dtype) -> None:
@@ -152,13 +166,14 @@ class Layouts:
             self._few_calls += 1
             return [layer.map(plain) for layer in sites]
         held, made = [part for layer in sites for site in layer for part in (*site.weights, *site.biases)], self._made
-        places = [(parameter.data_ptr(), parameter._version) for parameter in held]
-        if made is not None and made.places == places and few and not trained:
+        places = [(parameter.data_ptr(), _version(parameter)) for parameter in held]
+        if made is not None and made.places == places and few and not trained and made.sample_is_as_it_was():
             return made.products
         contents = torch.stack([_bits(parameter.detach()) for parameter in held]).tolist()
         if made is None or (made.places, made.contents) != (places, contents):
             products = [layer.map(lambda site: lay_out(site, self.dtype)) for layer in sites]
-            made = self._made = _Made(places, contents, products)
+            rows = [parameter.detach().view(-1, parameter.shape[-1])[0] for parameter in held]
+            made = self._made = _Made(places, contents, products, rows, torch.cat(rows))
         return made.products
 
     def __getstate__(self) -> dict[str, object]:
@@ -167,9 +182,22 @@ class Layouts:
 
 
 def _bits(values: Tensor) -> Tensor:
-    """The sum of the values, read as whole numbers of 64 bits where they are pairs, in wrapping arithmetic."""
-    pairs = values.is_contiguous() and values.dtype == torch.float32 and values.shape[-1] % 2 == 0
-    return values.view(torch.int64).sum() if pairs else values.double().sum().view(torch.int64)
+    """A sum of the values, read as whole numbers of 64 bits where they are pairs, in wrapping arithmetic.
+
+    Every 64 pairs count by another odd factor, so that moving rows about changes the sum.
+    """
+    pairs = values.is_contiguous() and values.dtype == torch.float32 and values.numel() % 2 == 0
+    if not pairs or values.storage_offset() % 2:
+        return values.double().sum().view(torch.int64)
+    numbers = values.reshape(-1).view(torch.int64)
+    whole = numbers.numel() // 64 * 64
+    sums = torch.cat([numbers[:whole].view(-1, 64).sum(1), numbers[whole:]])
+    return (sums * torch.arange(1, 2 * sums.numel(), 2)).sum()
+
+
+def _version(parameter: Tensor) -> int | None:
+    """How often a parameter was changed; a tensor made in inference mode does not tell."""
+    return None if parameter.is_inference() else parameter._version
 
 
 class _Cast:
@@ -220,7 +248,7 @@ class _Int8:
         self._shift = None if site.least is None else -site.least
         self._sums = scales * codes.sum(1)
         self._activate = _function(site.activation)
-        kernel = _onednn_int8 if _int8_works() else _float_int8
+        kernel = _onednn_int8 if codes.device.type == "cpu" and _int8_works() else _float_int8
         self._zero = 128 if site.least is None else 0
         self._multiply = kernel(codes, scales, self._zero)
 
@@ -271,7 +299,8 @@ def _prepacking_works(dtype: torch.dtype, activation: str | None) -> bool:
     if not torch.backends.mkldnn.is_available():
         return False
     generator = torch.Generator().manual_seed(0)
-    inputs, weight, bias = (torch.randn(shape, generator=generator) for shape in ((4, 32), (16, 32), (16,)))
+    shapes = ((4, 32), (16, 32), (16,))
+    inputs, weight, bias = (torch.randn(shape, generator=generator, dtype=torch.float32) for shape in shapes)
     site = Site((weight,), (bias,), activation)
     try:
         found = _Prepacked(site, dtype)(inputs)
@@ -288,7 +317,7 @@ def _int8_works() -> bool:
     codes[1::2] = -127
     inputs = torch.full((4, 64), 255, dtype=torch.uint8)
     inputs[1], inputs[2, ::3] = 0, 1
-    scales = torch.linspace(0.5, 2, 16)
+    scales = torch.linspace(0.5, 2, 16, dtype=torch.float32)
     try:
         return all(
             torch.allclose(_onednn_int8(codes, scales, zero)(inputs), _float_int8(codes, scales, zero)(inputs))
