@@ -180,6 +180,11 @@ def _speed(results: Results) -> str:
         ours, theirs = speed["texts_per_second"].values()
         title = f"{speed['texts']:,} {name}, mean {speed['tokens']['mean']} tokens"
         table.append((title, f"{ours:.0f} texts/s", f"{theirs:.0f} texts/s", f"{speed['ratio']:.2f}×"))
+        for engine, other in results.encode.get("others", {}).items():
+            if engine.startswith("simpair ") and name in other:
+                fast = other[name]["texts_per_second"][engine]
+                dtype = f"the same in {engine.removeprefix('simpair ')}"
+                table.append((dtype, f"{fast:.0f} texts/s", f"{theirs:.0f} texts/s", f"{other[name]['ratio']:.2f}×"))
     cold = results.cold_start
     ours, theirs = list(cold["median_seconds"].values())[:2]
     table.append(("two texts compared, a whole process", f"{ours:.2f} s", f"{theirs:.2f} s", f"{cold['ratio']:.2f}×"))

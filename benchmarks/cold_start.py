@@ -100,7 +100,7 @@ def measure(folder: Path, *, rounds: int) -> dict[str, Any]:
         "model": {"name": folder.name},
         "machine": facts(),
         "rounds": rounds,
-        "ratio": round(theirs / ours, 2),
+        "ratio": round(theirs / ours, 4),
         "median_seconds": medians,
         **found._asdict(),
     }

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
-__all__ = ["Corpus", "read_texts", "standard_corpus"]
+__all__ = ["Corpus", "length_at", "read_texts", "standard_corpus"]
 
 _DOCUMENTS, _QUESTIONS = 2_500, 1_000
 _PERCENTILES = ((0, 5), (5, 7), (25, 13), (50, 20), (75, 34), (90, 53), (95, 73), (99, 278), (100, 300))
@@ -87,20 +87,20 @@ def _documents(texts: list[str]) -> list[str]:
     draw = random.Random(0)
     by_length = sorted((_tokens(text), draw.random(), text) for text in texts)
     documents = []
-    for wanted in sorted(map(_length, range(_DOCUMENTS)), reverse=True):
+    for wanted in sorted((length_at((n + 0.5) / _DOCUMENTS) for n in range(_DOCUMENTS)), reverse=True):
         place = bisect.bisect_left(by_length, (wanted,))
         documents.append(_cut(by_length.pop(min(place, len(by_length) - 1))[2], wanted))
     draw.shuffle(documents)
     return documents
 
 
-def _length(number: int) -> int:
-    """Tokens of the ``number``-th shortest document: the percentiles, on a straight line of logarithms in between."""
-    percentile = 100 * (number + 0.5) / _DOCUMENTS
+def length_at(share: float) -> int:
+    """Tokens of the document that this share is shorter than: percentiles, straight lines of logarithms in between."""
+    percentile = 100 * share
     upper = next(place for place, (end, _) in enumerate(_PERCENTILES) if percentile <= end)
     (start, low), (end, high) = _PERCENTILES[upper - 1 : upper + 1]
-    share = (percentile - start) / (end - start)
-    return round(math.exp((1 - share) * math.log(low) + share * math.log(high)))
+    along = (percentile - start) / (end - start)
+    return round(math.exp((1 - along) * math.log(low) + along * math.log(high)))
 
 
 def _tokens(text: str) -> int:

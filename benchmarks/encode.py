@@ -1,6 +1,7 @@
 """Every figure of the encoding engine: measured, beside its peers, and beside what it must be.
 
-    python -m benchmarks.encode --model FOLDER --data EVAL --json benchmarks/results/encode.json
+    python -m benchmarks.encode --json benchmarks/results/encode.json
+    python -m benchmarks.encode --model FOLDER --data EVAL --json benchmarks/results/encode-minilm.json
 
 Engines read the same folder, run in one process on all cores and take turns (A B A B …) on the same texts, from strings
 to numpy. A ratio is that of the medians, to sentence-transformers as it comes, with batches of 32 texts. Memory and
@@ -78,7 +79,8 @@ def measure(plan: Plan) -> dict[str, Any]:
         found["cold"] = _cold(hub.resolve(encoder.source).folder.resolve(), rounds=plan.rounds + 2)
     if "memory" in parts:
         print("memory …", file=sys.stderr)
-        found["memory"] = {kind: memory.measure(kind) for kind in memory.KINDS}
+        folder = str(hub.resolve(encoder.source).folder.resolve())
+        found["memory"] = {kind: memory.measure(kind, folder) for kind in memory.KINDS}
     if absent := found.get("peers", {}).get("absent", {}).get("OpenVINO"):
         missing["peers"] = absent
     found["missing"] = missing

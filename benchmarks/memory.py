@@ -3,9 +3,11 @@
     python -m benchmarks.memory stream
     python -m benchmarks.memory call
 
-``stream`` counts what stays resident while texts flow through ``encode_stream`` and nothing is kept: its growth after
-the first tenth. ``call`` counts the highest that ``encode`` reached above what was resident before, beside the bytes of
-its result. Texts are short, distinct and made as they are needed. Figures come from /proc, so from Linux alone.
+``stream`` counts what stays resident while texts flow through ``encode_stream`` and nothing is kept: the most after any
+block behind the first tenth, above what that left. ``call`` counts the highest that ``encode`` reached above what was
+resident before, beside the bytes of its result: of an encoder that was used (a process encodes texts before, and what
+that took is told beside it). Texts are distinct, made as they are needed, and as long as documents are. Figures come
+from /proc, so from Linux alone.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from benchmarks.corpus import length_at
 from simpair.hub import BUNDLED
 from simpair.model import TwinTowerEncoder
 
@@ -53,21 +56,28 @@ def measure(kind: Kind, model: str = BUNDLED, texts: int | None = None) -> dict[
 
 
 def stream(encoder: TwinTowerEncoder, texts: int) -> dict[str, Any]:
-    """Resident bytes after the first tenth of a stream and at its end."""
-    seen, marks = 0, [0]
-    resident = [bytes_of("VmRSS")]
+    """Resident bytes after the first tenth of a stream, and after each block from there on."""
+    seen, marks = 0, []
+    resident = []
     for block in encoder.encode_stream(distinct_texts(texts)):
         seen += len(block)
-        if seen >= texts / 10 * len(marks):
+        if seen >= texts / 10:
             marks.append(seen)
             resident.append(bytes_of("VmRSS"))
-    first, last = resident[1], resident[-1]
-    growth = round(100 * (last - first) / first, 2)
-    return {"texts": seen, "growth_percent": growth, "after_texts": marks, "resident_bytes": resident}
+    first = resident[0]
+    growth, end = (round(100 * (later - first) / first, 3) for later in (max(resident), resident[-1]))
+    return {
+        "texts": seen,
+        "growth_percent": growth,
+        "growth_at_the_end_percent": end,
+        "after_texts": marks,
+        "resident_bytes": resident,
+    }
 
 
 def call(encoder: TwinTowerEncoder, texts: int) -> dict[str, Any]:
     """The highest resident bytes of one call above those before it, beside the bytes of what it gives."""
+    fresh = bytes_of("VmRSS")
     encoder.encode(list(distinct_texts(_WARM_UP, first=texts)))
     asked = list(distinct_texts(texts))
     gc.collect()
@@ -78,6 +88,7 @@ def call(encoder: TwinTowerEncoder, texts: int) -> dict[str, Any]:
     return {
         "texts": len(result),
         "peak_over_result": round(above / result.nbytes, 3),
+        "resident_fresh_bytes": fresh,
         "resident_before_bytes": before,
         "peak_above_bytes": above,
         "result_bytes": result.nbytes,
@@ -85,10 +96,13 @@ def call(encoder: TwinTowerEncoder, texts: int) -> dict[str, Any]:
 
 
 def distinct_texts(count: int, *, first: int = 0) -> Iterator[str]:
-    """Yields so many short questions, no two alike, counted from ``first``."""
+    """Yields so many texts, no two alike, counted from ``first``; a hundred in a row are as long as documents are."""
+    lengths = [length_at((place + 0.5) / 100) for place in range(100)]
     for number in range(first, first + count):
         rest, verb = divmod(number, len(_VERBS))
-        yield f"How do I {_VERBS[verb]} the {_NOUNS[rest % len(_NOUNS)]} of number {number}?"
+        question = f"How do I {_VERBS[verb]} the {_NOUNS[rest % len(_NOUNS)]} of number {number}?"
+        more = max(0, lengths[number * 37 % 100] - len(question.split()) - 2)
+        yield " ".join([question, *(_NOUNS[(number + place) % len(_NOUNS)] for place in range(more))])
 
 
 def bytes_of(field: Literal["VmRSS", "VmHWM"]) -> int:

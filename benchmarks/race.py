@@ -35,7 +35,7 @@ class Race(NamedTuple):
 
     def ratio(self, name: str, than: str) -> float:
         """How many times as fast an engine is as another."""
-        return round(self.seconds(than) / self.seconds(name), 2)
+        return round(self.seconds(than) / self.seconds(name), 4)
 
     def vectors(self, name: str) -> Matrix:
         """The embeddings (N, D) that an engine gave."""

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.engines import Engine
-from benchmarks.quality import mean_of, measure
+from benchmarks.quality import measure
 from benchmarks.sets import EvalSet
 
 __all__ = ["spearman_lost"]
@@ -18,7 +20,7 @@ def spearman_lost(before: Engine, after: Engine, sets: Sequence[EvalSet], data: 
     scores = {one.name: [measure(engine, one, data, None).value for engine in (before, after)] for one in sets}
     lost = {name: round(first - second, 2) for name, (first, second) in scores.items()}
     return {
-        "mean": mean_of(list(lost.values())),
+        "mean": round(float(np.mean(list(lost.values()))), 4),
         "best": min(lost.items(), key=lambda item: item[1]),
         "worst": max(lost.items(), key=lambda item: item[1]),
         "lost": lost,

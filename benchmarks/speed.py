@@ -141,7 +141,7 @@ def _floor(encoder: TwinTowerEncoder, lengths: list[int]) -> Engine:
 def _share(encoder: TwinTowerEncoder, one: Race, lengths: list[int]) -> dict[str, Any]:
     seconds = one.seconds(_FLOOR)
     return {
-        "share_percent": round(100 * seconds / one.seconds(_OURS), 1),
+        "share_percent": round(100 * seconds / one.seconds(_OURS), 3),
         "gflop_per_second": round(flops(encoder.tower.config, lengths) / seconds / 1e9, 1),
         **one.figures((_FLOOR,), than=_PEER),
     }
@@ -151,8 +151,9 @@ def _latency(field: _Field, texts: Texts, wanted: set[str], rounds: int) -> dict
     """Requests of a few texts, and of one."""
     calls = {"requests": (_REQUEST, texts.requests), "single": (1, texts.single)}
     found = {}
-    for name in calls.keys() & wanted:
-        size, asked = calls[name]
+    for name, (size, asked) in calls.items():
+        if name not in wanted:
+            continue
         engines = [in_calls_of(size, engine) for engine in (field.ours, field.theirs)]
         one = race(engines, asked, rounds=rounds)
         found[name] = {"texts_in_a_call": size, **one.figures((_OURS, _PEER), than=_PEER)}

@@ -229,6 +229,10 @@ class TwinTowerEncoder(nn.Module):
         truncation = self._truncation(on_truncation)
         return self._stream(self._blocks(draw_texts(texts), role, out=None), truncation)
 
+    def encode_blocks(self, texts: Iterable[str], *, role: Role | None = None) -> Iterator[Block]:
+        """:meth:`encode_stream`, each block with the positions of the texts that lost their end, which is not told."""
+        return self._blocks(draw_texts(texts), role, out=None)
+
     def _stream(self, blocks: Iterator[Block], truncation: Truncation) -> Iterator[FloatArray]:
         done = 0
         for block in blocks:

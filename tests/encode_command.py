@@ -33,15 +33,15 @@ class Command:
     def __init__(self, model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
         self.model, self._capsys, self._monkeypatch = model, capsys, monkeypatch
         self.encoded = 0
-        stream = TwinTowerEncoder.encode_stream
+        stream = TwinTowerEncoder.encode_blocks
 
         def counted(encoder: TwinTowerEncoder, texts: Iterable[str], **options: Any) -> Iterator[Any]:
             self.encoded = 0
             for block in stream(encoder, texts, **options):
-                self.encoded += len(block)
+                self.encoded += len(block.embeddings)
                 yield block
 
-        monkeypatch.setattr(TwinTowerEncoder, "encode_stream", counted)
+        monkeypatch.setattr(TwinTowerEncoder, "encode_blocks", counted)
         monkeypatch.setattr(encoding, "_BLOCK_TEXTS", BLOCK)
 
     def __call__(self, *arguments: object) -> Ran:

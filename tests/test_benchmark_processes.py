@@ -36,7 +36,7 @@ class Hoarder:
 def test_a_stream_that_keeps_what_it_saw_grows() -> None:
     flat, growing = memory.stream(Hoarder(), 1000), memory.stream(Hoarder(kept=10_000_000), 1000)
     assert flat["texts"] == growing["texts"] == 1000
-    assert flat["after_texts"] == list(range(0, 1001, 100))
+    assert flat["after_texts"] == list(range(100, 1001, 50))
     assert abs(flat["growth_percent"]) < 2 < growing["growth_percent"]
     assert growing["resident_bytes"][-1] - growing["resident_bytes"][1] == pytest.approx(180e6, rel=0.1)
 
@@ -72,7 +72,7 @@ def test_cold_starts_compare_programs_that_give_one_score(tiny_model: Path) -> N
     found = cold_start.measure(tiny_model, rounds=1)
     assert found["model"] == {"name": "model"}
     ours, theirs = (found["median_seconds"][name] for name in ("simpair similarity", "sentence-transformers"))
-    assert found["ratio"] == round(theirs / ours, 2)
+    assert found["ratio"] == round(theirs / ours, 4)
     if memory.measurable():
         torch_alone, embedding = (found["peak_megabytes"][name] for name in (cold_start.TORCH, cold_start.EMBED))
         assert 50 < torch_alone < embedding < ballast.nbytes / 1e6

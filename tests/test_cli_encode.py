@@ -175,8 +175,40 @@ class TestInput:
         ran = encode(corpus, "--out", out, "--on-truncation", "error")
         assert ran.code == 1
         assert f"{corpus}:{len(TEXTS) + 1}: the text is longer than 64 tokens" in ran.err
-        assert "2 of 3" not in encode(corpus, "--out", out, "--on-truncation", "ignore").err
+        assert "lost their end" not in encode(corpus, "--out", out, "--on-truncation", "ignore").err
         assert np.load(out).shape == (len(TEXTS) + 2, 32)
+        told = f"2 of {len(TEXTS) + 2:,} texts lost their end, {corpus}:{len(TEXTS) + 1} is the first"
+        assert told in encode(corpus, "--out", out).err
+        assert told in encode(corpus).err
+
+    def test_what_was_cut_before_an_interruption_is_not_forgotten(
+        self, encode: Command, corpus: Path, out: Path
+    ) -> None:
+        write(corpus, ["a", "cat " * 100, "cat " * 90, *TEXTS, "cat " * 80])
+        told = f"texts lost their end, {corpus}:2 is the first"
+        assert told in encode.interrupted(corpus, "--out", out, blocks=1).err
+        ran = encode(corpus, "--out", out, "--on-truncation", "error")
+        assert ran.code == 1
+        assert f"{corpus}:2: the text is longer than 64 tokens" in ran.err
+        assert f"3 of {len(TEXTS) + 4:,} {told}" in encode(corpus, "--out", out).err
+
+    def test_what_is_read_is_never_written_over(self, encode: Command, corpus: Path, out: Path) -> None:
+        source = corpus.rename(corpus.with_suffix(".npy"))
+        before = source.read_bytes()
+        ran = encode(source, "--out", source)
+        assert ran.code == 1
+        assert "is what is read" in ran.err
+        assert source.read_bytes() == before
+        out.symlink_to(source)
+        ran = encode(source, "--out", out)
+        assert ran.code == 1
+        assert "is a link" in ran.err
+
+    def test_a_closed_stdin_is_told(self, encode: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sys, "stdin", None)
+        ran = encode("-")
+        assert ran.code == 1
+        assert "stdin: is closed" in ran.err
 
     @pytest.mark.parametrize(("terminal", "packed"), [(True, False), (True, True), (False, False)])
     def test_a_terminal_sees_how_far_it_is(

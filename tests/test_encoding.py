@@ -6,6 +6,7 @@ import logging
 import os
 import random
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,22 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # Streams
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_block_is_an_array_of_its_own(tiny_encoder: TwinTowerEncoder) -> None:
+    """And of its process, though it lies in pages of its own."""
+    (block,) = tiny_encoder.encode_stream(["a cat", "a dog"])
+    assert (block.dtype, block.flags.c_contiguous, block.flags.writeable) == (np.float32, True, True)
+    before = block.copy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of forks beside threads
+        child = os.fork()
+    if not child:
+        block[:] = 7
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert np.array_equal(block, before)
 
 
 @pytest.mark.usefixtures("small_blocks")

@@ -6,16 +6,16 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from simpair._version import __version__
 from simpair.cli.folders import check_file
-from simpair.cli.inputs import TextStream
+from simpair.cli.inputs import Lost, TextStream
 from simpair.cli.output import Output, add_format, add_model, cut, non_blank, notice
 from simpair.cli.progress import stream_progress
 from simpair.cli.vectors import Origin, VectorFormat, check_format, vector_format, vectors_path
-from simpair.errors import DataError, InputError
+from simpair.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from simpair.cli.partial import Partial, Recipe
     from simpair.model import TwinTowerEncoder
-    from simpair.tokens import Role
 
 __all__ = ["register"]
 
@@ -52,7 +51,7 @@ def register(commands: Any) -> None:
         "--dtype",
         choices=("float32", "float16", "bfloat16", "int8"),
         default="float32",
-        help="of the matrix products; what is written is float32 (default float32)",
+        help="of the matrix products; what is written is float32 (default float32; float16 is for GPUs, and slow here)",
     )
     encode.add_argument(
         "--on-truncation",
@@ -93,18 +92,18 @@ def _print_vectors(arguments: argparse.Namespace) -> None:
     texts = TextStream(arguments.file)
     from simpair.model import TwinTowerEncoder
 
-    def write(block: list[str], vectors: NDArray[np.float32]) -> None:
+    def write(block: list[str], vectors: NDArray[np.float32], _lost: Lost) -> None:
         for text, vector in zip(block, vectors, strict=True):
             numbers = ", ".join(map(str, vector))  # the digits of float32, not of the double beside it
             sys.stdout.write(f'{{"text": {json.dumps(text, ensure_ascii=False)}, "embedding": [{numbers}]}}\n')
         sys.stdout.flush()
 
     encoder = TwinTowerEncoder.from_pretrained(arguments.model, dtype=arguments.dtype)
-    _encode_stream(encoder, texts, write, arguments, shown=not sys.stdout.isatty())
+    _encode_stream(encoder, texts, write, arguments, Lost(), shown=not sys.stdout.isatty())
 
 
 def _write_vectors(arguments: argparse.Namespace) -> None:
-    check_file(arguments.out)
+    check_file(arguments.out, source=arguments.file)
     check_format(arguments.out)
     texts = TextStream(arguments.file)
     from simpair.cli.partial import partial_file
@@ -130,11 +129,13 @@ def _begin(work: Partial, encoder: TwinTowerEncoder, texts: TextStream, argument
 
     Raises:
         InputError: What is recorded is not of these texts, this encoder or these options.
+        DataError: A recorded text was cut, and an error was asked for.
     """
     recipe = _recipe(encoder, arguments)
     form = vector_format(arguments.out, Origin(recipe.model, recipe.fingerprint, encoder.embedding_dimension))
     work.begin(recipe, form.head())
     if work.rows:
+        _refuse_lost(work.lost, encoder, texts, arguments)
         texts.skip(work.rows)
         if texts.digest != work.digest:
             raise work.refuse_texts(texts.path)
@@ -145,16 +146,17 @@ def _begin(work: Partial, encoder: TwinTowerEncoder, texts: TextStream, argument
 def _fill(
     work: Partial, form: VectorFormat, encoder: TwinTowerEncoder, texts: TextStream, arguments: argparse.Namespace
 ) -> None:
-    def write(block: list[str], vectors: NDArray[np.float32]) -> None:
+    def write(block: list[str], vectors: NDArray[np.float32], lost: Lost) -> None:
         work.append(form.block(block, vectors))
         if not texts.ended or texts.drawn:  # a block that the end of the texts cut short is no place to go on
-            work.record(texts.rows, texts.digest)
+            work.record(texts.rows, texts.digest, lost)
 
-    _encode_stream(encoder, texts, write, arguments, shown=True)
+    _encode_stream(encoder, texts, write, arguments, work.lost, shown=True)
     work.finish(lambda path: form.finish(path, texts.rows))
 
 
 def _recipe(encoder: TwinTowerEncoder, arguments: argparse.Namespace) -> Recipe:
+    import tokenizers
     import torch
 
     from simpair.cli.partial import Recipe
@@ -172,36 +174,42 @@ def _recipe(encoder: TwinTowerEncoder, arguments: argparse.Namespace) -> Recipe:
         role=arguments.role or "neither",
         dtype=arguments.dtype,
         device=device,
-        libraries=f"simpair {__version__} and torch {torch.__version__}",
+        libraries=f"simpair {__version__}, torch {torch.__version__} and tokenizers {tokenizers.__version__}",
     )
 
 
 def _encode_stream(
     encoder: TwinTowerEncoder,
     texts: TextStream,
-    write: Callable[[list[str], NDArray[np.float32]], None],
+    write: Callable[[list[str], NDArray[np.float32], Lost], None],
     arguments: argparse.Namespace,
+    lost: Lost,
     *,
     shown: bool,
 ) -> None:
-    """Give every block of texts and their vectors to ``write``; ``shown`` allows a bar."""
-    with stream_progress(texts, shown=shown) as advance:
-        blocks = encoder.encode_stream(texts, role=arguments.role, on_truncation=arguments.on_truncation)
-        while (vectors := _next(blocks, encoder, texts, arguments.role)) is not None:
-            write(texts.take(len(vectors)), vectors)
-            advance()
+    """Give every block of texts, their vectors and what all texts so far lost to ``write``; ``shown`` allows a bar.
 
-
-def _next(
-    blocks: Iterator[NDArray[np.float32]], encoder: TwinTowerEncoder, texts: TextStream, role: Role | None
-) -> NDArray[np.float32] | None:
-    """The next block, or None behind the last; a text that is refused for its length is named by its line."""
+    What was cut is told when the work ends, however it ends.
+    """
+    begun = texts.rows
     try:
-        return next(blocks, None)
-    except InputError:
-        for line, text in enumerate(texts.drawn, texts.rows + 1):
-            if encoder.tokenizer.tokenize([text], role=role).truncated:
-                limit = f"{encoder.max_seq_length} tokens, the most that this encoder reads"
-                reason = f"the text is longer than {limit}; split it, or choose --on-truncation warn"
-                raise DataError(reason, path=texts.path, line=line) from None
-        raise
+        with stream_progress(texts, shown=shown) as advance:
+            for block in encoder.encode_blocks(texts, role=arguments.role):
+                if block.truncated:
+                    first = lost.first or begun + block.truncated[0] + 1
+                    lost = Lost(lost.count + len(block.truncated), first)
+                    _refuse_lost(lost, encoder, texts, arguments)
+                write(texts.take(len(block.embeddings)), block.embeddings, lost)
+                advance()
+    finally:
+        if lost.count and arguments.on_truncation == "warn":
+            limit = f"{encoder.max_seq_length} tokens, the most that this encoder reads"
+            where = f"{texts.path}:{lost.first} is the first"
+            notice(f"{lost.count:,} of {texts.rows:,} texts lost their end, {where}: they are longer than {limit}")
+
+
+def _refuse_lost(lost: Lost, encoder: TwinTowerEncoder, texts: TextStream, arguments: argparse.Namespace) -> None:
+    if lost.count and arguments.on_truncation == "error":
+        limit = f"{encoder.max_seq_length} tokens, the most that this encoder reads"
+        reason = f"the text is longer than {limit}; split it, or choose --on-truncation warn"
+        raise DataError(reason, path=texts.path, line=lost.first)

@@ -18,7 +18,7 @@ from simpair.errors import DataError
 if TYPE_CHECKING:
     from simpair.rows import Line
 
-__all__ = ["InputDocument", "TextStream", "read_documents"]
+__all__ = ["InputDocument", "Lost", "TextStream", "read_documents"]
 
 
 class InputDocument(NamedTuple):
@@ -35,6 +35,13 @@ class _Drawn(NamedTuple):
 
     text: str
     size: int
+
+
+class Lost(NamedTuple):
+    """How many texts lost their end, and the line of the first, or 0."""
+
+    count: int = 0
+    first: int = 0
 
 
 class TextStream(Iterator[str]):
@@ -174,4 +181,8 @@ def _document(fields: Mapping[str, object], line: int, text_field: str, id_field
 def _lines(path: str) -> Iterator[Line]:
     from simpair.rows import decode_lines, read_lines
 
-    return decode_lines(sys.stdin.buffer, Path(path)) if path == "-" else read_lines(Path(path))
+    if path != "-":
+        return read_lines(Path(path))
+    if sys.stdin is None:  # the program that started this one closed it
+        raise DataError("is closed; give it texts, or name a file", path="stdin")
+    return decode_lines(sys.stdin.buffer, Path(path))

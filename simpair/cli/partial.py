@@ -17,6 +17,7 @@ from typing import IO, Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
+from simpair.cli.inputs import Lost
 from simpair.errors import InputError
 
 __all__ = ["Partial", "Recipe", "partial_file"]
@@ -24,7 +25,7 @@ __all__ = ["Partial", "Recipe", "partial_file"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """Whatever decides the bytes of a file beside its texts: one recipe and the same texts give the same file."""
+    """What decides the bytes of a file beside its texts, on one machine; one recipe and the same texts, one file."""
 
     format: str
     model: str
@@ -36,12 +37,13 @@ class Recipe:
 
 
 class _Journal(NamedTuple):
-    """What counts of the work file: its first ``size`` bytes, of ``rows`` texts with that digest."""
+    """What counts of the work file: its first ``size`` bytes, of ``rows`` texts with that digest, some of them cut."""
 
     recipe: Recipe
     rows: int
     size: int
     digest: str
+    lost: Lost
 
 
 class Partial:
@@ -51,6 +53,7 @@ class Partial:
         folder: Where the work lies.
         rows: How many texts are recorded.
         digest: The digest of these texts, or an empty string.
+        lost: What of these texts was cut.
     """
 
     def __init__(self, target: Path, folder: Path) -> None:
@@ -62,6 +65,7 @@ class Partial:
         self._recipe: Recipe | None = None
         journal = self._read_journal()
         self.rows, self.digest = (journal.rows, journal.digest) if journal else (0, "")
+        self.lost = journal.lost if journal else Lost()
 
     def begin(self, recipe: Recipe, head: bytes) -> None:
         """Open the work file behind what is recorded; a new one starts with ``head``.
@@ -87,18 +91,18 @@ class Partial:
         with _plain_errors(self._target):
             self._opened.write(data)
 
-    def record(self, rows: int, digest: str) -> None:
-        """Count what was written so far: the bytes of ``rows`` texts, whose digest is given."""
+    def record(self, rows: int, digest: str, lost: Lost) -> None:
+        """Count what was written so far: the bytes of ``rows`` texts, whose digest is given, and what they lost."""
         assert self._recipe is not None, "begin first"
         with _plain_errors(self._target):
             _sync(self._opened)
-            journal = _Journal(self._recipe, rows, self._opened.tell(), digest)
+            journal = _Journal(self._recipe, rows, self._opened.tell(), digest, lost)
             unborn = self._journal_path.with_suffix(".new")
             with unborn.open("w", encoding="ascii") as file:
                 json.dump({**journal._asdict(), "recipe": asdict(journal.recipe)}, file)
                 _sync(file)
             unborn.replace(self._journal_path)
-        self.rows, self.digest = rows, digest
+        self.rows, self.digest, self.lost = rows, digest, lost
 
     def finish(self, complete: Callable[[Path], Path]) -> None:
         """Make the target of the work file; ``complete`` gives the whole file for a work file."""
@@ -135,7 +139,8 @@ class Partial:
             with self._journal_path.open(encoding="ascii") as file:
                 written = json.load(file)
             recipe = Recipe(**written["recipe"])
-            journal = _Journal(recipe, int(written["rows"]), int(written["size"]), str(written["digest"]))
+            lost = Lost(*map(int, written["lost"]))
+            journal = _Journal(recipe, int(written["rows"]), int(written["size"]), str(written["digest"]), lost)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, TypeError, KeyError) as error:
