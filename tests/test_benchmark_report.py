@@ -18,7 +18,7 @@ def _speed(texts: int, ours: float, theirs: float, **more: Any) -> dict[str, Any
         "ratio": ours / theirs,
         "texts_per_second": speeds,
         "busy_elsewhere": _BUSY,
-        "seconds": dict.fromkeys(speeds, []),
+        "seconds": {name: [] for name in speeds},
         "tokens": 30,
     } | more
 
