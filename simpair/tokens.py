@@ -284,19 +284,21 @@ def plan_batches(
         rows: Those to plan for; None for all.
     """
     wanted = sorted(range(len(sequences)) if rows is None else rows, key=lambda row: len(sequences[row]), reverse=True)
-    total = sum(len(sequences[row]) for row in wanted)
-    room = max(1.0, budget.tokens - total / max(1, len(wanted)) / 2)  # half a text does not fit, on average
-    share = total / math.ceil(total / room) if total > budget.tokens else math.inf
+    left = sum(len(sequences[row]) for row in wanted)
+    room = max(1.0, budget.tokens - left / max(1, len(wanted)) / 2)  # half a text does not fit, on average
+    parts = math.ceil(left / room) if left > budget.tokens else 1
     together: list[int] = []
-    tokens = planned = batches = 0
+    tokens, share = 0, left / parts
     for row in wanted:
-        full = tokens + len(sequences[row]) > budget.tokens or planned >= share * (batches + 1)
-        if together and full:
+        length = len(sequences[row])
+        farther = parts > 1 and tokens + length - share > share - tokens  # with this text than without it
+        if together and (farther or tokens + length > budget.tokens):
             yield together[::-1], _pack_rows(sequences, together[::-1])
-            together, tokens, batches = [], 0, batches + 1
+            left -= tokens
+            parts = max(parts - 1, math.ceil(left / budget.tokens))
+            together, tokens, share = [], 0, left / parts
         together.append(row)
-        tokens += len(sequences[row])
-        planned += len(sequences[row])
+        tokens += length
     if together:
         yield together[::-1], _pack_rows(sequences, together[::-1])
 
