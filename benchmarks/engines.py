@@ -62,7 +62,7 @@ class EncoderEngine:
     ) -> NDArray[np.int64]:
         """As in :class:`Engine`, through the index that serves searches."""
         index = ExactIndex.build(self._encode(documents, "document" if roles else None))
-        return index.search(self._encode(queries, "query" if roles else None), k).rows
+        return np.stack([found.rows for found in index.search(self._encode(queries, "query" if roles else None), k)])
 
     def _encode(self, texts: Sequence[str], role: Role | None) -> NDArray[np.float32]:
         new = [text for text in dict.fromkeys(texts) if (role, text) not in self._rows]

@@ -13,11 +13,16 @@ from simpair.errors import SimpairError
 
 if TYPE_CHECKING:
     from simpair.model import TwinTowerEncoder
-    from simpair.search import Hit, SearchIndex
+    from simpair.search import Document, Hit, SearchIndex
 
-__all__ = ["Hit", "SearchIndex", "SimpairError", "TwinTowerEncoder", "__version__"]
+__all__ = ["Document", "Hit", "SearchIndex", "SimpairError", "TwinTowerEncoder", "__version__"]
 
-_HOMES = {"Hit": "simpair.search", "SearchIndex": "simpair.search", "TwinTowerEncoder": "simpair.model"}
+_HOMES = {
+    "Document": "simpair.search",
+    "Hit": "simpair.search",
+    "SearchIndex": "simpair.search",
+    "TwinTowerEncoder": "simpair.model",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from simpair.checkpoint import Settings
 
-__all__ = ["fingerprint_of"]
+__all__ = ["fingerprint_of", "identity_of"]
+
+_SHORT = 60
+"""Characters of a setting that is told as it is; a longer one is told by its digest."""
 
 
 def fingerprint_of(
@@ -26,9 +30,30 @@ def fingerprint_of(
         width: D, after truncation.
     """
     digest = hashlib.sha256(architecture.encode())
+    _update(digest, tensors)
+    digest.update(f"{tokenizer}{sorted(_told(settings, width).items())}".encode())
+    return digest.hexdigest()
+
+
+def identity_of(
+    architecture: str, tensors: Mapping[str, Tensor], tokenizer: str, settings: Settings, *, width: int
+) -> dict[str, str]:
+    """What the fingerprint is made of, by name: digests of what is long, and the settings. Arguments as there."""
+    weights = hashlib.sha256()
+    _update(weights, tensors)
+    identity = {"weights": weights.hexdigest()[:12], "architecture": architecture, "tokenizer": tokenizer}
+    identity |= {name: str(value) for name, value in _told(settings, width).items()}
+    return {
+        name: value if len(value) <= _SHORT else hashlib.sha256(value.encode()).hexdigest()[:12]
+        for name, value in identity.items()
+    }
+
+
+def _update(digest: hashlib._Hash, tensors: Mapping[str, Tensor]) -> None:
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().to("cpu", torch.float16).contiguous().numpy().tobytes())
-    told = {**vars(settings), "prompts": sorted(settings.prompts.items()), "truncate_dim": width}
-    digest.update(f"{tokenizer}{sorted(told.items())}".encode())
-    return digest.hexdigest()
+
+
+def _told(settings: Settings, width: int) -> dict[str, Any]:
+    return {**vars(settings), "prompts": sorted(settings.prompts.items()), "truncate_dim": width}

@@ -1,17 +1,19 @@
-"""Embeddings → their nearest neighbours, exactly; and a cache file that spares reading them again.
+"""Embeddings → their nearest neighbours, exactly.
 
 Knows no text, no id and no database: a neighbour is a position in the order of building. The only importer of faiss.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
+import math
 import operator
 import os
-import platform
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple, TypeVar
 
 import faiss
@@ -20,29 +22,52 @@ from numpy.typing import ArrayLike, NDArray
 
 from simpair.errors import InputError
 
-__all__ = ["ExactIndex", "Neighbours", "as_matrix", "load_cache", "save_cache"]
+__all__ = ["ExactIndex", "Neighbours", "as_matrix"]
 
-_log = logging.getLogger("simpair")
 _Float = TypeVar("_Float", np.float16, np.float32)
+_MARGIN = 8
+_SLACK = 2.0**-18
+"""Rows scanned beyond those asked for, and how far a scan's score may be from the true one, for a score of 1."""
+_FEW_ROWS = 4_096
+_PAIRS = 4_096
+_POOLS: dict[int, ThreadPoolExecutor] = {}
+_POOLS_LOCK = Lock()
 
 
 class Neighbours(NamedTuple):
-    """The nearest rows of Q queries, best first; equal scores in the order of the rows.
+    """The nearest rows of a query, best first; equal scores in the order of the rows.
 
     Attributes:
-        scores: (Q, K) float32, inner products, higher is better.
-        rows: (Q, K) int64, positions in the order of building.
+        scores: (K,) float32, inner products, higher is better.
+        rows: (K,) int64, positions in the order of building.
     """
 
     scores: NDArray[np.float32]
     rows: NDArray[np.int64]
 
 
-class ExactIndex:
-    """N embeddings in half precision, scanned in full for every query."""
+class _Part(NamedTuple):
+    """What one thread scans: some queries against rows ``start`` to ``stop`` of a segment, positions from ``first``."""
 
-    def __init__(self, flat: Any) -> None:
-        self._flat = flat
+    segment: int
+    queries: slice
+    start: int
+    stop: int
+
+
+class ExactIndex:
+    """N embeddings in half precision, scanned in full for every query.
+
+    The scan is that of FAISS in single precision; what it finds is scored once more in double precision and rounded
+    to single, so that a score depends on the query and the vector alone, and on no instruction set.
+    """
+
+    def __init__(self, segments: Sequence[Any], dimension: int) -> None:
+        self.dimension = dimension
+        self._segments = tuple(segments)
+        sizes = [0, *(int(segment.ntotal) for segment in segments)]
+        self._starts = np.cumsum(sizes)
+        self._codes = [_codes(segment, dimension) for segment in segments]
 
     @classmethod
     def build(cls, vectors: ArrayLike) -> ExactIndex:
@@ -52,52 +77,207 @@ class ExactIndex:
             InputError: They are not a matrix of floats, or a number is not finite in half precision.
         """
         halves = as_matrix(vectors, np.float16)
-        flat = faiss.IndexScalarQuantizer(halves.shape[1], faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
-        # Its codes are these very halves, row after row: copied, they cannot be rounded a second time.
-        faiss.copy_array_to_vector(halves.reshape(-1).view(np.uint8), flat.codes)
-        flat.ntotal = len(halves)
-        return cls(flat)
+        return cls([_flat(halves)] if len(halves) else [], halves.shape[1])
+
+    @classmethod
+    def read(cls, path: Path) -> ExactIndex:
+        """Returns the index that :meth:`write` wrote, mapped: a row comes from the file when it is asked for.
+
+        Raises:
+            OSError: The file cannot be read as one.
+        """
+        try:
+            flat = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+        except RuntimeError as error:
+            raise OSError(str(error)) from error
+        return cls([flat] if flat.ntotal else [], int(flat.d))
+
+    def write(self, path: Path) -> None:
+        """Writes the index to a file.
+
+        Raises:
+            OSError: The disk refuses.
+        """
+        try:
+            faiss.write_index(self._segments[0] if len(self._segments) == 1 else _flat(self.vectors()), str(path))
+        except RuntimeError as error:
+            raise OSError(str(error)) from error
+
+    def extended(self, vectors: ArrayLike) -> ExactIndex:
+        """Returns an index of these vectors behind those of this one, which is left as it is.
+
+        Few rows are copied: no more than a few segments stand beside the first, each larger than the next.
+        """
+        added = as_matrix(vectors, np.float16, dimension=self.dimension)
+        kept, codes = list(self._segments), list(self._codes)
+        while len(kept) > 1 and len(codes[-1]) < 2 * len(added):
+            kept.pop()
+            added = np.concatenate([codes.pop(), added])
+        return ExactIndex([*kept, _flat(added)] if len(added) else kept, self.dimension)
 
     def __len__(self) -> int:
-        return int(self._flat.ntotal)
+        return int(self._starts[-1])
 
-    @property
-    def dimension(self) -> int:
-        """D, the width of a vector."""
-        return int(self._flat.d)
+    def vectors(self, chosen: NDArray[np.bool_] | None = None) -> NDArray[np.float16]:
+        """Returns a copy of the vectors, where ``chosen``, (N,), is true or all: (rows, D) float16."""
+        parts = [codes if chosen is None else codes[chosen[at : at + len(codes)]] for at, codes in self._placed()]
+        return np.concatenate([np.empty((0, self.dimension), np.float16), *parts])
 
-    def vectors(self, chosen: NDArray[np.bool_]) -> NDArray[np.float16]:
-        """Returns a copy of the vectors where ``chosen``, (N,), is true: (rows, D) float16."""
-        if not len(self):
-            return np.empty((0, self.dimension), np.float16)
-        codes = faiss.rev_swig_ptr(self._flat.codes.data(), len(self) * self.dimension * 2)
-        kept: NDArray[np.float16] = codes.view(np.float16).reshape(len(self), self.dimension)[chosen]
-        return kept
+    def _placed(self) -> Iterator[tuple[int, NDArray[np.float16]]]:
+        return zip(self._starts.tolist(), self._codes)  # noqa: B905 (the last start is the end)
 
-    def search(self, queries: ArrayLike, k: int) -> Neighbours:
-        """Returns the min(k, N) nearest rows of each query.
+    def search(
+        self,
+        queries: ArrayLike,
+        k: int | None,
+        *,
+        members: NDArray[np.bool_] | None = None,
+        min_score: float | None = None,
+    ) -> list[Neighbours]:
+        """Returns the nearest rows of each of Q queries: ``k`` of them, or as many as there are.
 
         Args:
             queries: (Q, D) floats.
-            k: How many rows to return; more than N returns all.
+            k: How many rows at most; None for all.
+            members: (N,), whether a row may be found; None for all.
+            min_score: Only rows that score this or more; None for all.
 
         Raises:
             InputError: ``k`` is below 1, or the queries are not finite or not D wide.
         """
-        if operator.index(k) < 1:
+        if k is not None and operator.index(k) < 1:
             raise InputError(f"k is {k}; ask for 1 hit or more")
-        wanted, k = as_matrix(queries, np.float32, dimension=self.dimension), min(k, len(self))
-        found = Neighbours(np.empty((len(wanted), k), np.float32), np.empty((len(wanted), k), np.int64))
-        # FAISS keeps any of the rows that share the last score: look on until that score ends, then order by row.
-        pending, depth = np.arange(len(wanted)), min(k + 1, len(self))
-        while k and len(pending):
-            scores, rows = self._flat.search(wanted[pending], depth)
-            order = np.lexsort((rows, -scores))[:, :k]
-            found.scores[pending] = np.take_along_axis(scores, order, axis=1)
-            found.rows[pending] = np.take_along_axis(rows, order, axis=1)
-            pending = pending[scores[:, k - 1] == scores[:, -1]] if depth < len(self) else pending[:0]
-            depth = min(2 * depth, len(self))
+        wanted = as_matrix(queries, np.float32, dimension=self.dimension)
+        size = len(self) if members is None else int(np.count_nonzero(members))
+        nothing = Neighbours(np.empty(0, np.float32), np.empty(0, np.int64))
+        found = [nothing] * len(wanted)
+        most = size if k is None else min(k, size)
+        # FAISS keeps any of the rows that share the last score, and rounds: look on until that score ends.
+        pending, depth = np.arange(len(wanted)), min(most if min_score is None else min(most, 64), size)
+        while depth and len(pending):
+            depth = min(depth + _MARGIN, size)
+            scanned, rows = self._scan(wanted[pending], depth, members)
+            scores = self._score(wanted[pending], rows)
+            left = []
+            for place, query in enumerate(pending.tolist()):
+                enough = _last_wanted(scanned[place], most, min_score)
+                if depth < size and enough <= scanned[place, -1] + _SLACK * max(1.0, abs(enough)):
+                    left.append(query)
+                else:
+                    found[query] = _best(scores[place], rows[place], most, min_score)
+            pending, depth = np.array(left, np.int64), min(2 * depth, size)
         return found
+
+    def _scan(
+        self, queries: NDArray[np.float32], depth: int, members: NDArray[np.bool_] | None
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Returns scores and rows (Q, depth) of a scan, best first; there are that many members."""
+        parts = self._parts(len(queries))
+        found = list(_pool().map(lambda part: self._scan_part(part, queries, depth, members), parts))
+        blocks = {part.queries.start: part.queries for part in parts}
+        scores = np.empty((len(queries), depth), np.float32)
+        rows = np.empty((len(queries), depth), np.int64)
+        for start, block in blocks.items():
+            mine = [result for part, result in zip(parts, found, strict=True) if part.queries.start == start]
+            all_scores, all_rows = (np.concatenate(column, axis=1) for column in zip(*mine, strict=True))
+            order = np.lexsort((all_rows, -all_scores))[:, :depth]
+            scores[block] = np.take_along_axis(all_scores, order, axis=1)
+            rows[block] = np.take_along_axis(all_rows, order, axis=1)
+        return scores, rows
+
+    def _parts(self, count: int) -> list[_Part]:
+        """Returns the shares of a scan: of the queries where there are many, else of the rows."""
+        threads = _threads()
+        shares = threads if count >= 4 * threads else 1
+        bounds = np.linspace(0, count, shares + 1).astype(int).tolist()
+        parts = []
+        for number, codes in enumerate(self._codes):
+            cuts = 1 if shares > 1 or len(codes) < _FEW_ROWS else threads
+            edges = np.linspace(0, len(codes), cuts + 1).astype(int).tolist()
+            for queries in map(slice, bounds, bounds[1:]):
+                parts += [_Part(number, queries, start, stop) for start, stop in pairwise(edges)]
+        return parts
+
+    def _scan_part(
+        self, part: _Part, queries: NDArray[np.float32], depth: int, members: NDArray[np.bool_] | None
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        first, size = int(self._starts[part.segment]), len(self._codes[part.segment])
+        selector: Any = None
+        if members is not None:
+            inside = np.zeros(size, bool)
+            inside[part.start : part.stop] = members[first + part.start : first + part.stop]
+            bits = np.packbits(inside, bitorder="little")
+            selector = faiss.IDSelectorBitmap(bits)  # type: ignore[call-arg, arg-type] # faiss makes it take arrays
+        elif part.stop - part.start < size:
+            selector = faiss.IDSelectorRange(part.start, part.stop)
+        chosen = None if selector is None else faiss.SearchParameters(sel=selector)  # type: ignore[call-arg] # and names
+        scores, rows = self._segments[part.segment].search(queries[part.queries], min(depth, size), params=chosen)
+        scores[rows < 0] = -np.inf  # the part has fewer members
+        return scores, rows + first
+
+    def _score(self, queries: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Returns the scores (Q, K) of rows (Q, K)."""
+        wide = queries.astype(np.float64)
+        scores = np.empty(rows.size, np.float32)
+        asked, flat = np.repeat(np.arange(len(rows)), rows.shape[1]), rows.reshape(-1)
+        for start in range(0, rows.size, _PAIRS):
+            some = slice(start, start + _PAIRS)
+            scores[some] = np.einsum("nd,nd->n", self._gather(flat[some]).astype(np.float64), wide[asked[some]])
+        return scores.reshape(rows.shape)
+
+    def _gather(self, rows: NDArray[np.int64]) -> NDArray[np.float16]:
+        vectors = np.empty((len(rows), self.dimension), np.float16)
+        for at, codes in self._placed():
+            inside = (rows >= at) & (rows < at + len(codes))
+            vectors[inside] = codes[rows[inside] - at]
+        return vectors
+
+
+def _last_wanted(scores: NDArray[np.float32], most: int, min_score: float | None) -> float:
+    """Returns the lowest score that belongs to the result, as far as a scan tells."""
+    last = float(scores[min(most, len(scores)) - 1])
+    if len(scores) < most:
+        last = -math.inf
+    return last if min_score is None else max(last, min_score)
+
+
+def _best(scores: NDArray[np.float32], rows: NDArray[np.int64], most: int, min_score: float | None) -> Neighbours:
+    order = np.lexsort((rows, -scores))[:most]
+    if min_score is not None:
+        order = order[scores[order] >= np.float32(min_score)]
+    return Neighbours(scores[order], rows[order])
+
+
+def _flat(halves: NDArray[np.float16]) -> Any:
+    flat = faiss.IndexScalarQuantizer(halves.shape[1], faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+    # Its codes are these very halves, row after row: copied, they cannot be rounded a second time.
+    faiss.copy_array_to_vector(np.ascontiguousarray(halves).reshape(-1).view(np.uint8), flat.codes)
+    flat.ntotal = len(halves)
+    return flat
+
+
+def _codes(flat: Any, dimension: int) -> NDArray[np.float16]:
+    """Returns the (N, D) float16 vectors of a FAISS index, as a view of its memory, which it must outlive."""
+    codes = faiss.rev_swig_ptr(flat.codes.data(), int(flat.ntotal) * dimension * 2)
+    halves: NDArray[np.float16] = codes.view(np.float16).reshape(-1, dimension)
+    return halves
+
+
+def _threads() -> int:
+    return int(faiss.omp_get_max_threads())
+
+
+def _pool() -> ThreadPoolExecutor:
+    """Returns the threads of all scans, one for each core, so that many callers do not make more; each scans alone.
+
+    A forked process makes its own.
+    """
+    with _POOLS_LOCK:
+        if os.getpid() not in _POOLS:
+            _POOLS.clear()
+            start = partial(faiss.omp_set_num_threads, 1)
+            _POOLS[os.getpid()] = ThreadPoolExecutor(_threads(), thread_name_prefix="simpair-scan", initializer=start)
+        return _POOLS[os.getpid()]
 
 
 def as_matrix(vectors: ArrayLike, dtype: type[_Float], *, dimension: int | None = None) -> NDArray[_Float]:
@@ -117,65 +297,3 @@ def as_matrix(vectors: ArrayLike, dtype: type[_Float], *, dimension: int | None 
         row, most = int(np.argmin(finite)), np.finfo(dtype).max
         raise InputError(f"vector {row} holds NaN, an infinity, or a number above {most}; give finite numbers")
     return matrix
-
-
-def load_cache(folder: Path, generation: str, *, rows: int, dimension: int) -> ExactIndex | None:
-    """Returns the index that ``save_cache`` left for this generation, mapped read-only, or None.
-
-    A file that is damaged, or came from elsewhere, is not opened: FAISS accepts a flipped bit without a word, and
-    reading a file made to harm it can corrupt memory.
-    """
-    path, seal = _cache_files(folder, generation)
-    try:
-        if seal.read_bytes() != _sealed(path, generation, rows, dimension):
-            _log.warning("%s is damaged, or was not written here; it is built anew", path)
-            return None
-        return ExactIndex(faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC))
-    except FileNotFoundError:
-        return None
-    except (OSError, RuntimeError) as error:  # faiss reports what it cannot read as a RuntimeError
-        _log.warning("%s cannot be read (%s); it is built anew", path, error)
-        return None
-
-
-def save_cache(index: ExactIndex, folder: Path, generation: str) -> None:
-    """Writes ``index`` for ``load_cache`` and removes the caches of other generations; one caller at a time.
-
-    Raises:
-        OSError: The folder cannot be written.
-    """
-    path, seal = _cache_files(folder, generation)
-    for old in folder.glob("faiss-*"):
-        old.unlink(missing_ok=True)
-    try:
-        faiss.write_index(index._flat, f"{path}.tmp")
-    except RuntimeError as error:
-        raise OSError(str(error)) from error
-    _publish(path)
-    # The seal comes last: without it the file beside it is nothing.
-    Path(f"{seal}.tmp").write_bytes(_sealed(path, generation, len(index), index.dimension))
-    _publish(seal)
-
-
-def _cache_files(folder: Path, generation: str) -> tuple[Path, Path]:
-    return folder / f"faiss-{generation}.index", folder / f"faiss-{generation}.json"
-
-
-def _sealed(path: Path, generation: str, rows: int, dimension: int) -> bytes:
-    """Returns what the seal of the file at ``path`` must say; it is compared, never parsed.
-
-    Whoever sends a folder knows neither the inode nor the instant its files will get here, so cannot make a seal.
-    """
-    with path.open("rb") as file:
-        digest, status = hashlib.file_digest(file, "sha256").hexdigest(), os.fstat(file.fileno())
-    facts = {"generation": generation, "rows": rows, "dimension": dimension, "sha256": digest}
-    mark = {"machine": platform.node(), "inode": status.st_ino, "changed_ns": status.st_ctime_ns}
-    return json.dumps(facts | mark, indent=1).encode()
-
-
-def _publish(path: Path) -> None:
-    """Moves ``path.tmp`` to ``path`` once its bytes are on the disk."""
-    tmp = Path(f"{path}.tmp")
-    with tmp.open("rb+") as file:
-        os.fsync(file.fileno())
-    tmp.replace(path)

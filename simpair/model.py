@@ -27,10 +27,10 @@ from simpair.checkpoint import Checkpoint, Settings, read_checkpoint, write_chec
 from simpair.devices import choose_device, send, token_budget
 from simpair.encoding import Block, Embed, OnTruncation, Truncation, encode_blocks, repeat_rows
 from simpair.errors import InputError, ModelCorrupt
-from simpair.fingerprint import fingerprint_of
+from simpair.fingerprint import fingerprint_of, identity_of
 from simpair.pooling import pool
 from simpair.scores import pairwise_scores, scores
-from simpair.tokens import PackedBatch, Role, Tokenized, Tokens, check_texts, draw_texts, list_texts, pack
+from simpair.tokens import PackedBatch, Role, Tokenized, Tokens, check_role, check_texts, draw_texts, list_texts, pack
 from simpair.towers.packed import PackedBert, PackedBertConfig
 from simpair.towers.products import Dtype, LayerParts, Layouts, Product
 from simpair.workers import threads
@@ -133,7 +133,7 @@ class TwinTowerEncoder(nn.Module):
             attention_mask: (B, T), nonzero on real tokens.
             role: Chooses the tower; both roles share one here.
         """
-        _check_role(role)
+        check_role(role)
         return self.embed(pack(input_ids, attention_mask))
 
     def embed(self, batch: PackedBatch) -> Tensor:
@@ -246,7 +246,7 @@ class TwinTowerEncoder(nn.Module):
 
     def _blocks(self, texts: Iterable[str], role: Role | None, *, out: FloatArray | None) -> Iterator[Block]:
         """The blocks of :meth:`encode_stream`, with what was truncated; nothing is drawn before the first is asked."""
-        _check_role(role)
+        check_role(role)
         threads()  # before the first product: a forked process has none but this one
         device = self.device
 
@@ -352,6 +352,11 @@ class TwinTowerEncoder(nn.Module):
         return self._settings.max_seq_length
 
     @property
+    def dtype(self) -> Dtype:
+        """Of the matrix products when encoding."""
+        return self._layouts.dtype
+
+    @property
     def embedding_dimension(self) -> int:
         """D, the components of an embedding."""
         return self._width
@@ -362,13 +367,16 @@ class TwinTowerEncoder(nn.Module):
 
         Two encoders with one fingerprint give the same embeddings up to rounding.
         """
-        return fingerprint_of(
-            self.tower.config.identity(),
-            self.tower.state_dict(),
-            self.tokenizer.plain().to_str(),
-            self._settings,
-            width=self._width,
-        )
+        return fingerprint_of(*self._parts(), width=self._width)
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What the fingerprint is made of, by name: short digests and settings, to say what differs."""
+        return identity_of(*self._parts(), width=self._width)
+
+    def _parts(self) -> tuple[str, dict[str, Tensor], str, Settings]:
+        tokenizer = self.tokenizer.plain().to_str()
+        return self.tower.config.identity(), self.tower.state_dict(), tokenizer, self._settings
 
 
 def _stored(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
@@ -379,12 +387,6 @@ def _check(given: Choice, choices: Any, name: str) -> Choice:
     if given not in get_args(choices):
         raise InputError(f"{name} is {given!r}; expected one of {', '.join(get_args(choices))}")
     return given
-
-
-def _check_role(role: Role | None) -> Role | None:
-    if role is not None and role not in get_args(Role):
-        raise InputError(f"role is {role!r}; expected 'query', 'document' or None")
-    return role
 
 
 def _check_width(truncate_dim: int | None, width: int) -> int:

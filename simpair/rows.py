@@ -1,4 +1,4 @@
-"""A CSV, TSV or JSONL file, also ``.gz`` → its rows with the lines on which they start; every refusal names file:line.
+"""A CSV, TSV, JSONL (also ``.gz``) or Parquet file → rows with the lines on which they start; refusals name file:line.
 
 Knows no field: a cell is a text, kept to the byte, and a JSON value is what JSON says.
 Names are distinct, numbers finite.
@@ -13,13 +13,15 @@ import math
 import reprlib
 import zlib
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
-from typing import IO, NamedTuple, cast
+from typing import IO, Any, NamedTuple, cast
 
 from simpair.errors import DataError
 
-__all__ = ["Line", "Row", "decode_lines", "format_of", "read_lines", "read_objects", "read_table"]
+__all__ = ["Line", "Row", "decode_lines", "format_of", "read_lines", "read_objects", "read_parquet", "read_table"]
 
+_PARQUET_ROWS = 1_024
 _MAX_LINE = 1 << 24  # bytes; a file without line ends must not fill the memory
 
 
@@ -124,6 +126,42 @@ def read_objects(path: Path) -> Iterator[Row]:
             reason = f"must be an object of named fields, got {reprlib.repr(fields)}"
             raise DataError(reason, path=path, line=line)
         yield Row(line, fields)
+
+
+def read_parquet(path: Path) -> Iterator[Row]:
+    """Yields the rows of a Parquet file, numbered from 1; dates and times as ISO 8601 texts, empty cells left out.
+
+    Raises:
+        DataError: The file cannot be read, pyarrow is not installed, or a value is none that JSON has.
+    """
+    try:
+        parquet: Any = import_module("pyarrow.parquet")
+    except ImportError as error:
+        raise DataError(f"needs pyarrow ({error}); pip install pyarrow, or convert to .jsonl", path=path) from error
+    number = 0
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
+                for cells in batch.to_pylist():
+                    number += 1
+                    yield Row(number, {name: _plain(value) for name, value in cells.items() if value is not None})
+    except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
+        raise DataError(f"cannot be read: {error}", path=path, line=number or None) from error
+
+
+def _plain(value: Any) -> object:
+    """The value as JSON has it."""
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{value} is no JSON number")
+    if isinstance(value, str | int | float | bool | None):
+        return value
+    raise ValueError(f"a {type(value).__name__} has no place in JSON; convert the column to text or numbers")
 
 
 def _distinct(items: list[tuple[str, object]]) -> dict[str, object]:

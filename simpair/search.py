@@ -5,44 +5,33 @@ Knows the encoder only by what it can do, SQL and FAISS not at all.
 
 from __future__ import annotations
 
-import json
-import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from simpair.errors import EncoderMismatch, InputError, StoreCorrupt, StoreError
-from simpair.index import ExactIndex, as_matrix, load_cache, save_cache
-from simpair.store import Document, RecordedEncoder, Store, write_lock
+from simpair.cache import cache_faults
+from simpair.canaries import Encoder, check_encoder, load_recorded, make_canaries, record
+from simpair.database import damage
+from simpair.documents import Document, Given, Incoming, check_strings, read_given
+from simpair.errors import InputError
+from simpair.filters import Condition, Where, parse_where
+from simpair.index import Neighbours, as_matrix
+from simpair.ingest import Upserted, add_documents, upsert_documents
+from simpair.records import as_document
+from simpair.schema import FORMAT
+from simpair.store import Store
+from simpair.transfer import export_store, import_store
+from simpair.view import View, follow, keep, open_view
 
-__all__ = ["Encoder", "Hit", "SearchIndex"]
+__all__ = ["Document", "Encoder", "Hit", "IndexInfo", "SearchIndex", "Upserted"]
 
-_log = logging.getLogger("simpair")
-
-
-class Encoder(Protocol):
-    """What an index needs of an encoder; ``TwinTowerEncoder`` is one."""
-
-    @property
-    def embedding_dimension(self) -> int:
-        """D, the width of a vector."""
-
-    @property
-    def fingerprint(self) -> str:
-        """A digest of whatever changes a vector."""
-
-    @property
-    def source(self) -> str | None:
-        """A bundled name, an absolute folder or ``org/name@revision`` to load it from; None when there is none."""
-
-    def encode_query(self, texts: list[str], /) -> NDArray[np.float32]:
-        """Returns (N, D) float32 vectors of N queries."""
-
-    def encode_document(self, texts: list[str], /) -> NDArray[np.float32]:
-        """Returns (N, D) float32 vectors of N documents."""
+_PAGE = 1_000
+_PATIENCE = 3
+Queries = str | Iterable[str] | NDArray[Any]
 
 
 class Hit(NamedTuple):
@@ -54,12 +43,15 @@ class Hit(NamedTuple):
     metadata: dict[str, Any]
 
 
-class _View(NamedTuple):
-    """What is in memory of one state of the store: position i of ``exact`` is the row ``rows[i]``."""
+class IndexInfo(NamedTuple):
+    """What an index is; ``format`` is that of its files, ``bytes_on_disk`` the size of all of them."""
 
-    generation: str
-    rows: NDArray[np.int64]
-    exact: ExactIndex
+    documents: int
+    dimension: int
+    encoder: str | None
+    fingerprint: str
+    format: int
+    bytes_on_disk: int
 
 
 class SearchIndex:
@@ -72,8 +64,7 @@ class SearchIndex:
     def __init__(self, store: Store, encoder: Encoder | None) -> None:
         self._store = store
         self._encoder = encoder
-        nothing = np.empty((0, store.encoder.dimension), np.float16)
-        self._view = _View("", np.empty(0, np.int64), ExactIndex.build(nothing))
+        self._view: View | None = None
 
     @classmethod
     def create(cls, path: str | Path, encoder: Encoder, *, lock_timeout: float = 10.0) -> SearchIndex:
@@ -87,31 +78,47 @@ class SearchIndex:
         Raises:
             StoreError: The folder holds an index or other files, or cannot be written.
         """
-        return cls(Store.create(Path(path), _record(encoder), lock_timeout=lock_timeout), encoder)
+        canaries = make_canaries(encoder)
+        return cls(Store.create(Path(path), record(encoder), canaries, lock_timeout=lock_timeout), encoder)
 
     @classmethod
-    def open(cls, path: str | Path, encoder: Encoder | None = None, *, lock_timeout: float = 10.0) -> SearchIndex:
-        """Returns the index in the folder ``path``; a read-only folder serves searches.
+    def open(
+        cls, path: str | Path, encoder: Encoder | None = None, *, read_only: bool = False, lock_timeout: float = 10.0
+    ) -> SearchIndex:
+        """Returns the index in the folder ``path``; one of an older format is brought to the present one.
 
         Args:
             path: The folder.
             encoder: The encoder that made the index; None loads the recorded one at the first text, offline.
+            read_only: Write nothing whatever, not even a cache. A folder that cannot be written is searched either way.
             lock_timeout: Seconds to wait while another process writes.
 
         Raises:
             StoreNotFound: The folder holds no index.
-            EncoderMismatch: Another encoder made it.
+            EncoderMismatch: Another encoder made it, or the same one gives other vectors now.
             StoreVersion: A newer simpair made it.
             StoreCorrupt: Its database is damaged.
         """
-        store = Store.open(Path(path), lock_timeout=lock_timeout)
+        store = Store.open(Path(path), lock_timeout=lock_timeout, read_only=read_only)
         try:
             if encoder is not None:
-                _check_same(encoder, store)
-        except EncoderMismatch:
+                check_encoder(encoder, store)
+        except BaseException:
             store.close()
             raise
         return cls(store, encoder)
+
+    @classmethod
+    def from_export(cls, source: str | Path, path: str | Path, *, lock_timeout: float = 10.0) -> SearchIndex:
+        """Returns a new index in the folder ``path``, made of what :meth:`export` wrote; nothing is encoded.
+
+        Raises:
+            StoreNotFound: The source holds no export.
+            StoreCorrupt: It is not as it was written.
+            InputError: The folder ``path`` is there and not empty, or pyarrow is not installed.
+        """
+        import_store(Path(source), Path(path), lock_timeout=lock_timeout)
+        return cls.open(path, lock_timeout=lock_timeout)
 
     @property
     def encoder(self) -> Encoder:
@@ -123,60 +130,163 @@ class SearchIndex:
             EncoderMismatch: It is no longer the one that made the index.
         """
         if self._encoder is None:
-            self._encoder = _load_recorded(self._store)
+            self._encoder = load_recorded(self._store)
         return self._encoder
 
     def add(
         self,
-        texts: str | Iterable[str],
+        documents: Given | Iterable[Given],
         *,
         ids: str | Iterable[str] | None = None,
         metadata: Iterable[Mapping[str, Any]] | None = None,
+        vectors: ArrayLike | Iterable[ArrayLike] | None = None,
     ) -> list[str]:
-        """Adds N documents, all or none, and returns their ids.
+        """Adds documents that are new and returns their ids.
+
+        They are written 4,096 at a time (fewer, where they are long), each batch whole or not at all. What is given as
+        a sequence is looked through before the first is written; anything else is drawn as it is needed, so a stream
+        may be longer than memory.
 
         Args:
-            texts: The documents.
+            documents: Texts, :class:`Document`, or records with ``text`` and perhaps ``id``, ``metadata``, ``vector``.
             ids: A string each, new to the index; None takes the documents' row numbers.
             metadata: A dictionary each that JSON gives back as it was.
+            vectors: (N, D) embeddings by the encoder of this index; None has it make them.
 
         Raises:
-            InputError: A text is empty, an id is taken, metadata is not JSON, the numbers differ; nothing is written.
+            InputError: A text is empty, an id is taken, metadata is not JSON, a vector is not an embedding, or the
+                numbers differ.
             StoreLocked: Another process is writing.
         """
-        texts = _strings(texts, "text")
-        names = None if ids is None else _strings(ids, "id")
-        facts = ["{}"] * len(texts) if metadata is None else [_as_json(given, i) for i, given in enumerate(metadata)]
-        for word, column in (("ids", names), ("metadata", facts)):
-            if column is not None and len(column) != len(texts):
-                raise InputError(f"{len(texts)} texts came with {len(column)} {word}; give one for each")
-        with self._store.reading():
-            self._store.name(names, len(texts))  # a taken id is refused before the long work
-        if not texts:
-            return []
-        vectors = as_matrix(self._encode(texts, "document"), np.float16, dimension=self._store.encoder.dimension)
-        return self._store.add(texts, vectors, metadata=facts, ids=names)
+        given: Iterable[Incoming] = read_given(documents, ids=ids, metadata=metadata, vectors=vectors)
+        if isinstance(documents, str | Mapping | Sequence | np.ndarray):
+            given = list(given)
+        return add_documents(self._store, self._encode_documents, given)
 
-    def search(self, queries: str | Iterable[str], k: int = 10) -> list[list[Hit]]:
-        """Returns the ``k`` best hits of each query, best first; fewer where the index holds fewer.
+    def upsert(
+        self,
+        documents: Given | Iterable[Given],
+        *,
+        ids: str | Iterable[str] | None = None,
+        metadata: Iterable[Mapping[str, Any]] | None = None,
+        vectors: ArrayLike | Iterable[ArrayLike] | None = None,
+    ) -> Upserted:
+        """Adds documents, in place of those that have their ids; one that is there as it is costs no encoding.
 
-        Documents of equal score come in the order of their adding.
+        After an interruption the same call goes on where it was. Batches and arguments are those of :meth:`add`, but
+        every document needs an id.
 
         Raises:
-            InputError: A query is empty, or ``k`` is below 1.
+            InputError: As :meth:`add`; or two documents of this call have one id and differ.
+            StoreLocked: Another process is writing.
         """
-        vectors = self._encode(_strings(queries, "query"), "query")
-        with self._store.reading():
-            view = self._refreshed()
-            scores, positions = view.exact.search(vectors, k)
-            rows = view.rows[positions]
-            documents = self._store.documents(np.unique(rows).tolist())
-        lines = zip(rows.tolist(), scores.tolist(), strict=True)
-        return [[_hit(documents[row], score) for row, score in zip(*line, strict=True)] for line in lines]
+        given = read_given(documents, ids=ids, metadata=metadata, vectors=vectors)
+        return upsert_documents(self._store, self._encode_documents, given)
 
     def delete(self, ids: str | Iterable[str]) -> int:
         """Removes the documents of these ids and returns how many there were; unknown ids are passed over."""
-        return self._store.delete(_strings(ids, "id"))
+        return self._store.delete(check_strings(ids, "id"))
+
+    def search(
+        self, queries: Queries, k: int | None = 10, *, where: Where | None = None, min_score: float | None = None
+    ) -> list[list[Hit]]:
+        """Returns the best hits of each query, best first: ``k`` of them, or as many as there are.
+
+        Documents of equal score come in the order of their adding.
+
+        Args:
+            queries: One text, several, or (Q, D) embeddings.
+            k: How many hits at most; None for all, where ``min_score`` says what is enough.
+            where: What the metadata must be: ``field: value``, ``field: [values]`` or ``field: {operator: value}``,
+                with ``$eq $ne $in $nin $gt $gte $lt $lte``; all must hold. See :func:`simpair.filters.parse_where`.
+            min_score: The lowest score of a hit; nothing that reaches it is left out but for ``k``.
+
+        Raises:
+            InputError: A query is empty, ``k`` is below 1, or a condition cannot be used.
+        """
+        if isinstance(queries, np.ndarray):
+            vectors = as_matrix(queries, np.float32, dimension=self._store.encoder.dimension)
+        else:
+            vectors = self._encode(check_strings(queries, "query"), "query")
+        return self._find(vectors, k, where, min_score)
+
+    def similar(
+        self,
+        ids: str | Iterable[str],
+        k: int | None = 10,
+        *,
+        where: Where | None = None,
+        min_score: float | None = None,
+    ) -> list[list[Hit]]:
+        """Returns, for each of these documents, the hits most like it, best first, without the document itself.
+
+        Arguments are those of :meth:`search`.
+
+        Raises:
+            InputError: An id is not in the index, or as in :meth:`search`.
+        """
+        names = check_strings(ids, "id")
+        more = k + 1 if isinstance(k, int) and k > 0 else k
+        found = self._find(self.vectors(names), more, where, min_score)
+        return [[hit for hit in hits if hit.id != name][:k] for name, hits in zip(names, found, strict=True)]
+
+    def get(self, ids: str | Iterable[str]) -> list[Document]:
+        """Returns the documents of these ids.
+
+        Raises:
+            InputError: An id is not in the index; ``id in index`` asks.
+        """
+        with self._store.reading():
+            rows = self._rows(check_strings(ids, "id"))
+            documents = self._store.documents(rows)
+        return [as_document(documents[row]) for row in rows]
+
+    def vectors(self, ids: str | Iterable[str]) -> NDArray[np.float32]:
+        """Returns the embeddings (N, D) of N documents, as they were stored: in half precision.
+
+        Raises:
+            InputError: An id is not in the index.
+        """
+        with self._store.reading():
+            return self._store.vectors_of(self._rows(check_strings(ids, "id"))).astype(np.float32)
+
+    def count(self, where: Where | None = None) -> int:
+        """Returns the number of documents, or of those that meet a condition."""
+        if where is None:
+            return len(self)
+        condition = parse_where(where)
+        with self._store.reading():
+            return len(np.intersect1d(self._store.matching(condition), self._store.rows()))
+
+    def optimize(self) -> None:
+        """Gives back the room of deleted documents, and writes the cache anew; searches wait for it."""
+        self._store.compact()
+        self._view = keep(open_view(self._store), self._store)
+
+    def info(self) -> IndexInfo:
+        """Returns what the index is."""
+        with self._store.reading():
+            documents, encoder = self._store.count(), self._store.encoder
+        size = sum(path.stat().st_size for path in self._store.folder.iterdir() if path.is_file())
+        return IndexInfo(documents, encoder.dimension, encoder.source, encoder.fingerprint, FORMAT, size)
+
+    def check(self) -> list[str]:
+        """Returns a line for everything that is not as it was written, after reading all of it; none is good news.
+
+        Raises:
+            StoreCorrupt: The database cannot even be read.
+        """
+        with self._store.reading():
+            faults = list(self._store.faults())
+        return faults + cache_faults(self._store.folder)
+
+    def export(self, folder: str | Path) -> int:
+        """Writes the index to a new folder that other programs read, and returns the number of documents.
+
+        Raises:
+            InputError: The folder is there and not empty, or pyarrow is not installed.
+        """
+        return export_store(self._store, Path(folder))
 
     def close(self) -> None:
         """Lets go of the folder; a second call does nothing."""
@@ -186,11 +296,91 @@ class SearchIndex:
         with self._store.reading():
             return self._store.count()
 
+    def __contains__(self, name: object) -> bool:
+        if not isinstance(name, str):
+            return False
+        with self._store.reading():
+            return bool(self._store.find([name]))
+
+    def __iter__(self) -> Iterator[Document]:
+        """Yields the documents in the order of their adding, and what is added meanwhile; a page at a time is read."""
+        after = 0
+        while True:
+            with self._store.reading():
+                page = self._store.page(after=after, size=_PAGE)
+            if not page:
+                return
+            yield from map(as_document, page.values())
+            after = max(page)
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _find(
+        self, vectors: NDArray[np.float32], k: int | None, where: Where | None, min_score: float | None
+    ) -> list[list[Hit]]:
+        """Returns the hits of Q vectors (Q, D).
+
+        The scan holds no lock. Where a document went meanwhile, it is all done again, in the end with writers waiting.
+        """
+        condition = None if where is None else parse_where(where)
+
+        def scan(view: View, members: NDArray[np.bool_] | None) -> list[Neighbours]:
+            return view.exact.search(vectors, k, members=members, min_score=min_score)
+
+        self._keep_view()
+        for _ in range(_PATIENCE):
+            with self._store.reading():
+                view, members = self._followed(condition)
+            found = scan(view, members)
+            with self._store.reading():
+                hits = self._hits(view, found)
+            if hits is not None:
+                return hits
+        with self._store.reading():
+            view, members = self._followed(condition)
+            hits = self._hits(view, scan(view, members))
+        if hits is None:
+            raise damage(self._store.folder, "a document is missing")
+        return hits
+
+    def _keep_view(self) -> None:
+        """Sees to it that there is a view, most of it in a file for the next process."""
+        view = open_view(self._store) if self._view is None else self._view
+        if view.worth_keeping and not self._store.read_only:
+            view = keep(view, self._store)
+        self._view = view
+
+    def _followed(self, condition: Condition | None) -> tuple[View, NDArray[np.bool_] | None]:
+        """Returns the view of the present state, and which of its positions may be found."""
+        assert self._view is not None, "opened before"
+        self._view = view = follow(self._view, self._store)
+        return view, view.members(None if condition is None else self._store.matching(condition))
+
+    def _hits(self, view: View, found: list[Neighbours]) -> list[list[Hit]] | None:
+        """Returns the hits of each query; None where a document went since the view was taken."""
+        rows = [view.rows[neighbours.rows].tolist() for neighbours in found]
+        wanted = sorted(set(chain.from_iterable(rows)))
+        documents = {row: as_document(stored) for row, stored in self._store.documents(wanted).items()}
+        if len(documents) < len(wanted):
+            return None
+        return [
+            [_hit(documents[row], score) for row, score in zip(line, neighbours.scores.tolist(), strict=True)]
+            for line, neighbours in zip(rows, found, strict=True)
+        ]
+
+    def _rows(self, names: list[str]) -> list[int]:
+        found = self._store.find(names)
+        for name in names:
+            if name not in found:
+                raise InputError(f"the id {name!r} is not in the index")
+        return [found[name].row for name in names]
+
+    def _encode_documents(self, texts: list[str]) -> NDArray[np.float32]:
+        return self._encode(texts, "document")
 
     def _encode(self, texts: list[str], role: Literal["query", "document"]) -> NDArray[np.float32]:
         """Returns (N, D) vectors of N texts; their width and numbers are checked by whoever keeps or compares them."""
@@ -203,96 +393,6 @@ class SearchIndex:
             raise InputError(f"the encoder gave {len(vectors)} vectors for {len(texts)} texts; one each is needed")
         return vectors
 
-    def _refreshed(self) -> _View:
-        """Returns the view of the store's present state; only what was added since the last is read."""
-        before, generation = self._view, self._store.generation()
-        if generation == before.generation:
-            return before
-        rows, index = self._store.rows(), None
-        if not before.generation:
-            index = load_cache(self._store.folder, generation, rows=len(rows), dimension=before.exact.dimension)
-        if index is None:
-            kept = before.exact.vectors(np.isin(before.rows, rows, assume_unique=True))
-            added = self._store.vectors(after=int(before.rows.max(initial=0)))
-            index = ExactIndex.build(np.concatenate([kept, added]))
-            if len(index) != len(rows):
-                raise StoreCorrupt(f"{self._store.folder}: {len(index)} vectors stand against {len(rows)} documents")
-            if not before.generation:
-                self._save_cache(index, generation)
-        self._view = _View(generation, rows, index)
-        return self._view
-
-    def _save_cache(self, index: ExactIndex, generation: str) -> None:
-        """Leaves ``index`` to the next process that opens the folder, unless the folder is read-only or busy."""
-        try:
-            with write_lock(self._store.folder, 0):
-                save_cache(index, self._store.folder, generation)
-        except (OSError, StoreError) as error:
-            _log.info("%s: no cache was written (%s)", self._store.folder, error)
-
-
-def _load_recorded(store: Store) -> Encoder:
-    """Returns the encoder that the index names, from this machine only."""
-    source, dimension = store.encoder.source, store.encoder.dimension
-    if source is None:
-        raise StoreError(
-            f"{store.folder} names no source of its encoder; pass it: --model, or SearchIndex.open(path, encoder)"
-        )
-    from simpair.model import TwinTowerEncoder
-
-    encoder = TwinTowerEncoder.from_pretrained(source, truncate_dim=dimension, local_files_only=True)
-    _check_same(encoder, store)
-    return encoder
-
-
-def _record(encoder: Encoder) -> RecordedEncoder:
-    return RecordedEncoder(encoder.fingerprint, encoder.source, encoder.embedding_dimension)
-
-
-def _check_same(encoder: Encoder, store: Store) -> None:
-    """Raises EncoderMismatch where vectors of ``encoder`` would not be comparable with those in ``store``."""
-    came, made = _record(encoder), store.encoder
-    if (came.fingerprint, came.dimension) != (made.fingerprint, made.dimension):
-        raise EncoderMismatch(
-            f"{store.folder} was made with {_described(made)}, not with {_described(came)}; "
-            "open it with its own encoder, or create a new index and add the texts again"
-        )
-
-
-def _described(encoder: RecordedEncoder) -> str:
-    name = encoder.source or "an encoder without source"
-    return f"{name} (fingerprint {encoder.fingerprint[:12]}, {encoder.dimension} wide)"
-
-
-def _strings(given: str | Iterable[str], word: str) -> list[str]:
-    """Returns ``given`` as a list, one string as a list of one; raises InputError naming the first that is unusable."""
-    strings = [given] if isinstance(given, str) else list(given)
-    for position, string in enumerate(strings):
-        if not isinstance(string, str):
-            raise InputError(f"{word} {position} is a {type(string).__name__}; strings are needed")
-        if not string.strip():
-            raise InputError(f"{word} {position} is empty or white space only; leave it out")
-        try:
-            string.encode()
-        except UnicodeEncodeError as error:
-            raise InputError(f"{word} {position} is not valid Unicode ({error}); decode it anew") from error
-    return strings
-
-
-def _as_json(given: Mapping[str, Any], position: int) -> str:
-    """Returns ``given`` as JSON text that gives it back exactly."""
-    try:
-        text = json.dumps(given, allow_nan=False)
-        exact = isinstance(given, dict) and json.loads(text) == given
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"metadata {position} is not JSON ({error}); give plain strings, numbers, lists") from error
-    if not exact:
-        raise InputError(f"metadata {position} would not come back as it is; give a dict with string keys and lists")
-    return text
-
 
 def _hit(document: Document, score: float) -> Hit:
-    try:
-        return Hit(document.id, score, document.text, json.loads(document.metadata))
-    except ValueError as error:
-        raise StoreCorrupt(f"the metadata of document {document.id!r} is damaged ({error})") from error
+    return Hit(document.id, score, document.text, dict(document.metadata))

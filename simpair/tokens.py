@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from tokenizers import Encoding, Tokenizer
@@ -30,6 +30,7 @@ __all__ = [
     "TokenBudget",
     "Tokenized",
     "Tokens",
+    "check_role",
     "check_texts",
     "draw_texts",
     "list_texts",
@@ -125,6 +126,12 @@ def draw_texts(texts: Iterable[str]) -> Iterator[str]:
 def _has_order(texts: object) -> bool:
     """Whether drawing from it gives its entries in an order of theirs: a table would give the names of its columns."""
     return not isinstance(texts, bytes | bytearray | Mapping | Set) and getattr(texts, "ndim", 1) == 1
+
+
+def check_role(role: Role | None) -> None:
+    """Raise ``InputError`` for what is no role."""
+    if role is not None and role not in get_args(Role):
+        raise InputError(f"role is {role!r}; expected 'query', 'document' or None")
 
 
 def check_texts(texts: Sequence[str], *, first: int = 0) -> None:

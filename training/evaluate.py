@@ -106,7 +106,7 @@ def evaluate_retrieval(
     # The corpus comes first: equal scores are ranked in this order, and a tie must not count as a find.
     documents = list(dict.fromkeys([*(corpus or ()), *(pair.positive for pair in pairs)]))
     index = ExactIndex.build(encoder.encode_document(documents))
-    rows = index.search(encoder.encode_query(list(wanted)), k).rows
+    rows = [found.rows for found in index.search(encoder.encode_query(list(wanted)), k)]
     relevant = np.array(
         [[documents[row] in right for row in hits] for hits, right in zip(rows, wanted.values(), strict=True)]
     )

@@ -1,0 +1,116 @@
+"""An index of embeddings ⇄ a file that spares the next process building it, and a seal that proves whose it is.
+
+A file that is damaged, or came from elsewhere, is not opened: FAISS accepts a flipped bit without a word, and reading
+a file made to harm it can corrupt memory. Knows no database: a state is a number and a name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from simpair.index import ExactIndex
+
+__all__ = ["Cached", "cache_faults", "load_cache", "save_cache"]
+
+_log = logging.getLogger("simpair")
+_NAME = re.compile(r"faiss-(\d{1,18})-([0-9a-f]{16})\.index")
+
+
+class Cached(NamedTuple):
+    """The index of the state with that number and name."""
+
+    number: int
+    name: str
+    exact: ExactIndex
+
+
+def load_cache(folder: Path, known: Callable[[int, str], bool], *, dimension: int) -> Cached | None:
+    """Returns the newest index that ``save_cache`` left of a known state, mapped read-only, or None."""
+    states = sorted((_state(path), path) for path in folder.glob("faiss-*.index") if _NAME.fullmatch(path.name))
+    for (number, name), path in reversed(states):
+        if not known(number, name):
+            continue
+        try:
+            if _seal(path).read_bytes() != _sealed(path):
+                _log.warning("%s is damaged, or was not written here; it is built anew", path)
+                continue
+            exact = ExactIndex.read(path)
+        except OSError as error:
+            _log.warning("%s cannot be read (%s); it is built anew", path, error)
+            continue
+        if exact.dimension == dimension:
+            return Cached(number, name, exact)
+    return None
+
+
+def save_cache(cached: Cached, folder: Path) -> Path:
+    """Writes an index for ``load_cache``, removes those of other states, and returns its path; one caller at a time.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    path = folder / f"faiss-{cached.number}-{cached.name}.index"
+    for old in folder.glob("faiss-*"):
+        old.unlink(missing_ok=True)
+    cached.exact.write(Path(f"{path}.tmp"))
+    _publish(path)
+    # The seal comes last: without it the file beside it is nothing.
+    Path(f"{_seal(path)}.tmp").write_bytes(_sealed(path))
+    _publish(_seal(path))
+    return path
+
+
+def cache_faults(folder: Path) -> list[str]:
+    """Returns a line for each cache that is not what its seal says it was; it is built anew when needed.
+
+    One that came with its folder from elsewhere is no fault, though it is built anew too.
+    """
+    faults = []
+    for path in sorted(folder.glob("faiss-*.index")):
+        try:
+            wanted, found = json.loads(_seal(path).read_bytes()), json.loads(_sealed(path))
+            sound = wanted["sha256"] == found["sha256"]
+        except FileNotFoundError:  # no seal, so it was being written
+            continue
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            faults.append(f"{path.name} cannot be read ({error!r})")
+        else:
+            faults += [] if sound else [f"{path.name} is damaged"]
+    return faults
+
+
+def _state(path: Path) -> tuple[int, str]:
+    found = _NAME.fullmatch(path.name)
+    assert found is not None, "only such names are asked for"
+    return int(found[1]), found[2]
+
+
+def _seal(path: Path) -> Path:
+    return path.with_suffix(".json")
+
+
+def _sealed(path: Path) -> bytes:
+    """Returns what the seal of the file at ``path`` must say; it is compared, never parsed.
+
+    Whoever sends a folder knows neither the inode nor the instant its files will get here, so cannot make a seal.
+    """
+    with path.open("rb") as file:
+        digest, status = hashlib.file_digest(file, "sha256").hexdigest(), os.fstat(file.fileno())
+    mark = {"machine": platform.node(), "inode": status.st_ino, "changed_ns": status.st_ctime_ns}
+    return json.dumps({"file": path.name, "sha256": digest} | mark, indent=1).encode()
+
+
+def _publish(path: Path) -> None:
+    """Moves ``path.tmp`` to ``path`` once its bytes are on the disk."""
+    tmp = Path(f"{path}.tmp")
+    with tmp.open("rb+") as file:
+        os.fsync(file.fileno())
+    tmp.replace(path)

@@ -1,0 +1,149 @@
+"""What a caller gives to be stored → checked documents, in batches. Knows no encoder and no database."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from simpair.errors import InputError
+
+__all__ = ["Document", "Given", "Incoming", "batches", "check_strings", "read_given"]
+
+BATCH = 4_096
+_BATCH_CHARACTERS = 1 << 22
+_KEYS = ("id", "text", "metadata", "vector")
+_PLURAL = {"id": "ids", "metadata": "metadata", "vector": "vectors"}
+
+
+class Document(NamedTuple):
+    """A text with its id and whatever belongs to it."""
+
+    id: str
+    text: str
+    metadata: Mapping[str, Any] = MappingProxyType({})
+
+
+Given = str | Document | Mapping[str, Any]
+"""A text, a document, or a record with a ``text`` and perhaps an ``id``, ``metadata`` and a ``vector``."""
+
+
+class Incoming(NamedTuple):
+    """A document on its way: ``metadata`` is the text of a JSON object; without an id it is to be given one."""
+
+    id: str | None
+    text: str
+    metadata: str
+    vector: NDArray[Any] | None
+
+
+def read_given(
+    documents: Given | Iterable[Given],
+    *,
+    ids: str | Iterable[str] | None,
+    metadata: Iterable[Mapping[str, Any]] | None,
+    vectors: ArrayLike | Iterable[ArrayLike] | None,
+) -> Iterator[Incoming]:
+    """Yields what was given, each checked; the columns stand beside texts, a record has its own.
+
+    Raises:
+        InputError: An entry cannot be used, or a column is longer or shorter than the documents.
+    """
+    entries = [documents] if isinstance(documents, str | Document | Mapping) else documents
+    columns = {"id": [ids] if isinstance(ids, str) else ids, "metadata": metadata, "vector": vectors}
+    given = {key: column for key, column in columns.items() if column is not None}
+    if isinstance(entries, Sequence):
+        for key, column in given.items():
+            if isinstance(column, Sequence | np.ndarray) and len(entries) != len(column):
+                raise InputError(f"{len(entries)} texts came with {len(column)} {_PLURAL[key]}; give one for each")
+    return _zipped(entries, {key: iter(column) for key, column in given.items()})  # type: ignore[arg-type]
+
+
+def _zipped(entries: Iterable[Given], columns: dict[str, Iterator[Any]]) -> Iterator[Incoming]:
+    end = object()
+    position = -1
+    for position, entry in enumerate(entries):
+        beside = {key: next(column, end) for key, column in columns.items()}
+        for key, value in beside.items():
+            if value is end:
+                raise InputError(f"text {position} came without {_PLURAL[key]}; give one for each")
+        yield _incoming(entry, position, beside)
+    for key, column in columns.items():
+        if next(column, end) is not end:
+            raise InputError(f"{position + 1} texts came with more {_PLURAL[key]}; give one for each")
+
+
+def _incoming(entry: Any, position: int, beside: Mapping[str, Any]) -> Incoming:
+    record = entry._asdict() if isinstance(entry, Document) else entry
+    record = dict(record) if isinstance(record, Mapping) else {"text": record}
+    if unknown := [key for key in record if key not in _KEYS]:
+        raise InputError(f"document {position} has a {unknown[0]!r}; it may have {', '.join(_KEYS)}")
+    for key, value in beside.items():
+        if record.get(key) is not None and record[key] != {}:
+            raise InputError(f"document {position} has its own {key}, and another beside it; give one")
+        record[key] = value
+    given = {key: value for key, value in record.items() if value is not None or key in beside}
+    check_string(given.get("text"), "text", position)
+    if "id" in given:
+        check_string(given["id"], "id", position)
+    facts = _as_json(given["metadata"], position) if "metadata" in given else "{}"
+    vector = _vector(given["vector"], position) if "vector" in given else None
+    return Incoming(given.get("id"), given["text"], facts, vector)
+
+
+def batches(documents: Iterable[Incoming]) -> Iterator[list[Incoming]]:
+    """Yields the documents in order, at most 4,096 or some four million characters at a time."""
+    batch: list[Incoming] = []
+    characters = 0
+    for document in documents:
+        batch.append(document)
+        characters += len(document.text)
+        if len(batch) == BATCH or characters >= _BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+def check_strings(given: str | Iterable[str], word: str) -> list[str]:
+    """Returns ``given`` as a list, one string as a list of one; raises InputError naming the first that is unusable."""
+    strings = [given] if isinstance(given, str) else list(given)
+    for position, string in enumerate(strings):
+        check_string(string, word, position)
+    return strings
+
+
+def check_string(string: Any, word: str, position: int) -> None:
+    """Raises InputError where this is no string with something in it."""
+    if not isinstance(string, str):
+        raise InputError(f"{word} {position} is a {type(string).__name__}; strings are needed")
+    if not string.strip():
+        raise InputError(f"{word} {position} is empty or white space only; leave it out")
+    try:
+        string.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{word} {position} is not valid Unicode ({error}); decode it anew") from error
+
+
+def _vector(given: Any, position: int) -> NDArray[Any]:
+    vector = np.asarray(given)
+    if vector.ndim != 1 or vector.dtype.kind != "f":
+        raise InputError(f"vector {position} is {vector.dtype} of shape {vector.shape}; floats (D,) are needed")
+    return vector
+
+
+def _as_json(given: Any, position: int) -> str:
+    """Returns ``given`` as JSON text that gives it back exactly."""
+    try:
+        facts = dict(given) if isinstance(given, Mapping) else given
+        text = json.dumps(facts, allow_nan=False)
+        exact = isinstance(facts, dict) and (not facts or json.loads(text) == facts)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"metadata {position} is not JSON ({error}); give plain strings, numbers, lists") from error
+    if not exact:
+        raise InputError(f"metadata {position} would not come back as it is; give a dict with string keys and lists")
+    return text

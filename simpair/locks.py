@@ -1,0 +1,54 @@
+"""A folder → its one writer, who says who they are. Knows not what is written."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from simpair.errors import StoreError, StoreLocked
+
+__all__ = ["LOCK_FILES", "locked_by", "write_lock"]
+
+_LOCK = "writer.lock"
+_HOLDER = "writer.txt"
+LOCK_FILES = frozenset({_LOCK, _HOLDER})
+
+
+@contextmanager
+def write_lock(folder: Path, timeout: float) -> Iterator[None]:
+    """Makes the caller the one writer of ``folder``; the lock ends with its process, however that ends.
+
+    Raises:
+        StoreLocked: Another is still writing after ``timeout`` seconds; the message says who, and since when.
+        StoreError: The folder is read-only.
+    """
+    lock = FileLock(folder / _LOCK)
+    try:
+        lock.acquire(timeout=timeout)
+    except Timeout as error:
+        raise StoreLocked(locked_by(folder)) from error
+    except OSError as error:
+        raise StoreError(f"{folder} cannot be written ({error}); choose a folder you can write") from error
+    try:
+        with suppress(OSError):  # on a full disk the lock holds, only its holder has no name
+            since = f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S%z}"
+            (folder / _HOLDER).write_text(f"process {os.getpid()} on {platform.node()} since {since}", encoding="utf-8")
+        yield
+    finally:
+        with suppress(OSError):
+            (folder / _HOLDER).unlink(missing_ok=True)
+        lock.release()
+
+
+def locked_by(folder: Path) -> str:
+    """Returns what to tell who cannot have the lock."""
+    holder = "another process"
+    with suppress(OSError, UnicodeDecodeError):
+        holder = (folder / _HOLDER).read_text(encoding="utf-8")[:200] or holder
+    return f"{folder} is in use by {holder}; try again when it is done, or give a longer lock_timeout"

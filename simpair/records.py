@@ -1,0 +1,246 @@
+"""Rows of an index's database → documents, names, vectors and states; each is checked against its digest.
+
+Knows no encoder and writes nothing. Everything here is called inside a transaction.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import islice
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simpair.database import Database, damage
+from simpair.documents import Document
+from simpair.errors import StoreCorrupt
+from simpair.filters import Condition
+from simpair.schema import content_digest, field_rows, read_meta, vector_digest
+
+__all__ = ["Canary", "Generation", "RecordedEncoder", "Records", "StoredDocument", "StoredName", "as_document"]
+
+_VARIABLES = 500
+"""Ids asked for in one query."""
+_DOCUMENTS = "SELECT d.row, d.id, text, metadata, digest FROM documents d LEFT JOIN names n ON n.id = d.id"
+
+
+class RecordedEncoder(NamedTuple):
+    """What an index keeps of the encoder that made its vectors.
+
+    Attributes:
+        fingerprint: A digest of whatever changes a vector.
+        source: Where to load it from; None for one that was never loaded or saved.
+        dimension: D, the width of its vectors.
+        dtype: Of the products that made the canaries.
+        identity: What the fingerprint is made of, by name, to say what differs.
+    """
+
+    fingerprint: str
+    source: str | None
+    dimension: int
+    dtype: str = "float32"
+    identity: Mapping[str, str] = MappingProxyType({})
+
+
+class Canary(NamedTuple):
+    """A text whose vector (D,) float32 in this role every encoder of the index must give again."""
+
+    role: str
+    text: str
+    vector: NDArray[np.float32]
+
+
+class StoredDocument(NamedTuple):
+    """A document as it lies in the database."""
+
+    id: str
+    text: str
+    metadata: str
+
+
+class StoredName(NamedTuple):
+    """Where the document of an id lies, and what tells whether it is another by now."""
+
+    row: int
+    digest: bytes
+
+
+class Generation(NamedTuple):
+    """A state of the database: the ``number``-th, with a random name, and the last row number it had given."""
+
+    number: int
+    name: str
+    last_row: int
+
+
+class Records:
+    """What a database holds; ``encoder`` is the recorded one."""
+
+    def __init__(self, db: Database) -> None:
+        self.folder = db.folder
+        self._db = db
+        with db.reading():
+            self.encoder = self._read_encoder()
+
+    def generation(self) -> Generation:
+        """Returns the present state."""
+        found = self._db.one("SELECT number, name, last_row FROM history ORDER BY number DESC LIMIT 1")
+        number, name, last_row = found or (None, None, None)
+        # The name becomes part of a file's.
+        if not (isinstance(number, int) and isinstance(last_row, int) and re.fullmatch("[0-9a-f]{16}", str(name))):
+            raise damage(self.folder, f"its latest state is {found}")
+        return Generation(number, str(name), last_row)
+
+    def ancestor(self, number: int, name: str) -> Generation | None:
+        """Returns the earlier or present state of that number and name; None where this database never was in it."""
+        found = self._db.one("SELECT number, name, last_row FROM history WHERE number = ? AND name = ?", (number, name))
+        return None if found is None else Generation(*found)
+
+    def count(self) -> int:
+        """Returns the number of documents."""
+        (number,) = self._db.one("SELECT count(*) FROM names") or (0,)
+        return int(number)
+
+    def rows(self) -> NDArray[np.int64]:
+        """Returns the (N,) row numbers of the documents, ascending."""
+        return self._sorted_rows("SELECT row FROM names")
+
+    def removed(self, *, since: int) -> NDArray[np.int64]:
+        """Returns the row numbers of what went after the ``since``-th state, ascending."""
+        return self._sorted_rows("SELECT row FROM removed WHERE number > ?", (since,))
+
+    def matching(self, condition: Condition) -> NDArray[np.int64]:
+        """Returns the row numbers of the documents that meet a condition, ascending."""
+        return self._sorted_rows(condition.sql, condition.values)
+
+    def _sorted_rows(self, sql: str, values: Sequence[Any] = ()) -> NDArray[np.int64]:
+        return np.sort(np.fromiter((row for (row,) in self._db.rows(sql, values)), np.int64))
+
+    def vectors(self, *, after: int) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
+        """Returns the row numbers above ``after``, (N,) ascending, and their (N, D) vectors.
+
+        Raises:
+            StoreCorrupt: A vector is not the one that was stored.
+        """
+        rows, codes = [], bytearray()
+        for row, blob, digest in self._db.rows("SELECT * FROM vectors WHERE row > ? ORDER BY row", (after,)):
+            self._check_vector(row, blob, digest)
+            rows.append(row)
+            codes += blob
+        vectors = np.frombuffer(codes, "<f2").astype(np.float16, copy=False).reshape(-1, self.encoder.dimension)
+        return np.array(rows, np.int64), vectors
+
+    def vectors_of(self, rows: Sequence[int]) -> NDArray[np.float16]:
+        """Returns the (N, D) vectors of these rows, in their order."""
+        blobs = []
+        for row in rows:
+            found = self._db.one("SELECT * FROM vectors WHERE row = ?", (row,))
+            if found is None:
+                raise damage(self.folder, f"row {row} has no vector")
+            self._check_vector(*found)
+            blobs.append(found[1])
+        vectors = np.frombuffer(b"".join(blobs), "<f2").astype(np.float16, copy=False)
+        return vectors.reshape(-1, self.encoder.dimension)
+
+    def _check_vector(self, row: int, blob: object, digest: object) -> None:
+        if not isinstance(blob, bytes) or len(blob) != 2 * self.encoder.dimension:
+            raise damage(self.folder, f"the vector of row {row} is not {2 * self.encoder.dimension} bytes long")
+        if vector_digest(row, blob) != digest:
+            raise damage(self.folder, f"the vector of row {row} is not the one that was stored")
+
+    def documents(self, rows: Iterable[int]) -> dict[int, StoredDocument]:
+        """Returns the documents of those of these rows that are stored.
+
+        Raises:
+            StoreCorrupt: A document is not the one that was stored.
+        """
+        found = {}
+        for row in rows:
+            columns = self._db.one(f"{_DOCUMENTS} WHERE d.row = ?", (row,))
+            if columns is not None:
+                found[row] = self._checked(*columns)
+        return found
+
+    def page(self, *, after: int, size: int) -> dict[int, StoredDocument]:
+        """Returns the first ``size`` documents whose rows are above ``after``, in the order of their adding."""
+        found = self._db.rows(f"{_DOCUMENTS} WHERE d.row > ? ORDER BY d.row LIMIT ?", (after, size))
+        return {columns[0]: self._checked(*columns) for columns in found}
+
+    def _checked(self, row: int, name: Any, text: Any, metadata: Any, digest: Any) -> StoredDocument:
+        strings = all(isinstance(value, str) for value in (name, text, metadata))
+        if not strings or content_digest(name, text, metadata) != digest:
+            raise damage(self.folder, f"the document in row {row} is not the one that was stored")
+        return StoredDocument(name, text, metadata)
+
+    def find(self, ids: Iterable[str]) -> dict[str, StoredName]:
+        """Returns where the documents of those of these ids lie that are stored."""
+        wanted = iter(ids)
+        found: dict[str, StoredName] = {}
+        while some := list(islice(wanted, _VARIABLES)):
+            sql = f"SELECT id, row, digest FROM names WHERE id IN ({', '.join('?' * len(some))})"
+            found |= {name: StoredName(row, digest) for name, row, digest in self._db.rows(sql, some)}
+        return found
+
+    def canaries(self) -> list[Canary]:
+        """Returns the texts whose vectors tell whether an encoder is the one of this index."""
+        found = list(self._db.rows("SELECT role, text, vector FROM canaries"))
+        if any(not isinstance(blob, bytes) or len(blob) != 4 * self.encoder.dimension for *_, blob in found):
+            raise damage(self.folder, "a canary has no vector")
+        return [Canary(role, text, np.frombuffer(vector, "<f4").astype(np.float32)) for role, text, vector in found]
+
+    @cached_property
+    def unit_length(self) -> bool:
+        """Whether the encoder's vectors all have length 1, as far as the canaries tell."""
+        lengths = [float(np.linalg.norm(canary.vector)) for canary in self.canaries()]
+        return bool(lengths) and max(abs(length - 1) for length in lengths) < 1e-3
+
+    def faults(self) -> Iterator[str]:
+        """Yields a line for everything in the database that is not as it was written, and none for a sound one."""
+        yield from self._db.faults()
+        for table in ("documents", "vectors"):
+            for one, other in (("names", table), (table, "names")):
+                strays = self._db.rows(f"SELECT row FROM {one} EXCEPT SELECT row FROM {other}")
+                yield from (f"row {row} is in {one} and not in {other}" for (row,) in strays)
+        yield from self._faulty("SELECT row, vector, digest FROM vectors", self._check_vector)
+        yield from self._faulty(f"{_DOCUMENTS} ORDER BY d.row", self._check_fields)
+
+    def _faulty(self, sql: str, check: Callable[..., object]) -> Iterator[str]:
+        for columns in self._db.rows(sql):
+            try:
+                check(*columns)
+            except StoreCorrupt as error:
+                yield str(error)
+
+    def _check_fields(self, row: int, *columns: Any) -> None:
+        for wanted in field_rows(row, self._checked(row, *columns).metadata):
+            found = self._db.one("SELECT * FROM fields WHERE name = ? AND row = ? AND place = ?", wanted[:3])
+            if found != wanted or type(found[3]) is not type(wanted[3]):
+                raise damage(self.folder, f"the field {wanted[0]!r} of row {row} is not the one that was stored")
+
+    def _next_row(self) -> int:
+        (last,) = self._db.one("SELECT seq FROM sqlite_sequence WHERE name = 'documents'") or (0,)
+        return int(last) + 1
+
+    def _read_encoder(self) -> RecordedEncoder:
+        meta = read_meta(self._db)
+        mark, source, width = (meta.get(key) for key in ("fingerprint", "source", "dimension"))
+        if not (isinstance(mark, str) and isinstance(source, str | None) and isinstance(width, int) and width > 0):
+            raise damage(self.folder, f"its meta table holds {meta}")
+        try:
+            identity = dict(json.loads(meta.get("identity", "{}")))
+        except (ValueError, TypeError) as error:
+            raise damage(self.folder, f"the encoder's identity: {error}") from error
+        return RecordedEncoder(mark, source, width, meta.get("dtype", "float32"), identity)
+
+
+def as_document(stored: StoredDocument) -> Document:
+    """Returns the document with its metadata read."""
+    try:
+        return Document(stored.id, stored.text, json.loads(stored.metadata))
+    except ValueError as error:
+        raise StoreCorrupt(f"the metadata of document {stored.id!r} is damaged ({error})") from error
