@@ -29,10 +29,10 @@ class TestInputs:
         tsv = write(tmp_path / "a.tsv", 'id\ttext\tyear\n1\tone, "quoted"\t2020\n')
         jsonl = write(tmp_path / "a.jsonl", '{"id": 1, "text": "one, \\"quoted\\"", "year": "2020"}\n\n')
         first, second = read_documents([str(csv)])
-        assert first == ('one, "quoted"', "1", {"year": "2020"}, 2)
-        assert second == ("two\r\nlines", "2", {"year": "2021"}, 4)
-        assert read_documents([str(tsv)]) == [first]
-        assert read_documents([str(jsonl)]) == [first._replace(line=1)]
+        assert first == ('one, "quoted"', "1", {"year": "2020"}, str(csv), 2)
+        assert second == ("two\r\nlines", "2", {"year": "2021"}, str(csv), 4)
+        assert read_documents([str(tsv)]) == [first._replace(path=str(tsv))]
+        assert read_documents([str(jsonl)]) == [first._replace(path=str(jsonl), line=1)]
 
     @pytest.mark.parametrize(
         ("name", "text", "line", "reason"),

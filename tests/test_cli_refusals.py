@@ -96,7 +96,7 @@ class TestIndexCreate:
         assert tree(tmp_path) == ["twice.csv"]
 
     @pytest.mark.parametrize("made", [[], ["sub"], ["sub/deep"], ["sub/deep/index"]])
-    @pytest.mark.parametrize("step", ["create", "add"])
+    @pytest.mark.parametrize("step", ["create", "upsert"])
     def test_a_failure_leaves_the_folders_that_were_there_and_no_others(
         self,
         refused: Callable[..., str],
@@ -138,19 +138,12 @@ class TestAdvice:
         assert "simpair index create" in refused("index", "info", tmp_path)
         assert "simpair index create" in refused("index", "search", tmp_path, "q")
 
-    def test_numbers_that_are_taken_as_ids_name_the_field(
-        self, refused: Callable[..., str], notes: Path, tiny_model: Path, tmp_path: Path
-    ) -> None:
-        (tmp_path / "a.csv").write_text("id,text\n2,one\n", encoding="utf-8")
-        assert main(["index", "create", str(tmp_path / "i"), str(tmp_path / "a.csv"), "--model", str(tiny_model)]) == 0
-        said = refused("index", "add", tmp_path / "i", notes)
-        assert said == "the id '2' is in the index already; give ids of your own: ids=, or an id field in the file"
-
     def test_an_index_without_a_source_names_the_option(
         self, refused: Callable[..., str], tiny_encoder: TwinTowerEncoder, tmp_path: Path
     ) -> None:
         class Nameless:
             embedding_dimension, fingerprint, source = tiny_encoder.embedding_dimension, tiny_encoder.fingerprint, None
+            identity, dtype = tiny_encoder.identity, tiny_encoder.dtype
             encode_query, encode_document = tiny_encoder.encode_query, tiny_encoder.encode_document
 
         SearchIndex.create(tmp_path / "index", Nameless()).close()

@@ -197,19 +197,19 @@ def _encode_stream(
             for block in encoder.encode_blocks(texts, role=arguments.role):
                 if block.truncated:
                     first = lost.first or begun + block.truncated[0] + 1
-                    lost = Lost(lost.count + len(block.truncated), first)
+                    lost = Lost(lost.texts + len(block.truncated), first)
                     _refuse_lost(lost, encoder, texts, arguments)
                 write(texts.take(len(block.embeddings)), block.embeddings, lost)
                 advance()
     finally:
-        if lost.count and arguments.on_truncation == "warn":
+        if lost.texts and arguments.on_truncation == "warn":
             limit = f"{encoder.max_seq_length} tokens, the most that this encoder reads"
             where = f"{texts.path}:{lost.first} is the first"
-            notice(f"{lost.count:,} of {texts.rows:,} texts lost their end, {where}: they are longer than {limit}")
+            notice(f"{lost.texts:,} of {texts.rows:,} texts lost their end, {where}: they are longer than {limit}")
 
 
 def _refuse_lost(lost: Lost, encoder: TwinTowerEncoder, texts: TextStream, arguments: argparse.Namespace) -> None:
-    if lost.count and arguments.on_truncation == "error":
+    if lost.texts and arguments.on_truncation == "error":
         limit = f"{encoder.max_seq_length} tokens, the most that this encoder reads"
         reason = f"the text is longer than {limit}; split it, or choose --on-truncation warn"
         raise DataError(reason, path=texts.path, line=lost.first)

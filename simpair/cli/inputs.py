@@ -18,15 +18,20 @@ from simpair.errors import DataError
 if TYPE_CHECKING:
     from simpair.rows import Line
 
-__all__ = ["InputDocument", "Lost", "TextStream", "read_documents"]
+__all__ = ["DocumentStream", "InputDocument", "Lost", "TextStream", "check_documents", "read_documents"]
+
+_KINDS = (".csv", ".jsonl", ".md", ".parquet", ".tsv", ".txt")
+"""What is read of a folder."""
+_MOST_IDS = 5_000_000
 
 
 class InputDocument(NamedTuple):
-    """A text to be found; ``id`` is None where the file gives none, ``line`` is where it starts."""
+    """A text to be found; ``id`` is None where the file gives none, ``path`` and ``line`` are where it starts."""
 
     text: str
     id: str | None
     metadata: dict[str, Any]
+    path: str
     line: int
 
 
@@ -40,7 +45,7 @@ class _Drawn(NamedTuple):
 class Lost(NamedTuple):
     """How many texts lost their end, and the line of the first, or 0."""
 
-    count: int = 0
+    texts: int = 0
     first: int = 0
 
 
@@ -109,33 +114,98 @@ class TextStream(Iterator[str]):
         return self._digest.hexdigest()
 
 
-def read_documents(paths: Sequence[str], *, text_field: str = "text", id_field: str = "id") -> list[InputDocument]:
-    """The documents of files: an object a line of ``.jsonl``, a row of ``.csv`` and ``.tsv``, a line of any other file.
+class DocumentStream(Iterator[InputDocument]):
+    """The documents of files and folders, drawn as they are needed; see :func:`read_documents` for what they are.
 
-    Each may be compressed, with ``.gz`` at the end of its name. Blank lines are passed over. Objects and rows have the
-    text in ``text_field`` and perhaps an id in ``id_field``; the rest becomes metadata.
+    Attributes:
+        rows: How many were drawn.
+        bytes: 0, and
+        size: None: how many bytes they have is not known.
+    """
+
+    def __init__(self, paths: Sequence[str], *, text_field: str = "text", id_field: str = "id") -> None:
+        """Read the first.
+
+        Raises:
+            DataError: A file or a line cannot be used (here for the first, else when it is drawn), or there is none.
+        """
+        self.size: int | None = None
+        self.rows = self.bytes = 0
+        documents = _all_documents(paths, text_field, id_field)
+        first = next(documents)
+        self._documents = chain([first], documents)
+
+    def __next__(self) -> InputDocument:
+        document = next(self._documents)
+        self.rows += 1
+        return document
+
+
+def check_documents(paths: Sequence[str], *, text_field: str = "text", id_field: str = "id") -> None:
+    """Read files through before the work on their documents, which is long; stdin cannot be read twice.
 
     Raises:
-        DataError: A file or a line cannot be used, there is none, an id comes twice, or only some documents have one.
+        DataError: As :func:`read_documents`. Of millions of ids, those behind the first five are not compared.
     """
-    documents: list[InputDocument] = []
-    places: dict[str, str] = {}
-    for path in paths:
-        before = len(documents)
+    files = [path for path in paths if path != "-"]
+    seen: set[int] = set()
+    for number, document in enumerate(_all_documents(files, text_field, id_field)):
+        if document.id is None:
+            continue
+        if hash(document.id) in seen:
+            _refuse_twice(document, islice(_all_documents(files, text_field, id_field), number))
+        if len(seen) < _MOST_IDS:
+            seen.add(hash(document.id))
+
+
+def _refuse_twice(document: InputDocument, before: Iterator[InputDocument]) -> None:
+    """Raise where one of the documents before this one has its id, and not just the hash of it."""
+    for first in before:
+        if first.id == document.id:
+            reason = f"the id {document.id!r} is that of {first.path}:{first.line} already; give every text its own"
+            raise DataError(reason, path=document.path, line=document.line)
+
+
+def read_documents(paths: Sequence[str], *, text_field: str = "text", id_field: str = "id") -> list[InputDocument]:
+    """The documents of files: objects of ``.jsonl``, rows of ``.csv``, ``.tsv`` and ``.parquet``, lines of any other.
+
+    All but ``.parquet`` may be compressed, with ``.gz`` at the end of the name; a folder stands for the files in it of
+    these kinds, and ``.txt`` and ``.md``. Blank lines are passed over. Objects and rows have the text in ``text_field``
+    and perhaps an id in ``id_field``; the rest becomes metadata.
+
+    Raises:
+        DataError: A file or a line cannot be used, there is none, an id comes twice (but for stdin), or only some of a
+            file have one.
+    """
+    check_documents(paths, text_field=text_field, id_field=id_field)
+    return list(_all_documents(paths, text_field, id_field))
+
+
+def _all_documents(paths: Sequence[str], text_field: str, id_field: str) -> Iterator[InputDocument]:
+    """The documents of files and folders; of each file there is one, and all or none have an id."""
+    for path in chain.from_iterable(map(_files, paths)):
+        first: InputDocument | None = None
         for document in _documents(path, text_field, id_field):
-            if documents and (document.id is None) != (documents[0].id is None):
-                has, first = ("no id", "has one") if document.id is None else ("an id", "has none")
-                reason = f"the document has {has}, but the first {first}; give all of them an id, or none"
+            first = first or document
+            if (document.id is None) != (first.id is None):
+                has, did = ("no id", "has one") if document.id is None else ("an id", "has none")
+                reason = f"the document has {has}, but the first {did}; give all of them an id, or none"
                 raise DataError(reason, path=path, line=document.line)
-            if document.id is not None:
-                if document.id in places:
-                    reason = f"the id {document.id!r} is that of {places[document.id]} already; give every text its own"
-                    raise DataError(reason, path=path, line=document.line)
-                places[document.id] = f"{path}:{document.line}"
-            documents.append(document)
-        if len(documents) == before:
+            yield document
+        if first is None:
             raise DataError("holds no documents; check the path, or write a text into it", path=path)
-    return documents
+
+
+def _files(path: str) -> list[str]:
+    """The file itself, or those in a folder and the folders in it, by name."""
+    from simpair.rows import format_of
+
+    if not Path(path).is_dir():
+        return [path]
+    found = sorted(file for file in Path(path).rglob("*") if file.is_file() and format_of(file) in _KINDS)
+    if not found:
+        raise DataError(f"is a folder without a file of the kinds {' '.join(_KINDS)}; name the files", path=path)
+    return [str(file) for file in found]
 
 
 def _texts(path: str) -> Iterator[_Drawn]:
@@ -147,22 +217,23 @@ def _texts(path: str) -> Iterator[_Drawn]:
 
 
 def _documents(path: str, text_field: str, id_field: str) -> Iterator[InputDocument]:
-    from simpair.rows import format_of, read_objects, read_table
+    from simpair.rows import format_of, read_objects, read_parquet, read_table
 
     suffix = format_of(Path(path))
-    if suffix not in (".jsonl", ".csv", ".tsv"):
+    readers = {".csv": read_table, ".jsonl": read_objects, ".parquet": read_parquet, ".tsv": read_table}
+    if suffix not in readers:
         for number, line in _lines(path):
             if line.strip():
-                yield InputDocument(line.removesuffix("\n").removesuffix("\r"), None, {}, number)
+                yield InputDocument(line.removesuffix("\n").removesuffix("\r"), None, {}, path, number)
         return
-    for number, fields in read_objects(Path(path)) if suffix == ".jsonl" else read_table(Path(path)):
+    for number, fields in readers[suffix](Path(path)):
         try:
-            yield _document(fields, number, text_field, id_field)
+            yield _document(fields, path, number, text_field, id_field)
         except ValueError as error:
             raise DataError(str(error), path=path, line=number) from None
 
 
-def _document(fields: Mapping[str, object], line: int, text_field: str, id_field: str) -> InputDocument:
+def _document(fields: Mapping[str, object], path: str, line: int, text_field: str, id_field: str) -> InputDocument:
     if text_field not in fields:
         found = ", ".join(map(repr, fields)) or "nothing"
         raise ValueError(f"found {found}, but no {text_field!r}; name the field that holds the text with --text-field")
@@ -175,7 +246,7 @@ def _document(fields: Mapping[str, object], line: int, text_field: str, id_field
     if name is not None and (not isinstance(name, str) or not name.strip()):
         raise ValueError(f"{id_field} must be a text or a whole number, got {name!r}")
     f"{text}{name or ''}".encode()  # half a surrogate pair, which JSON can spell, is a ValueError
-    return InputDocument(text, name, rest, line)
+    return InputDocument(text, name, rest, path, line)
 
 
 def _lines(path: str) -> Iterator[Line]:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from simpair.cli.inputs import TextStream
     from simpair.model import TwinTowerEncoder
     from simpair.tokens import Role
 
@@ -39,6 +38,16 @@ class WithProgress:
         return self._encoder.fingerprint
 
     @property
+    def identity(self) -> Mapping[str, str]:
+        """What the fingerprint is made of."""
+        return self._encoder.identity
+
+    @property
+    def dtype(self) -> str:
+        """Of the matrix products."""
+        return self._encoder.dtype
+
+    @property
     def source(self) -> str | None:
         """What the encoder was loaded from."""
         return self._encoder.source
@@ -57,8 +66,16 @@ class WithProgress:
         return self.encode(texts, role="document")
 
 
+class Drawn(Protocol):
+    """What tells how far it was drawn: texts and bytes so far, and bytes in all, or None."""
+
+    rows: int
+    bytes: int
+    size: int | None
+
+
 @contextmanager
-def stream_progress(texts: TextStream, *, shown: bool) -> Iterator[Callable[[], None]]:
+def stream_progress(texts: Drawn, *, shown: bool) -> Iterator[Callable[[], None]]:
     """A bar over a stream; the function that it gives is called whenever texts were taken.
 
     It tells how many texts there were and how many a second, and the time left where the size of the file is known.
