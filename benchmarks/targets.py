@@ -101,12 +101,12 @@ PARTS = (*dict.fromkeys(target.part for target in TARGETS), "growth")
 """What ``--only`` picks from."""
 
 
-def rows(found: Mapping[str, Any], parts: Collection[str] = PARTS) -> list[Row]:
+def rows(found: Mapping[str, Any], parts: Collection[str] = PARTS, targets: Collection[Target] = TARGETS) -> list[Row]:
     """The rows of those parts; ``found["missing"]`` says why a part has no figures."""
     missing = found.get("missing", {})
     return [
         Row(target, _figure(found, target.path), missing.get(target.part, "not measured"))
-        for target in TARGETS
+        for target in targets
         if target.part in parts
     ]
 
