@@ -49,17 +49,18 @@ def _worker(folder: Path, *options: str) -> list[str]:
 
 
 def _traced(folder: Path, inject: Sequence[str], *options: str) -> subprocess.CompletedProcess[str]:
-    command = ["strace", "-f", "-qq", "-o", "/dev/null", *(f"--inject={part}" for part in inject)]
+    command = ["strace", "-f", "-qq", "-o", str(folder.with_name("trace")), *(f"--inject={part}" for part in inject)]
     command += [f"--trace={','.join(CALLS)}", *_worker(folder, *options)]
     return subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT)
 
 
-def points(prepared: Path, scratch: Path) -> list[Point]:
+def points(prepared: Path, scratch: Path, *options: str) -> list[Point]:
     """Returns every write-class call of a life, from its beginning on."""
     folder, log = scratch / "traced", scratch / "trace"
     shutil.copytree(prepared, folder)
     trace = f"--trace={','.join((*CALLS, 'writev'))}"
-    subprocess.run(["strace", "-f", "-qq", "-o", str(log), trace, *_worker(folder)], check=True, capture_output=True)
+    command = ["strace", "-f", "-qq", "-o", str(log), trace, *_worker(folder, *options)]
+    subprocess.run(command, check=True, capture_output=True)
     counts, found, begun = Counter[str](), [], False
     lines = log.read_text(errors="replace").splitlines()
     main = lines[0].split()[0]
@@ -124,7 +125,10 @@ def _try(prepared: Path, inject: Sequence[str], options: Sequence[str], *, kille
         told = ended.stdout.splitlines()
         if any(line.startswith("raised") for line in told) or ended.returncode not in (0, -9, 137):
             return f"not a typed error: {told[-1:]} {ended.stderr[-300:]}"
-        if killed and ended.returncode == 0:
+        reached = (
+            ended.returncode != 0 if killed else "INJECTED" in folder.with_name("trace").read_text(errors="replace")
+        )
+        if inject and not reached:
             return "not reached"
         try:
             return verdict(folder, told)
@@ -145,7 +149,7 @@ def _run(jobs: dict[Any, Callable[[], str]], title: str) -> dict[Any, str]:
 
 
 def _chosen(all_points: list[Point], wanted: int, seed: int = 0) -> list[Point]:
-    """Returns so many points, each kind of call at least once, and again from the start where there are fewer."""
+    """Returns so many points, or all where there are fewer, each kind of call at least once."""
     drawn = random.Random(seed)
     first = [next(point for point in all_points if point.call == call) for call in {p.call: 0 for p in all_points}]
     rest = [point for point in all_points if point not in first]
@@ -165,9 +169,10 @@ def kill(arguments: argparse.Namespace) -> dict[str, Any]:
             some = _chosen([point for point in every if point.call in ("pwrite64", "fdatasync", "unlink")], 60)
             wrong = _run({point: _killer(prepared, point, "--control", control) for point in some}, control)
             controls[control] = sum(bool(what) and what != "not reached" for what in wrong.values())
-    return _summary(found, {"calls_in_a_life": len(every), "kinds": dict(Counter(p.call for p in chosen))}) | {
-        "controls_that_failed": controls
-    }
+    return _summary(
+        found,
+        {"wanted": arguments.points, "calls_in_a_life": len(every), "kinds": dict(Counter(p.call for p in chosen))},
+    ) | {"controls_that_failed": controls}
 
 
 def _killer(prepared: Path, point: Point, *options: str) -> Callable[[], str]:
@@ -178,15 +183,16 @@ def _killer(prepared: Path, point: Point, *options: str) -> Callable[[], str]:
 def errors(arguments: argparse.Namespace) -> dict[str, Any]:
     """Have every write-class call refused, once and from then on, and the disk end at every so many bytes."""
     with _prepared() as (prepared, scratch):
-        every = points(prepared, scratch)
+        short = ("--batches", "3")
+        every = points(prepared, scratch, *short)
         jobs: dict[Any, Callable[[], str]] = {}
         for point in every[:: arguments.every]:
             for error in _ERRORS:
                 for lasting in ("", "+"):
                     inject = f"{point.call}:error={error}:when={point.count}{lasting}"
-                    jobs[inject] = lambda inject=inject: _try(prepared, [inject], (), killed=False)  # type: ignore[misc]
+                    jobs[inject] = lambda inject=inject: _try(prepared, [inject], short, killed=False)  # type: ignore[misc]
         for size in range(0, 400_000, 3_511):
-            option = ("--largest-file", str(size))
+            option = (*short, "--largest-file", str(size))
             jobs[f"short write at {size}"] = lambda option=option: _try(prepared, [], option, killed=False)  # type: ignore[misc]
         found = _run(jobs, "errors")
     return _summary(found, {"calls": len(every)})
@@ -260,8 +266,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{name}: {value}")
     if arguments.json is not None:
         write_json(arguments.json, {"benchmark": f"crash {arguments.run.__name__}"} | found)
+    if found.get("points", 0) < found.get("wanted", 0):
+        print(f"only {found['points']} of {found['wanted']} points were reached")
     weak = [control for control, failed in found.get("controls_that_failed", {}).items() if not failed]
-    return int(bool(found["wrong"] or weak))
+    return int(bool(found["wrong"] or weak or found.get("points", 0) < found.get("wanted", 0)))
 
 
 if __name__ == "__main__":

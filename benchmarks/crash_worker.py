@@ -71,11 +71,11 @@ def prepare(folder: Path) -> None:
         index.search("anything")
 
 
-def life(index: SearchIndex) -> Iterator[str]:
+def life(index: SearchIndex, batches: int) -> Iterator[str]:
     """Yields what was done, each time it is done."""
     for step in STEPS:
         if step == "add":
-            for number in range(1, BATCHES):
+            for number in range(1, batches):
                 index.add(batch(number))
                 yield f"added {number}"
         elif step == "replace":
@@ -115,6 +115,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--control", choices=("none", "early", "no journal"), default="none")
     parser.add_argument("--largest-file", type=int)
+    parser.add_argument("--batches", type=int, default=BATCHES)
     arguments = parser.parse_args()
     _break(arguments.control)
     _tell(BEGIN)
@@ -122,9 +123,9 @@ def main() -> int:
         resource.setrlimit(resource.RLIMIT_FSIZE, (arguments.largest_file, resource.RLIM_INFINITY))
     try:
         with SearchIndex.open(arguments.folder, HashEncoder(), lock_timeout=1) as index:
-            told = life(index)
+            told = life(index, arguments.batches)
             if arguments.control == "early":  # what an index would be that acknowledges before it has written
-                for line in (*(f"added {number}" for number in range(1, BATCHES)), "replaced 0", "deleted 1"):
+                for line in (*(f"added {number}" for number in range(1, arguments.batches)), "replaced 0", "deleted 1"):
                     _tell(line)
             for line in told:
                 _tell(line)

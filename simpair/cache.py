@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from simpair.index import ExactIndex
 
-__all__ = ["Cached", "cache_faults", "load_cache", "save_cache"]
+__all__ = ["Cached", "cache_faults", "load_cache", "newest_cache", "save_cache"]
 
 _log = logging.getLogger("simpair")
 _NAME = re.compile(r"faiss-(\d{1,18})-([0-9a-f]{16})\.index")
@@ -39,11 +39,15 @@ def load_cache(folder: Path, known: Callable[[int, str], bool], *, dimension: in
         if not known(number, name):
             continue
         try:
-            if _seal(path).read_bytes() != _sealed(path):
+            told = _seal(path).read_bytes()
+            longest = float(json.loads(told)["longest"])
+            if told != _sealed(path, longest):
                 _log.warning("%s is damaged, or was not written here; it is built anew", path)
                 continue
-            exact = ExactIndex.read(path)
-        except OSError as error:
+            exact = ExactIndex.read(path, longest=longest)
+        except FileNotFoundError:  # it is being written, or was just replaced
+            continue
+        except (OSError, ValueError, TypeError, KeyError) as error:
             _log.warning("%s cannot be read (%s); it is built anew", path, error)
             continue
         if exact.dimension == dimension:
@@ -58,14 +62,25 @@ def save_cache(cached: Cached, folder: Path) -> Path:
         OSError: The folder cannot be written.
     """
     path = folder / f"faiss-{cached.number}-{cached.name}.index"
-    for old in folder.glob("faiss-*"):
+    try:
+        cached.exact.write(Path(f"{path}.tmp"))
+        _publish(path)
+        # The seal comes last: without it the file beside it is nothing.
+        Path(f"{_seal(path)}.tmp").write_bytes(_sealed(path, cached.exact.longest))
+        _publish(_seal(path))
+    except BaseException:
+        for half in folder.glob("faiss-*.tmp"):
+            half.unlink(missing_ok=True)
+        raise
+    for old in set(folder.glob("faiss-*")) - {path, _seal(path)}:
         old.unlink(missing_ok=True)
-    cached.exact.write(Path(f"{path}.tmp"))
-    _publish(path)
-    # The seal comes last: without it the file beside it is nothing.
-    Path(f"{_seal(path)}.tmp").write_bytes(_sealed(path))
-    _publish(_seal(path))
     return path
+
+
+def newest_cache(folder: Path) -> int:
+    """Returns the number of the newest state of which there is a cache, or 0."""
+    names = (_NAME.fullmatch(path.name) for path in folder.glob("faiss-*.index"))
+    return max((int(name[1]) for name in names if name), default=0)
 
 
 def cache_faults(folder: Path) -> list[str]:
@@ -76,7 +91,7 @@ def cache_faults(folder: Path) -> list[str]:
     faults = []
     for path in sorted(folder.glob("faiss-*.index")):
         try:
-            wanted, found = json.loads(_seal(path).read_bytes()), json.loads(_sealed(path))
+            wanted, found = json.loads(_seal(path).read_bytes()), json.loads(_sealed(path, 0.0))
             sound = wanted["sha256"] == found["sha256"]
         except FileNotFoundError:  # no seal, so it was being written
             continue
@@ -97,15 +112,15 @@ def _seal(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
-def _sealed(path: Path) -> bytes:
-    """Returns what the seal of the file at ``path`` must say; it is compared, never parsed.
+def _sealed(path: Path, longest: float) -> bytes:
+    """Returns what the seal of the file at ``path`` must say, whose longest vector has that length.
 
     Whoever sends a folder knows neither the inode nor the instant its files will get here, so cannot make a seal.
     """
     with path.open("rb") as file:
         digest, status = hashlib.file_digest(file, "sha256").hexdigest(), os.fstat(file.fileno())
     mark = {"machine": platform.node(), "inode": status.st_ino, "changed_ns": status.st_ctime_ns}
-    return json.dumps({"file": path.name, "sha256": digest} | mark, indent=1).encode()
+    return json.dumps({"file": path.name, "sha256": digest, "longest": longest} | mark, indent=1).encode()
 
 
 def _publish(path: Path) -> None:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from simpair.errors import StoreCorrupt, StoreError, StoreLocked
+from simpair.errors import InputError, StoreCorrupt, StoreError, StoreLocked
 from simpair.locks import locked_by, write_lock
 
 __all__ = ["Database", "damage"]
@@ -103,8 +103,17 @@ class Database:
     def vacuum(self) -> None:
         """Writes the file anew without the room of what was deleted; whole or not at all, readers wait."""
         self.check_usable()
-        with write_lock(self.folder, self.timeout), self._turn, _plain_errors(self.folder):
+        with write_lock(self.folder, self.timeout), self._turn, _plain_errors(self.folder), self.spilling():
             self._connection.execute("VACUUM")
+
+    @contextmanager
+    def spilling(self) -> Iterator[None]:
+        """Lets what is written inside be more than memory holds; readers wait for all of it."""
+        self._connection.execute("PRAGMA cache_spill = ON")
+        try:
+            yield
+        finally:
+            self._connection.execute("PRAGMA cache_spill = OFF")
 
     # What follows is called inside ``reading()`` or ``writing()``.
 
@@ -147,9 +156,13 @@ def _plain_errors(folder: Path) -> Iterator[None]:
     """Turns what SQLite reports into the package's errors."""
     try:
         yield
+    except sqlite3.ProgrammingError:
+        raise
     except sqlite3.DatabaseError as error:
         # Undecodable text comes from the Python binding, without a code; a missing table is a plain ERROR.
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+        if code == sqlite3.SQLITE_TOOBIG:
+            raise InputError(f"a text or its metadata is larger than SQLite stores ({error}); split it") from error
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise StoreLocked(locked_by(folder)) from error
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
@@ -160,5 +173,5 @@ def _plain_errors(folder: Path) -> Iterator[None]:
                 "write unfinished, open the index once as its owner"
             ) from error
         raise StoreError(
-            f"{folder}: the disk refuses ({error}); make room or check it, and look what the index holds"
+            f"{folder}: SQLite cannot go on ({error}); make room, check the disk, and look what the index holds"
         ) from error

@@ -83,7 +83,7 @@ def _incoming(entry: Any, position: int, beside: Mapping[str, Any]) -> Incoming:
     if unknown := [key for key in record if key not in _KEYS]:
         raise InputError(f"document {position} has a {unknown[0]!r}; it may have {', '.join(_KEYS)}")
     for key, value in beside.items():
-        if record.get(key) is not None and record[key] != {}:
+        if record.get(key) is not None and not (key == "metadata" and not record[key]):
             raise InputError(f"document {position} has its own {key}, and another beside it; give one")
         record[key] = value
     given = {key: value for key, value in record.items() if value is not None or key in beside}
@@ -140,7 +140,7 @@ def _as_json(given: Any, position: int) -> str:
     """Returns ``given`` as JSON text that gives it back exactly."""
     try:
         facts = dict(given) if isinstance(given, Mapping) else given
-        text = json.dumps(facts, allow_nan=False)
+        text = json.dumps(facts, allow_nan=False, sort_keys=True)  # however a dictionary is ordered, it is the same
         exact = isinstance(facts, dict) and (not facts or json.loads(text) == facts)
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"metadata {position} is not JSON ({error}); give plain strings, numbers, lists") from error

@@ -18,6 +18,7 @@ _Value = str | int | float | bytes | None
 _COMPARED = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 _OPERATORS = ("$eq", "$ne", "$in", "$nin", *_COMPARED)
 _LONGEST_LIST = 1_000
+_MOST_VALUES = 30_000
 _MOST_FIELDS = 50
 """With eight operators each they stay below the parts that SQLite lets a query have."""
 
@@ -55,7 +56,8 @@ def parse_where(where: Where) -> Condition:
     An entry is ``field: value`` (equal), ``field: [values]`` (equal to one of them), or ``field: {operator: value, …}``
     with the operators ``$eq $ne $in $nin $gt $gte $lt $lte``, all of which must hold. A list in the metadata meets an
     entry when one of its elements does. ``$ne`` and ``$nin`` hold for whatever ``$eq`` and ``$in`` do not, so also for
-    documents without the field. Numbers compare with numbers and strings with strings, by their code points.
+    documents without the field; of two conditions on a list, each may be met by another element. Numbers compare with
+    numbers and strings with strings, by their code points.
 
     Raises:
         InputError: It is something else.
@@ -77,7 +79,10 @@ def parse_where(where: Where) -> Condition:
     first = wanted or [Condition("SELECT row FROM names", ())]
     sql = " INTERSECT ".join(condition.sql for condition in first)
     sql += "".join(f" EXCEPT {condition.sql}" for condition in unwanted)
-    return Condition(sql, tuple(value for condition in [*first, *unwanted] for value in condition.values))
+    values = tuple(value for condition in [*first, *unwanted] for value in condition.values)
+    if len(values) > _MOST_VALUES:
+        raise InputError(f"where compares with {len(values)} values; at most {_MOST_VALUES} can be asked for")
+    return Condition(sql, values)
 
 
 def _operations(name: str, wish: Any) -> list[tuple[str, Any]]:

@@ -27,7 +27,8 @@ __all__ = ["ExactIndex", "Neighbours", "as_matrix"]
 _Float = TypeVar("_Float", np.float16, np.float32)
 _MARGIN = 8
 _SLACK = 2.0**-18
-"""Rows scanned beyond those asked for, and how far a scan's score may be from the true one, for a score of 1."""
+"""Rows scanned beyond those asked for, and how far a scan's score may be from the true one, for vectors of length 1."""
+_MOST_REACH = 1e38
 _FEW_ROWS = 4_096
 _PAIRS = 4_096
 _POOLS: dict[int, ThreadPoolExecutor] = {}
@@ -60,10 +61,15 @@ class ExactIndex:
 
     The scan is that of FAISS in single precision; what it finds is scored once more in double precision and rounded
     to single, so that a score depends on the query and the vector alone, and on no instruction set.
+
+    Attributes:
+        dimension: D, the width of a vector.
+        longest: The length of the longest vector, or more.
     """
 
-    def __init__(self, segments: Sequence[Any], dimension: int) -> None:
+    def __init__(self, segments: Sequence[Any], dimension: int, longest: float) -> None:
         self.dimension = dimension
+        self.longest = longest
         self._segments = tuple(segments)
         sizes = [0, *(int(segment.ntotal) for segment in segments)]
         self._starts = np.cumsum(sizes)
@@ -77,11 +83,15 @@ class ExactIndex:
             InputError: They are not a matrix of floats, or a number is not finite in half precision.
         """
         halves = as_matrix(vectors, np.float16)
-        return cls([_flat(halves)] if len(halves) else [], halves.shape[1])
+        return cls([_flat(halves)] if len(halves) else [], halves.shape[1], _longest(halves))
 
     @classmethod
-    def read(cls, path: Path) -> ExactIndex:
+    def read(cls, path: Path, *, longest: float) -> ExactIndex:
         """Returns the index that :meth:`write` wrote, mapped: a row comes from the file when it is asked for.
+
+        Args:
+            path: The file.
+            longest: The length of its longest vector, which would take a look at all of them.
 
         Raises:
             OSError: The file cannot be read as one.
@@ -90,7 +100,7 @@ class ExactIndex:
             flat = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
         except RuntimeError as error:
             raise OSError(str(error)) from error
-        return cls([flat] if flat.ntotal else [], int(flat.d))
+        return cls([flat] if flat.ntotal else [], int(flat.d), longest)
 
     def write(self, path: Path) -> None:
         """Writes the index to a file.
@@ -113,7 +123,8 @@ class ExactIndex:
         while len(kept) > 1 and len(codes[-1]) < 2 * len(added):
             kept.pop()
             added = np.concatenate([codes.pop(), added])
-        return ExactIndex([*kept, _flat(added)] if len(added) else kept, self.dimension)
+        longest = max(self.longest, _longest(added))
+        return ExactIndex([*kept, _flat(added)] if len(added) else kept, self.dimension, longest)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -145,9 +156,15 @@ class ExactIndex:
         Raises:
             InputError: ``k`` is below 1, or the queries are not finite or not D wide.
         """
-        if k is not None and operator.index(k) < 1:
+        k = None if k is None else operator.index(k)
+        if k is not None and k < 1:
             raise InputError(f"k is {k}; ask for 1 hit or more")
+        if min_score is not None and math.isnan(min_score):
+            raise InputError("min_score is nan, which no score reaches")
         wanted = as_matrix(queries, np.float32, dimension=self.dimension)
+        reach = np.linalg.norm(wanted.astype(np.float64), axis=1) * self.longest
+        if (reach > _MOST_REACH).any():
+            raise InputError(f"query {int(np.argmax(reach))} is so long that its scores are beyond float32; shorten it")
         size = len(self) if members is None else int(np.count_nonzero(members))
         nothing = Neighbours(np.empty(0, np.float32), np.empty(0, np.int64))
         found = [nothing] * len(wanted)
@@ -161,7 +178,8 @@ class ExactIndex:
             left = []
             for place, query in enumerate(pending.tolist()):
                 enough = _last_wanted(scanned[place], most, min_score)
-                if depth < size and enough <= scanned[place, -1] + _SLACK * max(1.0, abs(enough)):
+                slack = _SLACK * max(1.0, float(reach[query]))
+                if depth < size and enough <= scanned[place, -1] + slack:
                     left.append(query)
                 else:
                     found[query] = _best(scores[place], rows[place], most, min_score)
@@ -244,8 +262,14 @@ def _last_wanted(scores: NDArray[np.float32], most: int, min_score: float | None
 def _best(scores: NDArray[np.float32], rows: NDArray[np.int64], most: int, min_score: float | None) -> Neighbours:
     order = np.lexsort((rows, -scores))[:most]
     if min_score is not None:
-        order = order[scores[order] >= np.float32(min_score)]
+        order = order[scores[order].astype(np.float64) >= min_score]
     return Neighbours(scores[order], rows[order])
+
+
+def _longest(halves: NDArray[np.float16]) -> float:
+    """Returns the length of the longest of these vectors (N, D); some megabytes at a time become wider."""
+    blocks = (halves[start : start + _PAIRS].astype(np.float64) for start in range(0, len(halves), _PAIRS))
+    return max((float(np.linalg.norm(block, axis=1).max()) for block in blocks), default=0.0)
 
 
 def _flat(halves: NDArray[np.float16]) -> Any:

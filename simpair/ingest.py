@@ -53,9 +53,13 @@ def upsert_documents(store: Store, encode: Encode, documents: Iterable[Incoming]
     """Stores documents, in place of those that have their ids; one that is there as it is costs no encoding.
 
     Raises:
-        InputError: A document has no id, or two have one and differ, or a vector cannot be used.
+        InputError: A document has no id, or two have one and differ, or a vector cannot be used. Of a list, nothing is
+            written then.
     """
-    mine: list[range] = []
+    if isinstance(documents, list):
+        _distinct(documents)  # before the long work
+        _given_vectors(store, documents)
+    seen = _Rows()
     total = Upserted(0, 0, 0)
     for batch in batches(documents):
         distinct = _distinct(batch)
@@ -64,14 +68,31 @@ def upsert_documents(store: Store, encode: Encode, documents: Iterable[Incoming]
             changed = [document for name, document in distinct.items() if _differs(store, document, found.get(name))]
         for document in changed:
             before = found.get(_id(document))
-            if before is not None and any(before.row in rows for rows in mine):
+            if before is not None and before.row in seen:
                 raise _twice(_id(document))
+        seen.add(name.row for name in found.values())
         if changed:
-            mine.append(store.add(_encoded(store, encode, changed), replace=True).rows)
+            seen.add(store.add(_encoded(store, encode, changed), replace=True).rows)
         replaced = sum(_id(document) in found for document in changed)
         added, unchanged = len(changed) - replaced, len(batch) - len(changed)
         total = Upserted(total.added + added, total.replaced + replaced, total.unchanged + unchanged)
     return total
+
+
+class _Rows:
+    """Row numbers, a bit each."""
+
+    def __init__(self) -> None:
+        self._bits = bytearray()
+
+    def add(self, rows: Iterable[int]) -> None:
+        for row in rows:
+            if row >> 3 >= len(self._bits):
+                self._bits.extend(bytes((row >> 3) + 1))  # twice what is needed, or more
+            self._bits[row >> 3] |= 1 << (row & 7)
+
+    def __contains__(self, row: int) -> bool:
+        return row >> 3 < len(self._bits) and bool(self._bits[row >> 3] >> (row & 7) & 1)
 
 
 def _refuse_taken(store: Store, documents: list[Incoming]) -> None:

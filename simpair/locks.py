@@ -9,15 +9,27 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 from simpair.errors import StoreError, StoreLocked
 
-__all__ = ["LOCK_FILES", "locked_by", "write_lock"]
+__all__ = ["LOCK_FILES", "cache_lock", "locked_by", "write_lock"]
 
 _LOCK = "writer.lock"
 _HOLDER = "writer.txt"
-LOCK_FILES = frozenset({_LOCK, _HOLDER})
+_CACHE_LOCK = "cache.lock"
+LOCK_FILES = frozenset({_LOCK, _HOLDER, _CACHE_LOCK})
+
+
+@contextmanager
+def cache_lock(folder: Path, timeout: float) -> Iterator[None]:
+    """Makes the caller the one who writes caches in ``folder``; nobody else waits for that.
+
+    Raises:
+        StoreError: Another still does after ``timeout`` seconds, or the folder is read-only.
+    """
+    with _held(folder, FileLock(folder / _CACHE_LOCK), timeout):
+        yield
 
 
 @contextmanager
@@ -28,7 +40,20 @@ def write_lock(folder: Path, timeout: float) -> Iterator[None]:
         StoreLocked: Another is still writing after ``timeout`` seconds; the message says who, and since when.
         StoreError: The folder is read-only.
     """
-    lock = FileLock(folder / _LOCK)
+    with _held(folder, FileLock(folder / _LOCK), timeout):
+        try:
+            with suppress(OSError):  # on a full disk the lock holds, only its holder has no name
+                since = f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S%z}"
+                told = f"process {os.getpid()} on {platform.node()} since {since}"
+                (folder / _HOLDER).write_text(told, encoding="utf-8")
+            yield
+        finally:
+            with suppress(OSError):
+                (folder / _HOLDER).unlink(missing_ok=True)
+
+
+@contextmanager
+def _held(folder: Path, lock: BaseFileLock, timeout: float) -> Iterator[None]:
     try:
         lock.acquire(timeout=timeout)
     except Timeout as error:
@@ -36,13 +61,8 @@ def write_lock(folder: Path, timeout: float) -> Iterator[None]:
     except OSError as error:
         raise StoreError(f"{folder} cannot be written ({error}); choose a folder you can write") from error
     try:
-        with suppress(OSError):  # on a full disk the lock holds, only its holder has no name
-            since = f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S%z}"
-            (folder / _HOLDER).write_text(f"process {os.getpid()} on {platform.node()} since {since}", encoding="utf-8")
         yield
     finally:
-        with suppress(OSError):
-            (folder / _HOLDER).unlink(missing_ok=True)
         lock.release()
 
 

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -20,13 +19,16 @@ from simpair.database import Database, damage
 from simpair.documents import Document
 from simpair.errors import StoreCorrupt
 from simpair.filters import Condition
-from simpair.schema import content_digest, field_rows, read_meta, vector_digest
+from simpair.schema import content_digest, read_meta, vector_digest
 
 __all__ = ["Canary", "Generation", "RecordedEncoder", "Records", "StoredDocument", "StoredName", "as_document"]
 
 _VARIABLES = 500
 """Ids asked for in one query."""
-_DOCUMENTS = "SELECT d.row, d.id, text, metadata, digest FROM documents d LEFT JOIN names n ON n.id = d.id"
+_DOCUMENTS = (
+    "SELECT d.row, d.id, text, metadata, digest FROM documents d LEFT JOIN names n ON n.id = d.id AND n.row = d.row"
+)
+_UNIT = 1e-3
 
 
 class RecordedEncoder(NamedTuple):
@@ -79,17 +81,24 @@ class Generation(NamedTuple):
 
 
 class Records:
-    """What a database holds; ``encoder`` is the recorded one."""
+    """What a database holds.
+
+    Attributes:
+        encoder: The recorded one.
+        unit_length: Whether all of its vectors have length 1, as far as the canaries tell.
+    """
 
     def __init__(self, db: Database) -> None:
         self.folder = db.folder
-        self._db = db
+        self.db = db
         with db.reading():
             self.encoder = self._read_encoder()
+            lengths = [float(np.linalg.norm(canary.vector)) for canary in self.canaries()]
+        self.unit_length = bool(lengths) and max(abs(length - 1) for length in lengths) < _UNIT
 
     def generation(self) -> Generation:
         """Returns the present state."""
-        found = self._db.one("SELECT number, name, last_row FROM history ORDER BY number DESC LIMIT 1")
+        found = self.db.one("SELECT number, name, last_row FROM history ORDER BY number DESC LIMIT 1")
         number, name, last_row = found or (None, None, None)
         # The name becomes part of a file's.
         if not (isinstance(number, int) and isinstance(last_row, int) and re.fullmatch("[0-9a-f]{16}", str(name))):
@@ -98,12 +107,12 @@ class Records:
 
     def ancestor(self, number: int, name: str) -> Generation | None:
         """Returns the earlier or present state of that number and name; None where this database never was in it."""
-        found = self._db.one("SELECT number, name, last_row FROM history WHERE number = ? AND name = ?", (number, name))
+        found = self.db.one("SELECT number, name, last_row FROM history WHERE number = ? AND name = ?", (number, name))
         return None if found is None else Generation(*found)
 
     def count(self) -> int:
         """Returns the number of documents."""
-        (number,) = self._db.one("SELECT count(*) FROM names") or (0,)
+        (number,) = self.db.one("SELECT count(*) FROM names") or (0,)
         return int(number)
 
     def rows(self) -> NDArray[np.int64]:
@@ -119,17 +128,18 @@ class Records:
         return self._sorted_rows(condition.sql, condition.values)
 
     def _sorted_rows(self, sql: str, values: Sequence[Any] = ()) -> NDArray[np.int64]:
-        return np.sort(np.fromiter((row for (row,) in self._db.rows(sql, values)), np.int64))
+        return np.sort(np.fromiter((row for (row,) in self.db.rows(sql, values)), np.int64))
 
-    def vectors(self, *, after: int) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
-        """Returns the row numbers above ``after``, (N,) ascending, and their (N, D) vectors.
+    def vectors(self, *, after: int, most: int = -1) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
+        """Returns the row numbers above ``after``, (N,) ascending, and their (N, D) vectors; -1 is no limit of N.
 
         Raises:
             StoreCorrupt: A vector is not the one that was stored.
         """
         rows, codes = [], bytearray()
-        for row, blob, digest in self._db.rows("SELECT * FROM vectors WHERE row > ? ORDER BY row", (after,)):
-            self._check_vector(row, blob, digest)
+        sql = "SELECT row, vector, digest FROM vectors WHERE row > ? ORDER BY row LIMIT ?"
+        for row, blob, digest in self.db.rows(sql, (after, most)):
+            self.check_vector(row, blob, digest)
             rows.append(row)
             codes += blob
         vectors = np.frombuffer(codes, "<f2").astype(np.float16, copy=False).reshape(-1, self.encoder.dimension)
@@ -139,15 +149,16 @@ class Records:
         """Returns the (N, D) vectors of these rows, in their order."""
         blobs = []
         for row in rows:
-            found = self._db.one("SELECT * FROM vectors WHERE row = ?", (row,))
+            found = self.db.one("SELECT row, vector, digest FROM vectors WHERE row = ?", (row,))
             if found is None:
                 raise damage(self.folder, f"row {row} has no vector")
-            self._check_vector(*found)
+            self.check_vector(*found)
             blobs.append(found[1])
         vectors = np.frombuffer(b"".join(blobs), "<f2").astype(np.float16, copy=False)
         return vectors.reshape(-1, self.encoder.dimension)
 
-    def _check_vector(self, row: int, blob: object, digest: object) -> None:
+    def check_vector(self, row: int, blob: object, digest: object) -> None:
+        """Raises StoreCorrupt where a vector is not the one that was stored in its row."""
         if not isinstance(blob, bytes) or len(blob) != 2 * self.encoder.dimension:
             raise damage(self.folder, f"the vector of row {row} is not {2 * self.encoder.dimension} bytes long")
         if vector_digest(row, blob) != digest:
@@ -161,14 +172,14 @@ class Records:
         """
         found = {}
         for row in rows:
-            columns = self._db.one(f"{_DOCUMENTS} WHERE d.row = ?", (row,))
+            columns = self.db.one(f"{_DOCUMENTS} WHERE d.row = ?", (row,))
             if columns is not None:
                 found[row] = self._checked(*columns)
         return found
 
     def page(self, *, after: int, size: int) -> dict[int, StoredDocument]:
         """Returns the first ``size`` documents whose rows are above ``after``, in the order of their adding."""
-        found = self._db.rows(f"{_DOCUMENTS} WHERE d.row > ? ORDER BY d.row LIMIT ?", (after, size))
+        found = self.db.rows(f"{_DOCUMENTS} WHERE d.row > ? ORDER BY d.row LIMIT ?", (after, size))
         return {columns[0]: self._checked(*columns) for columns in found}
 
     def _checked(self, row: int, name: Any, text: Any, metadata: Any, digest: Any) -> StoredDocument:
@@ -183,51 +194,22 @@ class Records:
         found: dict[str, StoredName] = {}
         while some := list(islice(wanted, _VARIABLES)):
             sql = f"SELECT id, row, digest FROM names WHERE id IN ({', '.join('?' * len(some))})"
-            found |= {name: StoredName(row, digest) for name, row, digest in self._db.rows(sql, some)}
+            found |= {name: StoredName(row, digest) for name, row, digest in self.db.rows(sql, some)}
         return found
 
     def canaries(self) -> list[Canary]:
         """Returns the texts whose vectors tell whether an encoder is the one of this index."""
-        found = list(self._db.rows("SELECT role, text, vector FROM canaries"))
+        found = list(self.db.rows("SELECT role, text, vector FROM canaries"))
         if any(not isinstance(blob, bytes) or len(blob) != 4 * self.encoder.dimension for *_, blob in found):
             raise damage(self.folder, "a canary has no vector")
         return [Canary(role, text, np.frombuffer(vector, "<f4").astype(np.float32)) for role, text, vector in found]
 
-    @cached_property
-    def unit_length(self) -> bool:
-        """Whether the encoder's vectors all have length 1, as far as the canaries tell."""
-        lengths = [float(np.linalg.norm(canary.vector)) for canary in self.canaries()]
-        return bool(lengths) and max(abs(length - 1) for length in lengths) < 1e-3
-
-    def faults(self) -> Iterator[str]:
-        """Yields a line for everything in the database that is not as it was written, and none for a sound one."""
-        yield from self._db.faults()
-        for table in ("documents", "vectors"):
-            for one, other in (("names", table), (table, "names")):
-                strays = self._db.rows(f"SELECT row FROM {one} EXCEPT SELECT row FROM {other}")
-                yield from (f"row {row} is in {one} and not in {other}" for (row,) in strays)
-        yield from self._faulty("SELECT row, vector, digest FROM vectors", self._check_vector)
-        yield from self._faulty(f"{_DOCUMENTS} ORDER BY d.row", self._check_fields)
-
-    def _faulty(self, sql: str, check: Callable[..., object]) -> Iterator[str]:
-        for columns in self._db.rows(sql):
-            try:
-                check(*columns)
-            except StoreCorrupt as error:
-                yield str(error)
-
-    def _check_fields(self, row: int, *columns: Any) -> None:
-        for wanted in field_rows(row, self._checked(row, *columns).metadata):
-            found = self._db.one("SELECT * FROM fields WHERE name = ? AND row = ? AND place = ?", wanted[:3])
-            if found != wanted or type(found[3]) is not type(wanted[3]):
-                raise damage(self.folder, f"the field {wanted[0]!r} of row {row} is not the one that was stored")
-
     def _next_row(self) -> int:
-        (last,) = self._db.one("SELECT seq FROM sqlite_sequence WHERE name = 'documents'") or (0,)
+        (last,) = self.db.one("SELECT seq FROM sqlite_sequence WHERE name = 'documents'") or (0,)
         return int(last) + 1
 
     def _read_encoder(self) -> RecordedEncoder:
-        meta = read_meta(self._db)
+        meta = read_meta(self.db)
         mark, source, width = (meta.get(key) for key in ("fingerprint", "source", "dimension"))
         if not (isinstance(mark, str) and isinstance(source, str | None) and isinstance(width, int) and width > 0):
             raise damage(self.folder, f"its meta table holds {meta}")

@@ -19,6 +19,7 @@ __all__ = [
     "migrate",
     "next_generation",
     "read_meta",
+    "reserve_rows",
     "vector_digest",
 ]
 
@@ -80,7 +81,7 @@ def migrate(db: Database) -> None:
 
     Format 1 had ids, texts, metadata and vectors in one table, and no digests and no canaries.
     """
-    with db.writing():
+    with db.writing(), db.spilling():
         if read_meta(db)["format_version"] == FORMAT:  # another process was faster
             return
         last = db.one("SELECT seq FROM sqlite_sequence WHERE name = 'documents'")
@@ -99,9 +100,14 @@ def migrate(db: Database) -> None:
         db.run("DROP TABLE documents_1")
         db.run("DELETE FROM meta WHERE key = 'generation'")
         if last is not None:
-            db.run("DELETE FROM sqlite_sequence WHERE name IN ('documents', 'documents_1')")
-            db.run("INSERT INTO sqlite_sequence VALUES ('documents', ?)", last)
+            reserve_rows(db, *last)
         next_generation(db)
+
+
+def reserve_rows(db: Database, last: int) -> None:
+    """Makes rows count on from ``last``, as if those before it had been given."""
+    db.run("DELETE FROM sqlite_sequence WHERE name IN ('documents', 'documents_1')")
+    db.run("INSERT INTO sqlite_sequence VALUES ('documents', ?)", (last,))
 
 
 def field_rows(row: int, metadata: str) -> Iterator[tuple[Any, ...]]:
@@ -119,4 +125,4 @@ def content_digest(name: str, text: str, metadata: str) -> bytes:
 
 def vector_digest(row: int, vector: bytes) -> bytes:
     """Returns 8 bytes that tell whether a vector is the one that was stored in this row."""
-    return hashlib.blake2b(row.to_bytes(8, "little") + vector, digest_size=8).digest()
+    return hashlib.blake2b(row.to_bytes(8, "little", signed=True) + vector, digest_size=8).digest()

@@ -6,41 +6,32 @@ Knows the encoder only by what it can do, SQL and FAISS not at all.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from simpair.audit import faults
 from simpair.cache import cache_faults
 from simpair.canaries import Encoder, check_encoder, load_recorded, make_canaries, record
 from simpair.database import damage
 from simpair.documents import Document, Given, Incoming, check_strings, read_given
 from simpair.errors import InputError
-from simpair.filters import Condition, Where, parse_where
-from simpair.index import Neighbours, as_matrix
+from simpair.filters import Where, parse_where
+from simpair.finder import Finder, Hit
+from simpair.index import as_matrix
 from simpair.ingest import Upserted, add_documents, upsert_documents
 from simpair.records import as_document
 from simpair.schema import FORMAT
 from simpair.store import Store
 from simpair.transfer import export_store, import_store
-from simpair.view import View, follow, keep, open_view
 
 __all__ = ["Document", "Encoder", "Hit", "IndexInfo", "SearchIndex", "Upserted"]
 
 _PAGE = 1_000
-_PATIENCE = 3
 Queries = str | Iterable[str] | NDArray[Any]
-
-
-class Hit(NamedTuple):
-    """A document that was found; ``score`` is the inner product with the query, higher is better."""
-
-    id: str
-    score: float
-    text: str
-    metadata: dict[str, Any]
 
 
 class IndexInfo(NamedTuple):
@@ -64,7 +55,7 @@ class SearchIndex:
     def __init__(self, store: Store, encoder: Encoder | None) -> None:
         self._store = store
         self._encoder = encoder
-        self._view: View | None = None
+        self._finder = Finder(store)
 
     @classmethod
     def create(cls, path: str | Path, encoder: Encoder, *, lock_timeout: float = 10.0) -> SearchIndex:
@@ -180,7 +171,9 @@ class SearchIndex:
             InputError: As :meth:`add`; or two documents of this call have one id and differ.
             StoreLocked: Another process is writing.
         """
-        given = read_given(documents, ids=ids, metadata=metadata, vectors=vectors)
+        given: Iterable[Incoming] = read_given(documents, ids=ids, metadata=metadata, vectors=vectors)
+        if isinstance(documents, str | Mapping | Sequence | np.ndarray):
+            given = list(given)
         return upsert_documents(self._store, self._encode_documents, given)
 
     def delete(self, ids: str | Iterable[str]) -> int:
@@ -208,7 +201,7 @@ class SearchIndex:
             vectors = as_matrix(queries, np.float32, dimension=self._store.encoder.dimension)
         else:
             vectors = self._encode(check_strings(queries, "query"), "query")
-        return self._find(vectors, k, where, min_score)
+        return self._finder.find(vectors, k, where, min_score)
 
     def similar(
         self,
@@ -226,8 +219,8 @@ class SearchIndex:
             InputError: An id is not in the index, or as in :meth:`search`.
         """
         names = check_strings(ids, "id")
-        more = k + 1 if isinstance(k, int) and k > 0 else k
-        found = self._find(self.vectors(names), more, where, min_score)
+        more = k if k is None or k < 1 else k + 1
+        found = self._finder.find(self.vectors(names), more, where, min_score)
         return [[hit for hit in hits if hit.id != name][:k] for name, hits in zip(names, found, strict=True)]
 
     def get(self, ids: str | Iterable[str]) -> list[Document]:
@@ -239,6 +232,8 @@ class SearchIndex:
         with self._store.reading():
             rows = self._rows(check_strings(ids, "id"))
             documents = self._store.documents(rows)
+        if missing := [row for row in rows if row not in documents]:
+            raise damage(self._store.folder, f"row {missing[0]} has a name and no document")
         return [as_document(documents[row]) for row in rows]
 
     def vectors(self, ids: str | Iterable[str]) -> NDArray[np.float32]:
@@ -261,24 +256,27 @@ class SearchIndex:
     def optimize(self) -> None:
         """Gives back the room of deleted documents, and writes the cache anew; searches wait for it."""
         self._store.compact()
-        self._view = keep(open_view(self._store), self._store)
+        self._finder.keep()
 
     def info(self) -> IndexInfo:
         """Returns what the index is."""
         with self._store.reading():
             documents, encoder = self._store.count(), self._store.encoder
-        size = sum(path.stat().st_size for path in self._store.folder.iterdir() if path.is_file())
+        size = 0
+        for path in self._store.folder.iterdir():
+            with suppress(FileNotFoundError):  # a journal, which comes and goes
+                size += path.stat().st_size
         return IndexInfo(documents, encoder.dimension, encoder.source, encoder.fingerprint, FORMAT, size)
 
     def check(self) -> list[str]:
         """Returns a line for everything that is not as it was written, after reading all of it; none is good news.
 
+        Others read and write meanwhile, but for what SQLite itself looks for, which it reads in one piece.
+
         Raises:
             StoreCorrupt: The database cannot even be read.
         """
-        with self._store.reading():
-            faults = list(self._store.faults())
-        return faults + cache_faults(self._store.folder)
+        return [*faults(self._store), *cache_faults(self._store.folder)]
 
     def export(self, folder: str | Path) -> int:
         """Writes the index to a new folder that other programs read, and returns the number of documents.
@@ -297,10 +295,12 @@ class SearchIndex:
             return self._store.count()
 
     def __contains__(self, name: object) -> bool:
-        if not isinstance(name, str):
+        try:
+            names = check_strings([name], "id")  # type: ignore[list-item]  # that is the question
+        except InputError:
             return False
         with self._store.reading():
-            return bool(self._store.find([name]))
+            return bool(self._store.find(names))
 
     def __iter__(self) -> Iterator[Document]:
         """Yields the documents in the order of their adding, and what is added meanwhile; a page at a time is read."""
@@ -318,59 +318,6 @@ class SearchIndex:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _find(
-        self, vectors: NDArray[np.float32], k: int | None, where: Where | None, min_score: float | None
-    ) -> list[list[Hit]]:
-        """Returns the hits of Q vectors (Q, D).
-
-        The scan holds no lock. Where a document went meanwhile, it is all done again, in the end with writers waiting.
-        """
-        condition = None if where is None else parse_where(where)
-
-        def scan(view: View, members: NDArray[np.bool_] | None) -> list[Neighbours]:
-            return view.exact.search(vectors, k, members=members, min_score=min_score)
-
-        self._keep_view()
-        for _ in range(_PATIENCE):
-            with self._store.reading():
-                view, members = self._followed(condition)
-            found = scan(view, members)
-            with self._store.reading():
-                hits = self._hits(view, found)
-            if hits is not None:
-                return hits
-        with self._store.reading():
-            view, members = self._followed(condition)
-            hits = self._hits(view, scan(view, members))
-        if hits is None:
-            raise damage(self._store.folder, "a document is missing")
-        return hits
-
-    def _keep_view(self) -> None:
-        """Sees to it that there is a view, most of it in a file for the next process."""
-        view = open_view(self._store) if self._view is None else self._view
-        if view.worth_keeping and not self._store.read_only:
-            view = keep(view, self._store)
-        self._view = view
-
-    def _followed(self, condition: Condition | None) -> tuple[View, NDArray[np.bool_] | None]:
-        """Returns the view of the present state, and which of its positions may be found."""
-        assert self._view is not None, "opened before"
-        self._view = view = follow(self._view, self._store)
-        return view, view.members(None if condition is None else self._store.matching(condition))
-
-    def _hits(self, view: View, found: list[Neighbours]) -> list[list[Hit]] | None:
-        """Returns the hits of each query; None where a document went since the view was taken."""
-        rows = [view.rows[neighbours.rows].tolist() for neighbours in found]
-        wanted = sorted(set(chain.from_iterable(rows)))
-        documents = {row: as_document(stored) for row, stored in self._store.documents(wanted).items()}
-        if len(documents) < len(wanted):
-            return None
-        return [
-            [_hit(documents[row], score) for row, score in zip(line, neighbours.scores.tolist(), strict=True)]
-            for line, neighbours in zip(rows, found, strict=True)
-        ]
 
     def _rows(self, names: list[str]) -> list[int]:
         found = self._store.find(names)
@@ -392,7 +339,3 @@ class SearchIndex:
         if len(vectors) != len(texts):
             raise InputError(f"the encoder gave {len(vectors)} vectors for {len(texts)} texts; one each is needed")
         return vectors
-
-
-def _hit(document: Document, score: float) -> Hit:
-    return Hit(document.id, score, document.text, dict(document.metadata))

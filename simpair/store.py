@@ -28,10 +28,11 @@ from simpair.schema import (
     migrate,
     next_generation,
     read_meta,
+    reserve_rows,
     vector_digest,
 )
 
-__all__ = ["Batch", "Store", "Stored"]
+__all__ = ["Batch", "Store", "Stored", "sync_folder"]
 
 _DATABASE = "documents.sqlite"
 _UNBORN = f"{_DATABASE}.new"
@@ -105,26 +106,31 @@ class Store(Records):
                 _refuse_occupied(folder)
                 _write_empty(folder / _UNBORN, encoder, canaries)
                 (folder / _UNBORN).replace(folder / _DATABASE)
-                _sync_folder(folder)
+                sync_folder(folder)
         except OSError as error:
             raise StoreError(f"{folder} cannot become an index ({error}); choose a folder you can write") from error
         return cls.open(folder, lock_timeout=lock_timeout)
 
     def close(self) -> None:
         """Lets go of the database; a second call does nothing."""
-        self._db.close()
+        self.db.close()
 
     def check_usable(self) -> None:
         """Raises StoreError after ``close``, or in a fork of the process that opened the index."""
-        self._db.check_usable()
+        self.db.check_usable()
 
     def reading(self) -> AbstractContextManager[None]:
         """Holds one state of the index for everything read inside; keep it short, writers wait for its end."""
-        return self._db.reading()
+        return self.db.reading()
+
+    @property
+    def lock_timeout(self) -> float:
+        """Seconds to wait for other processes."""
+        return self.db.timeout
 
     def write_lock(self, timeout: float | None = None) -> AbstractContextManager[None]:
         """Makes this process the one writer of the folder; None waits as long as everything else does."""
-        return write_lock(self.folder, self._db.timeout if timeout is None else timeout)
+        return write_lock(self.folder, self.db.timeout if timeout is None else timeout)
 
     def add(self, batch: Batch, *, replace: bool = False) -> Stored:
         """Stores N documents in one transaction.
@@ -139,40 +145,51 @@ class Store(Records):
         """
         self._check_writable()
         blobs = [vector.tobytes() for vector in batch.vectors.astype("<f2", copy=False)]
-        with self._db.writing():
+        with self.db.writing():
             names = self.name(batch.ids, len(batch.texts), replace=replace)
             if replace:
                 self._remove(names)
             first = self._next_row()
             documents = list(zip(range(first, first + len(names)), names, batch.texts, batch.metadata, strict=True))
-            self._db.run_many("INSERT INTO documents VALUES (?, ?, ?, ?)", documents)
+            self.db.run_many("INSERT INTO documents VALUES (?, ?, ?, ?)", documents)
             digests = ((name, row, content_digest(name, *rest)) for row, name, *rest in documents)
-            self._db.run_many("INSERT INTO names VALUES (?, ?, ?)", digests)
+            self.db.run_many("INSERT INTO names VALUES (?, ?, ?)", digests)
             vectors = ((row, blob, vector_digest(row, blob)) for row, blob in enumerate(blobs, first))
-            self._db.run_many("INSERT INTO vectors VALUES (?, ?, ?)", vectors)
+            self.db.run_many("INSERT INTO vectors VALUES (?, ?, ?)", vectors)
             fields = chain.from_iterable(field_rows(row, metadata) for row, _, _, metadata in documents)
-            self._db.run_many("INSERT INTO fields VALUES (?, ?, ?, ?)", fields)
-            next_generation(self._db)
+            self.db.run_many("INSERT INTO fields VALUES (?, ?, ?, ?)", fields)
+            next_generation(self.db)
         return Stored(names, range(first, first + len(names)))
 
     def delete(self, ids: Iterable[str]) -> int:
         """Removes the documents of these ids in one transaction and returns how many there were."""
         self._check_writable()
-        with self._db.writing():
+        with self.db.writing():
             count = self._remove(ids)
             if count:
-                next_generation(self._db)
+                next_generation(self.db)
         return count
+
+    def reserve(self, last_row: int) -> None:
+        """Makes rows, and so the ids of documents without one, count on from ``last_row``."""
+        with self.db.writing():
+            reserve_rows(self.db, last_row)
+            next_generation(self.db)
+
+    def set_canaries(self, canaries: Iterable[Canary]) -> None:
+        """Records the canaries of an index that an older version made without."""
+        with self.db.writing():
+            _write_canaries(self.db, canaries)
 
     def compact(self) -> None:
         """Gives the room of deleted documents back, and forgets what earlier states held."""
         self._check_writable()
-        with self._db.writing():
-            next_generation(self._db)
-            self._db.run("DELETE FROM history WHERE number < (SELECT max(number) FROM history)")
-            self._db.run("DELETE FROM removed")
-            self._db.run("DELETE FROM fields WHERE row NOT IN (SELECT row FROM documents)")
-        self._db.vacuum()
+        with self.db.writing():
+            next_generation(self.db)
+            self.db.run("DELETE FROM history WHERE number < (SELECT max(number) FROM history)")
+            self.db.run("DELETE FROM removed")
+            self.db.run("DELETE FROM fields WHERE row NOT IN (SELECT row FROM documents)")
+        self.db.vacuum()
 
     def _check_writable(self) -> None:
         if self.read_only:
@@ -185,10 +202,10 @@ class Store(Records):
         found = self.find(ids)
         rows = [(name.row,) for name in found.values()]
         state = self.generation().number + 1
-        self._db.run_many("DELETE FROM documents WHERE row = ?", rows)
-        self._db.run_many("DELETE FROM vectors WHERE row = ?", rows)
-        self._db.run_many("DELETE FROM names WHERE id = ?", ((name,) for name in found))
-        self._db.run_many("INSERT INTO removed VALUES (?, ?)", ((state, row) for (row,) in rows))
+        self.db.run_many("DELETE FROM documents WHERE row = ?", rows)
+        self.db.run_many("DELETE FROM vectors WHERE row = ?", rows)
+        self.db.run_many("DELETE FROM names WHERE id = ?", ((name,) for name in found))
+        self.db.run_many("INSERT INTO removed VALUES (?, ?)", ((state, row) for (row,) in rows))
         return len(rows)
 
     def name(self, ids: Sequence[str] | None, count: int, *, replace: bool = False) -> Sequence[str]:
@@ -200,7 +217,8 @@ class Store(Records):
         first = self._next_row()
         names = [str(row) for row in range(first, first + count)] if ids is None else ids
         if len(set(names)) < len(names):
-            twice = next(name for place, name in enumerate(names) if name in names[:place])
+            seen: set[str] = set()
+            twice = next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
             raise InputError(f"the id {twice!r} is given twice; every document needs its own")
         if not replace and (taken := self.find(names)):
             name = next(name for name in names if name in taken)
@@ -219,8 +237,12 @@ def _write_empty(path: Path, encoder: RecordedEncoder, canaries: Iterable[Canary
         left.unlink(missing_ok=True)
     with closing(Database(path, mode="rwc", timeout=0)) as db, db.creating():
         create_tables(db, encoder._asdict() | {"identity": json.dumps(dict(encoder.identity))})
-        blobs = ((role, text, vector.astype("<f4").tobytes()) for role, text, vector in canaries)
-        db.run_many("INSERT INTO canaries VALUES (?, ?, ?)", blobs)
+        _write_canaries(db, canaries)
+
+
+def _write_canaries(db: Database, canaries: Iterable[Canary]) -> None:
+    blobs = ((role, text, vector.astype("<f4").tobytes()) for role, text, vector in canaries)
+    db.run_many("INSERT INTO canaries VALUES (?, ?, ?)", blobs)
 
 
 def _refuse_occupied(folder: Path) -> None:
@@ -233,7 +255,7 @@ def _refuse_occupied(folder: Path) -> None:
         raise StoreError(f"{folder} holds other files ({min(names)}); an index needs a folder of its own")
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Makes a rename in ``folder`` last; Windows has no such call."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)

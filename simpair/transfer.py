@@ -27,7 +27,7 @@ from simpair.documents import Document, read_given
 from simpair.errors import InputError, StoreCorrupt, StoreError, StoreNotFound, StoreVersion
 from simpair.ingest import add_documents
 from simpair.records import Canary, RecordedEncoder
-from simpair.store import Store
+from simpair.store import Store, sync_folder
 
 __all__ = ["export_store", "import_store"]
 
@@ -51,7 +51,7 @@ def export_store(store: Store, target: Path) -> int:
     schema = arrow.schema([(name, arrow.string()) for name in ("id", "text", "metadata")])
     unwritable = store.read_only or not os.access(store.folder, os.W_OK)
     lock = nullcontext() if unwritable else store.write_lock()
-    with _new_folder(target) as folder, lock, (folder / _VECTORS).open("wb") as vectors:
+    with lock, _new_folder(target) as folder, (folder / _VECTORS).open("wb") as vectors:
         with store.reading():
             begun, count, canaries = store.generation(), store.count(), store.canaries()
         vectors.write(_head(count, store.encoder.dimension))
@@ -66,7 +66,7 @@ def export_store(store: Store, target: Path) -> int:
             if (store.generation(), written) != (begun, count):
                 raise StoreError(f"{store.folder} was changed while it was exported; export it again")
         vectors.flush()
-        _write_facts(folder, store.encoder, canaries, count)
+        _write_facts(folder, store.encoder, canaries, count, last_row=begun.last_row)
     return count
 
 
@@ -80,15 +80,16 @@ def import_store(source: Path, folder: Path, *, lock_timeout: float) -> int:
         InputError: The folder is there and not empty, or pyarrow is not installed.
     """
     parquet = _arrow("pyarrow.parquet")
-    encoder, canaries, count = _read_facts(source)
+    encoder, canaries, count, last_row = _read_facts(source)
     vectors = _read_vectors(source / _VECTORS, count, encoder.dimension)
     with _new_folder(folder) as unborn:
         store = Store.create(unborn, encoder, canaries, lock_timeout=lock_timeout)
         try:
+            store.reserve(last_row)  # so that no id that was a number comes back for another document
             with parquet.ParquetFile(source / _DOCUMENTS) as documents:
                 given = read_given(_documents(documents), ids=None, metadata=None, vectors=vectors)
                 names = add_documents(store, _never, given)
-        except (KeyError, InputError) as error:
+        except (KeyError, TypeError, ValueError) as error:  # InputError is a ValueError
             raise StoreCorrupt(f"{source} is not as it was exported ({error}); export the index again") from error
         finally:
             store.close()
@@ -143,11 +144,12 @@ def _read_vectors(path: Path, count: int, dimension: int) -> NDArray[np.float16]
     return np.memmap(path, "<f2", "r", offset=8 + length, shape=(count, dimension))
 
 
-def _write_facts(folder: Path, encoder: RecordedEncoder, canaries: list[Canary], count: int) -> None:
+def _write_facts(folder: Path, encoder: RecordedEncoder, canaries: list[Canary], count: int, *, last_row: int) -> None:
     facts = {
         "format_version": _FORMAT,
         "simpair": __version__,
         "documents": count,
+        "last_row": last_row,
         "encoder": encoder._asdict() | {"identity": dict(encoder.identity)},
         "canaries": [canary._asdict() | {"vector": canary.vector.tolist()} for canary in canaries],
         "sha256": {name: _sha256(folder / name) for name in (_DOCUMENTS, _VECTORS)},
@@ -155,7 +157,7 @@ def _write_facts(folder: Path, encoder: RecordedEncoder, canaries: list[Canary],
     (folder / _INDEX).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _read_facts(source: Path) -> tuple[RecordedEncoder, list[Canary], int]:
+def _read_facts(source: Path) -> tuple[RecordedEncoder, list[Canary], int, int]:
     if not (source / _INDEX).is_file():
         raise StoreNotFound(f"{source} holds no exported index: it has no {_INDEX}; check the path")
     try:
@@ -165,18 +167,19 @@ def _read_facts(source: Path) -> tuple[RecordedEncoder, list[Canary], int]:
             raise StoreVersion(f"{source} has format {version}; this simpair reads {_FORMAT}: update simpair")
         encoder = RecordedEncoder(**facts["encoder"])
         canaries = [Canary(c["role"], c["text"], np.array(c["vector"], np.float32)) for c in facts["canaries"]]
-        count, digests = int(facts["documents"]), dict(facts["sha256"])
+        count, last_row, digests = int(facts["documents"]), int(facts["last_row"]), dict(facts["sha256"])
         right = all(_sha256(source / name) == digests[name] for name in (_DOCUMENTS, _VECTORS))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise StoreCorrupt(f"{source / _INDEX} cannot be read ({error!r}); export the index again") from error
     if not right or not isinstance(encoder.dimension, int):
         raise StoreCorrupt(f"{source} is not as it was exported: a digest differs; export the index again")
-    return encoder, canaries, count
+    return encoder, canaries, count, last_row
 
 
 @contextmanager
 def _new_folder(target: Path) -> Iterator[Path]:
     """A folder beside the target that takes its place when all went well."""
+    target = target.absolute()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target} is there already; choose a new folder")
     unborn = target.with_name(f".{target.name}.partial")
@@ -188,6 +191,7 @@ def _new_folder(target: Path) -> Iterator[Path]:
         if target.exists():
             target.rmdir()
         unborn.rename(target)
+        sync_folder(target.parent)
     except OSError as error:
         raise StoreError(f"{target} cannot be written ({error}); choose another folder or make room") from error
     finally:

@@ -11,16 +11,18 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from simpair.cache import Cached, load_cache, save_cache
+from simpair.cache import Cached, load_cache, newest_cache, save_cache
 from simpair.database import damage
 from simpair.errors import StoreError
 from simpair.index import ExactIndex
+from simpair.locks import cache_lock
 from simpair.records import Generation
 from simpair.store import Store
 
 __all__ = ["View", "follow", "keep", "open_view"]
 
 _log = logging.getLogger("simpair")
+_PAGE = 8_192
 _FEW = 10_000
 _LARGE_SHARE = 0.25
 
@@ -50,6 +52,11 @@ class View(NamedTuple):
         members[_places(self.rows, chosen)] = True
         return members & self.alive
 
+    def check(self, store: Store) -> None:
+        """Raises StoreCorrupt where the vectors are not as many as the documents. Inside ``reading()``."""
+        if (count := int(np.count_nonzero(self.alive))) != store.count():
+            raise damage(store.folder, f"{count} vectors stand against {store.count()} documents")
+
     @property
     def worth_keeping(self) -> bool:
         """Whether much of it is in no file, or much of the file is gone."""
@@ -58,25 +65,31 @@ class View(NamedTuple):
 
 
 def open_view(store: Store) -> View:
-    """Returns the newest state that a cache holds, or the present one, read from the database."""
+    """Returns the view of the newest state that a cache holds, or of the present one, read from the database."""
 
     def known(number: int, name: str) -> bool:
         with store.reading():
             return store.ancestor(number, name) is not None
 
     cached = load_cache(store.folder, known, dimension=store.encoder.dimension)
-    with store.reading():
-        view = None if cached is None else _of_cache(store, cached)
-        return _read(store) if view is None else view
+    if cached is not None:
+        with store.reading():
+            view = _of_cache(store, cached)
+        if view is not None:
+            return view
+    return _read(store)
 
 
-def follow(view: View, store: Store) -> View:
-    """Returns the view of the store's present state; only what came and went since is read. Inside ``reading()``."""
+def follow(view: View, store: Store) -> View | None:
+    """Returns the view of the store's present state; only what came and went since is read. Inside ``reading()``.
+
+    None where the store does not know the state of the view any more: it was compacted, or restored from a copy.
+    """
     now = store.generation()
     if now == view.generation:
         return view
     if store.ancestor(view.generation.number, view.generation.name) is None:
-        return _read(store)  # compacted, or restored from a copy
+        return None
     rows, vectors = store.vectors(after=view.generation.last_row)
     alive = np.concatenate([view.alive, np.ones(len(rows), bool)])
     rows = np.concatenate([view.rows, rows])
@@ -84,24 +97,38 @@ def follow(view: View, store: Store) -> View:
     return View(now, rows, alive, view.exact.extended(vectors), view.mapped)
 
 
-def keep(view: View, store: Store) -> View:
-    """Writes what is alive of the view to a cache and returns the view of that file, unless the folder refuses."""
+def keep(view: View, store: Store, *, lock_timeout: float = 0) -> View:
+    """Writes what is alive of the view to a cache and returns the view of that file, unless the folder refuses.
+
+    Nor is it written where the store has moved on so far that the state is forgotten, or has a later cache.
+    """
     rows, vectors = view.rows[view.alive], view.exact.vectors(view.alive)
     exact = ExactIndex.build(vectors)
     try:
-        with store.write_lock(0):
-            path = save_cache(Cached(view.generation.number, view.generation.name, exact), store.folder)
-        exact = ExactIndex.read(path)
+        with cache_lock(store.folder, lock_timeout):
+            with store.reading():
+                known = store.ancestor(view.generation.number, view.generation.name) is not None
+            if known and newest_cache(store.folder) <= view.generation.number:
+                path = save_cache(Cached(view.generation.number, view.generation.name, exact), store.folder)
+                exact = ExactIndex.read(path, longest=exact.longest)
     except (OSError, StoreError) as error:
         _log.info("%s: no cache was written (%s)", store.folder, error)
     return View(view.generation, rows, np.ones(len(rows), bool), exact, len(rows))
 
 
 def _read(store: Store) -> View:
-    rows, vectors = store.vectors(after=0)
-    if len(rows) != store.count():
-        raise damage(store.folder, f"{len(rows)} vectors stand against {store.count()} documents")
-    return View(store.generation(), rows, np.ones(len(rows), bool), ExactIndex.build(vectors), 0)
+    """Returns the view of the state in which the reading began, without what went since. A page is read at a time."""
+    with store.reading():
+        begun = store.generation()
+    pages, after = [], 0
+    while after < begun.last_row:
+        with store.reading():
+            rows, vectors = store.vectors(after=after, most=_PAGE)
+        pages.append((rows[rows <= begun.last_row], vectors[rows <= begun.last_row]))
+        after = int(rows[-1]) if len(rows) else begun.last_row
+    all_rows = np.concatenate([np.empty(0, np.int64), *(rows for rows, _ in pages)])
+    halves = np.concatenate([np.empty((0, store.encoder.dimension), np.float16), *(vectors for _, vectors in pages)])
+    return View(begun, all_rows, np.ones(len(all_rows), bool), ExactIndex.build(halves), 0)
 
 
 def _of_cache(store: Store, cached: Cached) -> View | None:

@@ -42,10 +42,12 @@ _SEARCH_FLOORS = {
     "schema": 3,
     "records": 4,
     "store": 5,
+    "audit": 6,
     "canaries": 6,
     "ingest": 6,
     "view": 6,
     "transfer": 7,
+    "finder": 7,
     "search": 8,
 }
 _ON_TOP = {"__init__", "cli", "demo", "pretrained"}

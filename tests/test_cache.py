@@ -112,3 +112,20 @@ def test_a_file_that_faiss_cannot_read_is_no_cache(tmp_path: Path, monkeypatch: 
     saved(tmp_path)
     monkeypatch.setattr(faiss, "read_index", unreadable)
     assert load(tmp_path) is None
+
+
+def test_a_cache_that_cannot_be_written_leaves_the_one_before_and_no_half(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(tmp_path)
+    before = sorted(tmp_path.iterdir())
+
+    def half(_: object, path: str) -> None:
+        Path(path).write_bytes(b"half")
+        raise RuntimeError("No space left on device")
+
+    monkeypatch.setattr(faiss, "write_index", half)
+    with pytest.raises(OSError, match="No space"):
+        save_cache(Cached(4, NAME, ExactIndex.build(unit_vectors(5))), tmp_path)
+    assert sorted(tmp_path.iterdir()) == before
+    assert load(tmp_path) is not None

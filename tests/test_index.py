@@ -139,7 +139,7 @@ def test_a_threshold_is_complete_however_many_reach_it() -> None:
     for least in (-1.0, 0.0, 0.2, 0.9, 2.0):
         found = ExactIndex.build(vectors).search(queries, None, min_score=least)
         for (scores, rows), (mine, places) in zip(brute_force(halves, queries, 9_000), found, strict=True):
-            assert np.array_equal(places, rows[scores >= np.float32(least)])
+            assert np.array_equal(places, rows[scores.astype(np.float64) >= least])
             assert len(mine) == len(places)
 
 
@@ -166,8 +166,27 @@ def test_many_callers_scan_on_as_many_threads_as_cores() -> None:
 def test_an_index_comes_back_from_its_file_mapped(tmp_path: Path) -> None:
     index, queries = ExactIndex.build(unit_vectors(300)).extended(unit_vectors(50, seed=2)), unit_vectors(5, seed=1)
     index.write(tmp_path / "file")
-    assert same(ExactIndex.read(tmp_path / "file").search(queries, 9), index.search(queries, 9))
+    assert same(ExactIndex.read(tmp_path / "file", longest=index.longest).search(queries, 9), index.search(queries, 9))
     with pytest.raises(OSError, match="missing"):
-        ExactIndex.read(tmp_path / "missing")
+        ExactIndex.read(tmp_path / "missing", longest=1)
     with pytest.raises(OSError, match="nowhere"):
         index.write(tmp_path / "nowhere" / "file")
+
+
+def test_long_vectors_whose_products_nearly_cancel_are_found_exactly() -> None:
+    """The scan is in single precision, and its error grows with the lengths, not with the score."""
+    drawn = np.random.default_rng(0)
+    large, noise = drawn.uniform(15_000, 25_000, 3_000), drawn.standard_normal((3_000, 70)) * 1e-2
+    vectors = np.concatenate([large[:, None], large[:, None], noise], axis=1).astype(np.float16)
+    query = np.concatenate([[100.0, -100.0], drawn.standard_normal(70)]).astype(np.float32)[None]
+    assert same(ExactIndex.build(vectors).search(query, 10), brute_force(vectors, query, 10))
+
+
+def test_what_is_beyond_single_precision_is_refused() -> None:
+    index = ExactIndex.build(np.full((3, 16), 60_000, np.float16))
+    with pytest.raises(InputError, match="query 1 is so long"):
+        index.search(np.array([[1.0] * 16, [3e38] * 16], np.float32), 2)
+    with pytest.raises(InputError, match="min_score is nan"):
+        index.search(np.ones((1, 16), np.float32), 2, min_score=float("nan"))
+    assert len(index.search(np.ones((1, 16), np.float32), None, min_score=1e300)[0].rows) == 0
+    assert len(index.search(np.ones((1, 16), np.float32), np.int64(2))[0].rows) == 2  # type: ignore[arg-type]

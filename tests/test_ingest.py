@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -158,3 +159,45 @@ def test_an_upsert_needs_ids_and_heeds_vectors(index: SearchIndex, encoder: Hash
     np.testing.assert_allclose(index.vectors("a")[0], other, atol=1e-3)
     assert index.upsert({"id": "a", "text": "t"}) == Upserted(0, 0, 1)
     assert encoder.encoded == 0
+
+
+def test_the_same_call_is_answered_alike_whatever_is_stored(
+    index: SearchIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index.add("one", ids="a")
+    monkeypatch.setattr("simpair.documents.BATCH", 1)
+    for _ in range(2):
+        with pytest.raises(InputError, match="'a' is given twice"):
+            index.upsert(iter([Document("a", "one"), Document("a", "two")]))
+    assert index.get("a")[0].text == "one"
+
+
+def test_a_list_is_looked_through_before_anything_is_written(
+    index: SearchIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("simpair.documents.BATCH", 2)
+    documents = [Document(str(number), f"text {number}") for number in range(5)]
+    for call in (index.add, index.upsert):
+        with pytest.raises(InputError, match="is empty"):
+            call([*documents, Document("last", " ")])
+        with pytest.raises(InputError, match="'0' is given twice"):
+            call([*documents, Document("0", "other")])
+    assert len(index) == 0
+
+
+def test_an_id_given_twice_in_a_long_list_is_found_at_once(index: SearchIndex) -> None:
+    start = time.monotonic()
+    with pytest.raises(InputError, match="'0' is given twice"):
+        index.add(["text"] * 60_001, ids=[*map(str, range(60_000)), "0"])
+    assert time.monotonic() - start < 10
+
+
+def test_metadata_is_the_same_in_any_order(index: SearchIndex) -> None:
+    index.upsert(Document("a", "text", {"x": 1, "y": [2]}))
+    assert index.upsert(Document("a", "text", {"y": [2], "x": 1})) == Upserted(0, 0, 1)
+
+
+def test_a_record_with_a_vector_and_another_beside_it_is_refused(index: SearchIndex) -> None:
+    (vector,) = HashEncoder().encode_query(["a"])
+    with pytest.raises(InputError, match="its own vector, and another beside it"):
+        index.add([{"text": "a", "vector": vector}], vectors=[vector])

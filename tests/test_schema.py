@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from simpair.audit import faults
 from simpair.errors import StoreCorrupt, StoreError, StoreVersion
 from simpair.filters import parse_where
 from simpair.store import Batch, Store
@@ -98,6 +99,10 @@ def test_a_newer_format_is_refused_before_anything_else_is_read(store: Store, fo
         "UPDATE vectors SET vector = x'0000000000000000' WHERE row = 2",
         "UPDATE documents SET text = 'other' WHERE row = 2",
         "UPDATE fields SET value = 8 WHERE row = 2",
+        "INSERT INTO fields VALUES ('more', 2, 0, 1)",
+        "INSERT INTO fields VALUES ('n', 2, 1, 7)",
+        "UPDATE names SET row = 5 - row WHERE row > 1",
+        "UPDATE vectors SET row = -2 WHERE row = 2",
         "UPDATE fields SET value = 7.0 WHERE row = 2",
         "DELETE FROM fields WHERE row = 2",
         "DELETE FROM vectors WHERE row = 2",
@@ -107,12 +112,9 @@ def test_a_newer_format_is_refused_before_anything_else_is_read(store: Store, fo
 )
 def test_a_check_finds_whatever_is_not_as_it_was_written(store: Store, folder: Path, statement: str) -> None:
     store.add(Batch(None, ["a", "b", "c"], ['{"n": 7}'] * 3, vectors_of(3)))
-    with store.reading():
-        assert list(store.faults()) == []
+    assert list(faults(store)) == []
     run_sql(folder, statement)
-    with store.reading():
-        assert all("row 2 " in fault for fault in store.faults())
-        assert list(store.faults())
+    assert any("row 2 " in fault for fault in faults(store))
 
 
 FORMAT_1 = """
@@ -146,9 +148,9 @@ def test_an_index_of_the_first_format_is_brought_to_the_present_one(older: Path)
         with store.reading():
             rows, vectors = store.vectors(after=0)
             assert (rows.tolist(), vectors.tolist()) == ([1, 2], vectors_of(2).tolist())
-            assert list(store.faults()) == []
             assert store.matching(parse_where({"tags": True})).tolist() == [2]
             assert store.canaries() == []
+        assert list(faults(store)) == []
         assert add(store, "next") == ["10"], "the number of the deleted document never comes back"
     assert texts_in(Store.open(older, lock_timeout=0.05)) == ["first", "第二", "next"]
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from simpair.errors import InputError, StoreError
+from simpair.errors import InputError, StoreCorrupt, StoreError
 from simpair.index import ExactIndex
 from simpair.search import Document, SearchIndex
 from tests.hash_encoder import HashEncoder
@@ -134,7 +134,6 @@ def test_much_that_is_loose_makes_a_new_cache(
     assert set(folder.glob("faiss-*")) == before, "17 would be loose"
     index.delete(str(n) for n in range(1, 10))
     index.search("a")
-    index.search("a")
     assert set(folder.glob("faiss-*")) != before
     assert len(list(folder.glob("faiss-*.index"))) == 1
     assert len(index.search("a", 99)[0]) == 31
@@ -237,3 +236,58 @@ def test_logs_stay_silent_over_a_whole_life(index: SearchIndex, caplog: pytest.L
         index.optimize()
         index.search("a")
     assert caplog.records == []
+
+
+def test_a_check_and_a_first_search_keep_no_writer_waiting(
+    index: SearchIndex, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They read a page at a time; only what SQLite looks for itself is read in one piece."""
+    monkeypatch.setattr("simpair.audit._PAGE", 5)
+    monkeypatch.setattr("simpair.view._PAGE", 5)
+    index.add(TEXTS, ids=TEXTS, metadata=[{"n": n} for n in range(30)])
+    reading, turns = type(index._store).reading, []
+
+    def beside_a_writer(store: Any) -> Any:
+        if store is other._store:
+            turns.append(len(turns))
+            with SearchIndex.open(folder, HashEncoder(), lock_timeout=0.05) as writer:
+                writer.upsert(Document(f"text {len(turns) % 30}", f"changed {len(turns)}"))
+        return reading(store)
+
+    with SearchIndex.open(folder, HashEncoder(), read_only=True) as other:
+        monkeypatch.setattr(type(index._store), "reading", beside_a_writer)
+        assert other.check() == []
+        (hits,) = other.search("text 3", 99)
+        monkeypatch.undo()
+        assert len(turns) > 20
+        assert {hit.id for hit in hits} == set(TEXTS)
+        assert other.search("text 3", 99) == index.search("text 3", 99)
+
+
+def test_readers_of_a_compacted_index_leave_its_cache(
+    index: SearchIndex, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("simpair.view._FEW", 5)
+    index.add(TEXTS)
+    with SearchIndex.open(folder, HashEncoder()) as one, SearchIndex.open(folder, HashEncoder()) as other:
+        before = one.search("text 3", 5), other.search("text 3", 5)
+        index.delete(str(n) for n in range(20, 25))
+        index.optimize()
+        caches = sorted(path.name for path in folder.glob("faiss-*"))
+        monkeypatch.setattr("simpair.view._read", lambda store: pytest.fail("all was read anew"))
+        assert before[0] == before[1]
+        assert one.search("text 3", 5) == other.search("text 3", 5) == index.search("text 3", 5)
+        assert sorted(path.name for path in folder.glob("faiss-*")) == caches
+
+
+def test_what_is_no_id_is_in_no_index(index: SearchIndex) -> None:
+    for name in ("\ud800", "", None, b"a"):
+        assert name not in index
+
+
+def test_a_name_without_a_document_is_told(index: SearchIndex, folder: Path) -> None:
+    index.add("a", ids="a")
+    with closing(sqlite3.connect(folder / "documents.sqlite")) as other:
+        other.executescript("DELETE FROM documents")
+    with pytest.raises(StoreCorrupt, match="row 1 has a name and no document"):
+        index.get("a")

@@ -12,6 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+import simpair.view
 from simpair.search import Document, Hit, SearchIndex, Upserted
 from tests.hash_encoder import HashEncoder
 
@@ -50,6 +51,7 @@ class LikeADictionary(RuleBasedStateMachine):
         self.other = SearchIndex.open(self.folder, HashEncoder())
         self.documents: dict[str, Document] = {}
         self.added = 0
+        self.few, simpair.view._FEW = simpair.view._FEW, 2  # so that much is loose soon, and caches follow
 
     @rule(texts=st.lists(st.sampled_from(_TEXTS), max_size=4), given=st.booleans())
     def add(self, texts: list[str], given: bool) -> None:
@@ -136,6 +138,7 @@ class LikeADictionary(RuleBasedStateMachine):
         assert len(self.other) == len(self.documents)
 
     def teardown(self) -> None:
+        simpair.view._FEW = self.few
         assert self.index.check() == []
         self.index.close()
         self.other.close()

@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from simpair.audit import faults
 from simpair.errors import InputError, StoreError, StoreLocked, StoreNotFound
 from simpair.records import Canary, Generation, RecordedEncoder, StoredDocument
 from simpair.store import Batch, Store
@@ -86,7 +87,6 @@ def test_a_document_comes_back_as_it_was_after_reopening(store: Store, folder: P
         (canary,) = again.canaries()
         assert canary[:2] == CANARY[:2]
         assert (canary.vector == CANARY.vector).all()
-        assert list(again.faults()) == []
         assert again.rows().tolist() == [1]
         assert again.count() == 1
     again.close()
@@ -148,8 +148,7 @@ def test_the_same_failure_without_a_transaction_leaves_half_a_batch(store: Store
     inserts = [f"INSERT INTO documents VALUES (NULL, '{word}', '{word}', '{{}}');" for word in ("good", "bad")]
     with pytest.raises(sqlite3.IntegrityError):
         run_sql(folder, BREAKS_AT_BAD.strip() + ";" + "".join(inserts))
-    with store.reading():
-        assert any("row 1 is in documents and not in names" in fault for fault in store.faults())
+    assert any("row 1 is not the one that was stored" in fault for fault in faults(store))
 
 
 def test_every_write_makes_a_generation_that_a_restored_copy_cannot_repeat(store: Store, folder: Path) -> None:
@@ -329,7 +328,6 @@ def test_what_was_removed_is_told_since_any_state_and_forgotten_by_compacting(st
     with store.reading():
         assert store.ancestor(middle.number, middle.name) is None
         assert store.removed(since=0).tolist() == []
-        assert list(store.faults()) == []
     assert texts_in(store) == ["d", "new b"]
 
 

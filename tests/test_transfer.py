@@ -142,3 +142,24 @@ def test_an_index_that_changes_while_it_is_exported_is_not_exported(
         # Where the index is open to write, writers wait instead.
         with pytest.raises(StoreError, match="in use by process"):
             index.export(tmp_path / "exported")
+
+
+def test_an_imported_index_gives_no_id_a_second_time(index: SearchIndex, tmp_path: Path) -> None:
+    assert index.add(["x", "y", "z"]) == ["1", "2", "3"]
+    index.delete(["1", "3"])
+    index.export(tmp_path / "exported")
+    with SearchIndex.from_export(tmp_path / "exported", tmp_path / "again") as again:
+        again._encoder = HashEncoder()
+        assert again.add(["n1"]) == ["5"], "the document of row 4 is the one that was imported"
+        assert again.add(["n2"]) == ["6"]
+        assert [document.id for document in again] == ["2", "5", "6"]
+
+
+def test_an_export_goes_into_the_folder_one_stands_in(
+    index: SearchIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index.add("x")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    index.export("inside")
+    assert (tmp_path / "here" / "inside" / "index.json").exists()

@@ -95,13 +95,17 @@ def _create(arguments: argparse.Namespace) -> None:
 
 def _empty(folder: Path, index: SearchIndex) -> None:
     """Leave nothing of an index into which nothing came."""
+    from simpair.locks import LOCK_FILES, write_lock
     from simpair.search import SearchIndex
 
-    with SearchIndex.open(folder) as again:
-        kept = len(again)
-    if not kept:
+    with SearchIndex.open(folder) as again, write_lock(folder, 10.0):
+        if len(again):
+            return
         for path in folder.iterdir():
-            path.unlink()
+            if path.name not in LOCK_FILES:
+                path.unlink()
+    for path in folder.iterdir():
+        path.unlink()
 
 
 def _add(arguments: argparse.Namespace) -> None:

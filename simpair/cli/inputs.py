@@ -142,12 +142,12 @@ class DocumentStream(Iterator[InputDocument]):
 
 
 def check_documents(paths: Sequence[str], *, text_field: str = "text", id_field: str = "id") -> None:
-    """Read files through before the work on their documents, which is long; stdin cannot be read twice.
+    """Read files through before the work on their documents, which is long; stdin and pipes cannot be read twice.
 
     Raises:
         DataError: As :func:`read_documents`. Of millions of ids, those behind the first five are not compared.
     """
-    files = [path for path in paths if path != "-"]
+    files = [path for path in paths if Path(path).is_file() or Path(path).is_dir()]
     seen: set[int] = set()
     for number, document in enumerate(_all_documents(files, text_field, id_field)):
         if document.id is None:
@@ -174,11 +174,16 @@ def read_documents(paths: Sequence[str], *, text_field: str = "text", id_field: 
     and perhaps an id in ``id_field``; the rest becomes metadata.
 
     Raises:
-        DataError: A file or a line cannot be used, there is none, an id comes twice (but for stdin), or only some of a
-            file have one.
+        DataError: A file or a line cannot be used, there is none, an id comes twice, or only some of a file have one.
     """
-    check_documents(paths, text_field=text_field, id_field=id_field)
-    return list(_all_documents(paths, text_field, id_field))
+    documents: list[InputDocument] = []
+    seen: set[str] = set()
+    for document in _all_documents(paths, text_field, id_field):
+        if document.id in seen:
+            _refuse_twice(document, iter(documents))
+        documents.append(document)
+        seen.update(() if document.id is None else (document.id,))
+    return documents
 
 
 def _all_documents(paths: Sequence[str], text_field: str, id_field: str) -> Iterator[InputDocument]:
