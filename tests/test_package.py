@@ -74,11 +74,12 @@ def test_every_module_says_what_it_does_in_its_first_line(module: ModuleType) ->
 
 
 def test_the_public_names_are_these() -> None:
-    assert simpair.__all__ == ["Hit", "SearchIndex", "SimpairError", "TwinTowerEncoder", "__version__"]
+    assert simpair.__all__ == ["Document", "Hit", "SearchIndex", "SimpairError", "TwinTowerEncoder", "__version__"]
     assert dir(simpair) == simpair.__all__
     assert simpair.TwinTowerEncoder is importlib.import_module("simpair.model").TwinTowerEncoder
     assert simpair.SearchIndex is importlib.import_module("simpair.search").SearchIndex
     assert simpair.Hit is importlib.import_module("simpair.search").Hit
+    assert simpair.Document is importlib.import_module("simpair.documents").Document
     with pytest.raises(AttributeError, match="module 'simpair' has no attribute 'Encoder'"):
         _ = simpair.Encoder  # type: ignore[attr-defined]
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from simpair.model import TwinTowerEncoder
     from simpair.tokens import Role
 
-__all__ = ["WithProgress", "stream_progress"]
+__all__ = ["Drawn", "WithProgress", "stream_progress"]
 
 _LONG_WORK = 256
 """Texts from which on a bar is worth its line."""
