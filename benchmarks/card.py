@@ -42,6 +42,7 @@ _CHINESE = (
     ("en mean of 7", "英文七项平均"),
     ("\\* trained on other rows of the set's source.", "\\* 训练数据含有同一来源的其他样本。"),
     ("| ratio |", "| 倍数 |"),
+    ("| the same in ", "| 同上，"),
     (" documents, mean ", " 段文档，平均 "),
     (" questions, mean ", " 个问句，平均 "),
     (" tokens |", " 个 token |"),

@@ -18,10 +18,12 @@ from simpair.locks import locked_by, write_lock
 
 __all__ = ["Database", "damage"]
 
-# Without cache_spill a large batch shuts readers out only for its COMMIT; the last two are for a stranger's file.
+# Without cache_spill a large batch shuts readers out only for its COMMIT; 32 MB hold the upper pages of millions of
+# rows; the last two are for a stranger's file.
 _PRAGMAS = """
 PRAGMA synchronous = FULL;
 PRAGMA cache_spill = OFF;
+PRAGMA cache_size = -32768;
 PRAGMA trusted_schema = OFF;
 PRAGMA cell_size_check = ON;
 """

@@ -17,6 +17,9 @@ __all__ = ["Document", "Given", "Incoming", "batches", "check_strings", "read_gi
 BATCH = 4_096
 _BATCH_CHARACTERS = 1 << 22
 _KEYS = ("id", "text", "metadata", "vector")
+_PLAIN = frozenset({str, int, bool, type(None)})
+_JSON = json.JSONEncoder(allow_nan=False, sort_keys=True)
+"""However a dictionary is ordered, it is the same."""
 _PLURAL = {"id": "ids", "metadata": "metadata", "vector": "vectors"}
 
 
@@ -78,6 +81,10 @@ def _zipped(entries: Iterable[Given], columns: dict[str, Iterator[Any]]) -> Iter
 
 
 def _incoming(entry: Any, position: int, beside: Mapping[str, Any]) -> Incoming:
+    if type(entry) is Document and not beside:  # a corpus that is given again is mostly looked at
+        check_string(entry.text, "text", position)
+        check_string(entry.id, "id", position)
+        return Incoming(entry.id, entry.text, _as_json(entry.metadata, position), None)
     record = entry._asdict() if isinstance(entry, Document) else entry
     record = dict(record) if isinstance(record, Mapping) else {"text": record}
     if unknown := [key for key in record if key not in _KEYS]:
@@ -136,12 +143,17 @@ def _vector(given: Any, position: int) -> NDArray[Any]:
     return vector
 
 
+def _is_plain(facts: dict[Any, Any]) -> bool:
+    """Whether JSON certainly gives it back: strings, whole numbers, truths and nulls under strings."""
+    return all(type(name) is str and type(value) in _PLAIN for name, value in facts.items())
+
+
 def _as_json(given: Any, position: int) -> str:
     """Returns ``given`` as JSON text that gives it back exactly."""
     try:
         facts = dict(given) if isinstance(given, Mapping) else given
-        text = json.dumps(facts, allow_nan=False, sort_keys=True)  # however a dictionary is ordered, it is the same
-        exact = isinstance(facts, dict) and (not facts or json.loads(text) == facts)
+        text = _JSON.encode(facts)
+        exact = isinstance(facts, dict) and (_is_plain(facts) or json.loads(text) == facts)
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"metadata {position} is not JSON ({error}); give plain strings, numbers, lists") from error
     if not exact:

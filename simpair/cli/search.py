@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from simpair.cli.inputs import InputDocument, read_documents
-from simpair.cli.output import Output, add_format, add_model, cut, non_blank, positive
+from simpair.cli.output import Output, add_format, add_model, cut, non_blank, notice, positive
 from simpair.cli.progress import WithProgress
 
 if TYPE_CHECKING:
@@ -68,7 +68,9 @@ def _hit(document: InputDocument, score: float) -> Hit:
 
 
 def write_hits(arguments: argparse.Namespace, found: list[list[Hit]]) -> None:
-    """Write the hits of each of the queries among the arguments."""
+    """Write the hits of each of the queries among the arguments; where there is none at all, say so."""
+    if not any(found):
+        notice("nothing was found")
     output = Output(arguments.format)
     for number, (query, hits) in enumerate(zip(arguments.queries, found, strict=True)):
         if output.is_text and len(found) > 1:
