@@ -34,7 +34,11 @@ class Cached(NamedTuple):
 
 def load_cache(folder: Path, known: Callable[[int, str], bool], *, dimension: int) -> Cached | None:
     """Returns the newest index that ``save_cache`` left of a known state, mapped read-only, or None."""
-    states = sorted((_state(path), path) for path in folder.glob("faiss-*.index") if _NAME.fullmatch(path.name))
+    try:
+        states = sorted((_state(path), path) for path in folder.glob("faiss-*.index") if _NAME.fullmatch(path.name))
+    except OSError as error:
+        _log.warning("%s cannot be looked through for a cache (%s); it is built anew", folder, error)
+        return None
     for (number, name), path in reversed(states):
         if not known(number, name):
             continue
@@ -89,7 +93,11 @@ def cache_faults(folder: Path) -> list[str]:
     One that came with its folder from elsewhere is no fault, though it is built anew too.
     """
     faults = []
-    for path in sorted(folder.glob("faiss-*.index")):
+    try:
+        paths = sorted(folder.glob("faiss-*.index"))
+    except OSError as error:
+        return [f"the folder cannot be looked through for caches ({error})"]
+    for path in paths:
         try:
             wanted, found = json.loads(_seal(path).read_bytes()), json.loads(_sealed(path, 0.0))
             sound = wanted["sha256"] == found["sha256"]

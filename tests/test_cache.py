@@ -129,3 +129,14 @@ def test_a_cache_that_cannot_be_written_leaves_the_one_before_and_no_half(
         save_cache(Cached(4, NAME, ExactIndex.build(unit_vectors(5))), tmp_path)
     assert sorted(tmp_path.iterdir()) == before
     assert load(tmp_path) is not None
+
+
+def test_a_folder_that_cannot_be_looked_through_has_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(tmp_path)
+
+    def refused(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Path, "glob", refused)
+    assert load(tmp_path) is None
+    assert "Input/output error" in cache_faults(tmp_path)[0]
