@@ -83,7 +83,10 @@ def save_cache(cached: Cached, folder: Path) -> Path:
 
 def newest_cache(folder: Path) -> int:
     """Returns the number of the newest state of which there is a cache, or 0."""
-    names = (_NAME.fullmatch(path.name) for path in folder.glob("faiss-*.index"))
+    try:
+        names = [_NAME.fullmatch(path.name) for path in folder.glob("faiss-*.index")]
+    except OSError:  # as if there were none
+        return 0
     return max((int(name[1]) for name in names if name), default=0)
 
 
