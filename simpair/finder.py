@@ -58,13 +58,16 @@ class Finder:
                 hits = self._hits(view, found)
             if hits is not None:
                 return hits
-        view, _ = self._present(None)
-        with self._store.reading():
-            held = follow(view, self._store)
-            hits = None if held is None else self._hits(held, scan(held, self._members(held, condition)))
-        if hits is None:
-            raise damage(self._store.folder, "a document is missing")
-        return hits
+        while True:
+            view, _ = self._present(None)
+            with self._store.reading():
+                held = follow(view, self._store)
+                if held is None:  # compacted meanwhile
+                    continue
+                hits = self._hits(held, scan(held, self._members(held, condition)))
+                if hits is None:
+                    raise damage(self._store.folder, "a document is missing")
+                return hits
 
     def _present(self, condition: Condition | None) -> tuple[View, NDArray[np.bool_] | None]:
         """Returns the view of the present state, and which of its positions may be found.

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from simpair.errors import InputError, StoreCorrupt, StoreError
+from simpair.finder import Finder
 from simpair.index import ExactIndex
 from simpair.search import Document, SearchIndex
 from tests.hash_encoder import HashEncoder
@@ -172,6 +173,36 @@ def test_a_writer_between_scan_and_fetch_makes_no_wrong_hit(
     assert [hit.text for hit in hits] == [hit.id for hit in hits]
     assert {hit.id for hit in hits} == {document.id for document in index}
     assert len(hits) == 27
+
+
+def test_compacting_at_any_moment_of_a_search_is_no_damage(
+    index: SearchIndex, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index.add(TEXTS, ids=TEXTS)
+    search, scans = ExactIndex.search, []
+    present, compacted = Finder._present, []
+
+    def beside_a_writer(exact: ExactIndex, *arguments: Any, **options: Any) -> Any:
+        found = search(exact, *arguments, **options)
+        if len(scans) < 3:
+            scans.append(len(scans))
+            with SearchIndex.open(folder, HashEncoder()) as writer:
+                writer.delete(f"text {len(scans)}")
+        return found
+
+    def then_compacted(finder: Finder, condition: Any) -> Any:
+        found = present(finder, condition)
+        if len(scans) == 3 and not compacted:
+            compacted.append(1)
+            with SearchIndex.open(folder, HashEncoder()) as writer:
+                writer._store.compact()
+        return found
+
+    monkeypatch.setattr(ExactIndex, "search", beside_a_writer)
+    monkeypatch.setattr(Finder, "_present", then_compacted)
+    (hits,) = index.search("text 7", 30)
+    assert compacted == [1]
+    assert {hit.id for hit in hits} == set(TEXTS) - {"text 1", "text 2", "text 3"}
 
 
 def test_a_check_tells_of_a_damaged_database_and_a_damaged_cache(index: SearchIndex, folder: Path) -> None:
