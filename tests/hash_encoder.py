@@ -1,11 +1,16 @@
-"""An encoder without a model: unit vectors seeded by the text, so a query and a document of one text meet."""
+"""An encoder without a model, and an index of it: a query and a document of one text meet, for it seeds their vectors."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
+
+from simpair.search import SearchIndex
 
 
 class HashEncoder:
@@ -31,3 +36,24 @@ class HashEncoder:
         vectors = np.array([np.random.default_rng(seed).standard_normal(self.embedding_dimension) for seed in seeds])
         unit: NDArray[np.float32] = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
         return unit
+
+
+TEXTS = [f"text {number}" for number in range(30)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "index"
+
+
+@pytest.fixture
+def encoder() -> HashEncoder:
+    return HashEncoder()
+
+
+@pytest.fixture
+def index(folder: Path, encoder: HashEncoder) -> Iterator[SearchIndex]:
+    """An empty index of the encoder, which counts from here on."""
+    with SearchIndex.create(folder, encoder, lock_timeout=0.05) as index:
+        encoder.encoded = 0
+        yield index

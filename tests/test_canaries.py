@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +10,9 @@ import pytest
 
 from simpair.errors import EncoderMismatch
 from simpair.search import SearchIndex
-from tests.hash_encoder import HashEncoder
+from tests.hash_encoder import HashEncoder, encoder, folder, index
 
-TEXTS = [f"text {number}" for number in range(30)]
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "index"
-
-
-@pytest.fixture
-def encoder() -> HashEncoder:
-    return HashEncoder()
-
-
-@pytest.fixture
-def index(folder: Path, encoder: HashEncoder) -> Iterator[SearchIndex]:
-    with SearchIndex.create(folder, encoder, lock_timeout=0.05) as index:
-        encoder.encoded = 0
-        yield index
+__all__ = ["encoder", "folder", "index"]
 
 
 class Drifted(HashEncoder):

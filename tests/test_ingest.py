@@ -12,26 +12,9 @@ import pytest
 
 from simpair.errors import InputError
 from simpair.search import Document, SearchIndex, Upserted
-from tests.hash_encoder import HashEncoder
+from tests.hash_encoder import TEXTS, HashEncoder, encoder, folder, index
 
-TEXTS = [f"text {number}" for number in range(30)]
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "index"
-
-
-@pytest.fixture
-def encoder() -> HashEncoder:
-    return HashEncoder()
-
-
-@pytest.fixture
-def index(folder: Path, encoder: HashEncoder) -> Iterator[SearchIndex]:
-    with SearchIndex.create(folder, encoder, lock_timeout=0.05) as index:
-        encoder.encoded = 0
-        yield index
+__all__ = ["encoder", "folder", "index"]
 
 
 def test_texts_documents_and_records_are_added_with_what_they_bring(index: SearchIndex) -> None:

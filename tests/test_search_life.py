@@ -8,7 +8,6 @@ import signal
 import sqlite3
 import time
 import warnings
-from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -20,26 +19,9 @@ from simpair.errors import InputError, StoreCorrupt, StoreError
 from simpair.finder import Finder
 from simpair.index import ExactIndex
 from simpair.search import Document, SearchIndex
-from tests.hash_encoder import HashEncoder
+from tests.hash_encoder import TEXTS, HashEncoder, encoder, folder, index
 
-TEXTS = [f"text {number}" for number in range(30)]
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "index"
-
-
-@pytest.fixture
-def encoder() -> HashEncoder:
-    return HashEncoder()
-
-
-@pytest.fixture
-def index(folder: Path, encoder: HashEncoder) -> Iterator[SearchIndex]:
-    with SearchIndex.create(folder, encoder, lock_timeout=0.05) as index:
-        encoder.encoded = 0
-        yield index
+__all__ = ["encoder", "folder", "index"]
 
 
 def test_embeddings_are_queries_too(index: SearchIndex, encoder: HashEncoder) -> None:

@@ -14,27 +14,10 @@ import pytest
 import simpair.transfer
 from simpair.errors import EncoderMismatch, InputError, StoreCorrupt, StoreError, StoreNotFound, StoreVersion
 from simpair.search import SearchIndex
-from tests.hash_encoder import HashEncoder
+from tests.hash_encoder import TEXTS, HashEncoder, encoder, folder, index
 from tests.test_canaries import Drifted
 
-TEXTS = [f"text {number}" for number in range(30)]
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "index"
-
-
-@pytest.fixture
-def encoder() -> HashEncoder:
-    return HashEncoder()
-
-
-@pytest.fixture
-def index(folder: Path, encoder: HashEncoder) -> Iterator[SearchIndex]:
-    with SearchIndex.create(folder, encoder, lock_timeout=0.05) as index:
-        encoder.encoded = 0
-        yield index
+__all__ = ["encoder", "folder", "index"]
 
 
 def test_an_exported_index_comes_back_as_it_was(index: SearchIndex, folder: Path, tmp_path: Path) -> None:
