@@ -1,4 +1,4 @@
-"""An encoder without a model, and an index of it: a query and a document of one text meet, for it seeds their vectors."""
+"""An encoder without a model, its vectors seeded by the text, and an index of it."""
 
 from __future__ import annotations
 
