@@ -161,7 +161,8 @@ def _ingest(encoder: Any, given: _Given, folder: Path) -> dict[str, Any]:
     with SearchIndex.create(folder, counting) as index:
         counting.documents = 0
         added = timed(lambda: index.upsert(_documents(given), vectors=given.vectors))
-        again = [timed(lambda: index.upsert(_documents(given))) for _ in range(3)]
+        documents = list(_documents(given))
+        again = [timed(lambda: index.upsert(iter(documents))) for _ in range(3)]
     assert added.result.added == len(given.texts)
     assert all(one.result.unchanged == len(given.texts) for one in again)
     return {
@@ -180,13 +181,17 @@ def _remove(folder: Path) -> None:
 
 
 def _exact(index: SearchIndex, given: _Given) -> dict[str, Any]:
-    """How far the ten best are from those of float32 brute force."""
+    """How far the ten best are from those of float32 brute force, where equal scores come in the order of adding.
+
+    A corpus has texts that differ in a space or a capital and have one vector; which of those are found is an accident
+    of any search that leaves the order of equal scores open.
+    """
     recalled, gaps = [], []
     names = {f"document {number}": number for number in range(len(given.texts))}
     hits = index.search(given.queries, 10)
     for start in range(0, len(given.queries), 100):
         scores = given.queries[start : start + 100] @ given.vectors.T
-        best = np.argpartition(-scores, 10, axis=1)[:, :10]
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :10]
         for line, row, mine in zip(scores, best, hits[start : start + 100], strict=True):
             found = [names[hit.id] for hit in mine]
             recalled.append(len(set(found) & set(row.tolist())) / 10)

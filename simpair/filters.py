@@ -16,6 +16,7 @@ Where = Mapping[str, Any]
 _Value = str | int | float | bytes | None
 
 _COMPARED = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
+_COMBINING = ("$and", "$or", "$nor", "$not")
 _OPERATORS = ("$eq", "$ne", "$in", "$nin", *_COMPARED)
 _LONGEST_LIST = 1_000
 _MOST_VALUES = 30_000
@@ -73,6 +74,8 @@ def parse_where(where: Where) -> Condition:
             raise InputError(f"where names a field {name!r}; names are strings")
         if not _is_unicode(name):
             raise InputError(f"where names a field {name!r}, which is not valid Unicode")
+        if name in _COMBINING and isinstance(wish, Mapping | list):
+            raise InputError(f"where has {name}; all entries must hold, there is no other way to combine them")
         for operator, operand in _operations(name, wish):
             negative = operator in ("$ne", "$nin")
             (unwanted if negative else wanted).append(_condition(name, operator, operand))

@@ -156,7 +156,10 @@ class ExactIndex:
         Raises:
             InputError: ``k`` is below 1, or the queries are not finite or not D wide.
         """
-        k = None if k is None else operator.index(k)
+        try:
+            k = None if k is None else operator.index(k)
+        except TypeError:
+            raise InputError(f"k is {k!r}; ask for a whole number of hits") from None
         if k is not None and k < 1:
             raise InputError(f"k is {k}; ask for 1 hit or more")
         if min_score is not None and math.isnan(min_score):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -24,10 +24,11 @@ from simpair.schema import content_digest, read_meta, vector_digest
 __all__ = ["Canary", "Generation", "RecordedEncoder", "Records", "StoredDocument", "StoredName", "as_document"]
 
 _VARIABLES = 500
-"""Ids asked for in one query."""
+"""Ids or rows asked for in one query."""
 _DOCUMENTS = (
     "SELECT d.row, d.id, text, metadata, digest FROM documents d LEFT JOIN names n ON n.id = d.id AND n.row = d.row"
 )
+_VECTORS = "SELECT row, vector, digest FROM vectors"
 _UNIT = 1e-3
 
 
@@ -136,33 +137,31 @@ class Records:
         Raises:
             StoreCorrupt: A vector is not the one that was stored.
         """
+        return self._vectors(self.db.rows(f"{_VECTORS} WHERE row > ? ORDER BY row LIMIT ?", (after, most)))
+
+    def vectors_of(self, rows: Sequence[int]) -> NDArray[np.float16]:
+        """Returns the (N, D) vectors of these rows, in their order.
+
+        Raises:
+            StoreCorrupt: A vector is missing, or not the one that was stored.
+        """
+        found, vectors = self._vectors(self._some(f"{_VECTORS} WHERE row", sorted(set(rows))))
+        if missing := set(rows).difference(found.tolist()):
+            raise damage(self.folder, f"row {min(missing)} has no vector")
+        return vectors[np.searchsorted(found, rows)]
+
+    def _vectors(self, found: Iterable[tuple[Any, ...]]) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
+        size = 2 * self.encoder.dimension
         rows, codes = [], bytearray()
-        sql = "SELECT row, vector, digest FROM vectors WHERE row > ? ORDER BY row LIMIT ?"
-        for row, blob, digest in self.db.rows(sql, (after, most)):
-            self.check_vector(row, blob, digest)
+        for row, blob, digest in found:
+            if not isinstance(blob, bytes) or len(blob) != size:
+                raise damage(self.folder, f"the vector of row {row} is not {size} bytes long")
+            if vector_digest(row, blob) != digest:
+                raise damage(self.folder, f"the vector of row {row} is not the one that was stored")
             rows.append(row)
             codes += blob
         vectors = np.frombuffer(codes, "<f2").astype(np.float16, copy=False).reshape(-1, self.encoder.dimension)
         return np.array(rows, np.int64), vectors
-
-    def vectors_of(self, rows: Sequence[int]) -> NDArray[np.float16]:
-        """Returns the (N, D) vectors of these rows, in their order."""
-        blobs = []
-        for row in rows:
-            found = self.db.one("SELECT row, vector, digest FROM vectors WHERE row = ?", (row,))
-            if found is None:
-                raise damage(self.folder, f"row {row} has no vector")
-            self.check_vector(*found)
-            blobs.append(found[1])
-        vectors = np.frombuffer(b"".join(blobs), "<f2").astype(np.float16, copy=False)
-        return vectors.reshape(-1, self.encoder.dimension)
-
-    def check_vector(self, row: int, blob: object, digest: object) -> None:
-        """Raises StoreCorrupt where a vector is not the one that was stored in its row."""
-        if not isinstance(blob, bytes) or len(blob) != 2 * self.encoder.dimension:
-            raise damage(self.folder, f"the vector of row {row} is not {2 * self.encoder.dimension} bytes long")
-        if vector_digest(row, blob) != digest:
-            raise damage(self.folder, f"the vector of row {row} is not the one that was stored")
 
     def documents(self, rows: Iterable[int]) -> dict[int, StoredDocument]:
         """Returns the documents of those of these rows that are stored.
@@ -170,12 +169,8 @@ class Records:
         Raises:
             StoreCorrupt: A document is not the one that was stored.
         """
-        found = {}
-        for row in rows:
-            columns = self.db.one(f"{_DOCUMENTS} WHERE d.row = ?", (row,))
-            if columns is not None:
-                found[row] = self._checked(*columns)
-        return found
+        found = self._some(f"{_DOCUMENTS} WHERE d.row", rows)
+        return {columns[0]: self._checked(*columns) for columns in found}
 
     def page(self, *, after: int, size: int) -> dict[int, StoredDocument]:
         """Returns the first ``size`` documents whose rows are above ``after``, in the order of their adding."""
@@ -190,12 +185,14 @@ class Records:
 
     def find(self, ids: Iterable[str]) -> dict[str, StoredName]:
         """Returns where the documents of those of these ids lie that are stored."""
-        wanted = iter(ids)
-        found: dict[str, StoredName] = {}
+        found = self._some("SELECT id, row, digest FROM names WHERE id", ids)
+        return {name: StoredName(row, digest) for name, row, digest in found}
+
+    def _some(self, sql: str, values: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
+        """Yields what a query finds that ends in the name of a column, which must be one of the values."""
+        wanted = iter(values)
         while some := list(islice(wanted, _VARIABLES)):
-            sql = f"SELECT id, row, digest FROM names WHERE id IN ({', '.join('?' * len(some))})"
-            found |= {name: StoredName(row, digest) for name, row, digest in self.db.rows(sql, some)}
-        return found
+            yield from list(self.db.rows(f"{sql} IN ({', '.join('?' * len(some))})", some))
 
     def canaries(self) -> list[Canary]:
         """Returns the texts whose vectors tell whether an encoder is the one of this index."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
@@ -219,7 +220,7 @@ class SearchIndex:
             InputError: An id is not in the index, or as in :meth:`search`.
         """
         names = check_strings(ids, "id")
-        more = k if k is None or k < 1 else k + 1
+        more = k + 1 if isinstance(k, Integral) and k > 0 else k
         found = self._finder.find(self.vectors(names), more, where, min_score)
         return [[hit for hit in hits if hit.id != name][:k] for name, hits in zip(names, found, strict=True)]
 

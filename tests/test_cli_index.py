@@ -136,6 +136,16 @@ def test_a_folder_stands_for_its_files_and_a_table_for_its_rows(
     assert "is a folder without a file" in run("add", tmp_path / "index", tmp_path / "none").err
 
 
+def test_a_hit_in_a_folder_without_ids_tells_its_file_and_line(
+    capsys: pytest.CaptureFixture[str], tiny_model: Path, tmp_path: Path
+) -> None:
+    one, other = write(tmp_path / "all" / "a.txt", ["x", "", "y"]), write(tmp_path / "all" / "deep" / "b.md", ["z"])
+    arguments = ["search", str(tmp_path / "all"), "y", "--model", str(tiny_model), "--format", "jsonl"]
+    assert main(arguments) == 0
+    hits = {row["text"]: row["id"] for row in map(json.loads, capsys.readouterr().out.splitlines())}
+    assert hits == {"x": f"{one}:1", "y": f"{one}:3", "z": f"{other}:1"}
+
+
 @pytest.mark.parametrize("content", [b"PAR1 and no more", None], ids=["damaged", "bytes in a cell"])
 def test_a_parquet_file_that_cannot_be_used_is_named(
     run: Callable[..., Ran], tiny_model: Path, tmp_path: Path, content: bytes | None

@@ -138,6 +138,13 @@ def test_what_is_no_condition_is_refused(index: SearchIndex, where: Any) -> None
         index.search("x", where=where)
 
 
+def test_conditions_are_not_combined_and_a_field_may_have_such_a_name(index: SearchIndex) -> None:
+    with pytest.raises(InputError, match="all entries must hold"):
+        index.search("x", where={"$or": [{"a": 1}, {"b": 2}]})
+    index.add("x", metadata=[{"$or": "mine"}])
+    assert index.count({"$or": "mine"}) == 1
+
+
 def test_names_and_values_are_never_part_of_the_query() -> None:
     hostile = "x'; DROP TABLE documents; --"
     condition = parse_where({hostile: hostile, "b": {"$ne": hostile}, "c": [hostile, None]})

@@ -54,8 +54,10 @@ def test_more_like_a_document_leaves_out_the_document(index: SearchIndex) -> Non
     assert [hit.id for hit in index.similar("a", min_score=0.99)[0]] == ["b"]
     with pytest.raises(InputError, match="'nobody' is not in the index"):
         index.similar("nobody")
-    with pytest.raises(InputError, match="k is 0"):
-        index.similar("a", k=0)
+    assert index.similar("a", np.int64(2)) == index.similar("a", 2)
+    for k in (0, 1.5, "2"):
+        with pytest.raises(InputError, match=f"k is {k!r}"):
+            index.similar("a", k)  # type: ignore[arg-type]
 
 
 def test_documents_are_got_asked_for_and_iterated_over(index: SearchIndex, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,7 +46,10 @@ def add_fields(parser: argparse.ArgumentParser) -> None:
 
 
 def _search(arguments: argparse.Namespace) -> None:
-    """Print the best hits of each query among the documents of a file; where these have no id, it is their line."""
+    """Print the best hits of each query among the documents of a file; where these have no id, it is their line.
+
+    Of a folder, it is the file and the line.
+    """
     documents = read_documents([arguments.file], text_field=arguments.text_field, id_field=arguments.id_field)
     from simpair.index import ExactIndex
     from simpair.model import TwinTowerEncoder
@@ -55,16 +58,17 @@ def _search(arguments: argparse.Namespace) -> None:
     vectors = WithProgress(encoder).encode_document([document.text for document in documents])
     found = ExactIndex.build(vectors).search(encoder.encode_query(arguments.queries), arguments.k)
     hits = [
-        [_hit(documents[row], score) for score, row in zip(scores.tolist(), rows.tolist(), strict=True)]
+        [_hit(arguments.file, documents[row], score) for score, row in zip(scores.tolist(), rows.tolist(), strict=True)]
         for scores, rows in found
     ]
     write_hits(arguments, hits)
 
 
-def _hit(document: InputDocument, score: float) -> Hit:
+def _hit(file: str, document: InputDocument, score: float) -> Hit:
     from simpair.search import Hit
 
-    return Hit(document.id or str(document.line), score, document.text, document.metadata)
+    line = str(document.line) if document.path == file else f"{document.path}:{document.line}"
+    return Hit(document.id or line, score, document.text, document.metadata)
 
 
 def write_hits(arguments: argparse.Namespace, found: list[list[Hit]]) -> None:
