@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from simpair.disk import sync
 from simpair.index import ExactIndex
 
 __all__ = ["Cached", "cache_faults", "load_cache", "newest_cache", "save_cache"]
@@ -46,7 +47,8 @@ def load_cache(folder: Path, known: Callable[[int, str], bool], *, dimension: in
             told = _seal(path).read_bytes()
             longest = float(json.loads(told)["longest"])
             if told != _sealed(path, longest):
-                _log.warning("%s is damaged, or was not written here; it is built anew", path)
+                if told == _seal(path).read_bytes():  # else it was replaced meanwhile
+                    _log.warning("%s is damaged, or was not written here; it is built anew", path)
                 continue
             exact = ExactIndex.read(path, longest=longest)
         except FileNotFoundError:  # it is being written, or was just replaced
@@ -68,8 +70,9 @@ def save_cache(cached: Cached, folder: Path) -> Path:
     path = folder / f"faiss-{cached.number}-{cached.name}.index"
     try:
         cached.exact.write(Path(f"{path}.tmp"))
+        # Without a seal the file is nothing: an old one goes first, the new one comes last.
+        _seal(path).unlink(missing_ok=True)
         _publish(path)
-        # The seal comes last: without it the file beside it is nothing.
         Path(f"{_seal(path)}.tmp").write_bytes(_sealed(path, cached.exact.longest))
         _publish(_seal(path))
     except BaseException:
@@ -137,6 +140,5 @@ def _sealed(path: Path, longest: float) -> bytes:
 def _publish(path: Path) -> None:
     """Moves ``path.tmp`` to ``path`` once its bytes are on the disk."""
     tmp = Path(f"{path}.tmp")
-    with tmp.open("rb+") as file:
-        os.fsync(file.fileno())
+    sync(tmp)
     tmp.replace(path)

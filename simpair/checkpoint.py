@@ -6,7 +6,6 @@ Knows no tower: it reads files and hands over what they say. Nothing pickled is 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from simpair.digests import DIGESTS, check_digests, write_digests
+from simpair.disk import sync
 from simpair.errors import InputError, ModelCorrupt, ModelNotFound, UnsafeModel, UnsupportedModel
 from simpair.vocabulary import (
     lowers_first,
@@ -309,18 +309,10 @@ def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
     write_tensors(folder / WEIGHTS, checkpoint.tensors)
     write_digests(folder)
     for path in folder.rglob("*"):
-        _sync(path)
+        sync(path)
 
 
 def _portable(config: Mapping[str, Any]) -> dict[str, Any]:
     """``config.json`` without the keys that name a folder, a dtype or a release."""
     dropped = {"_name_or_path", "name_or_path", "torch_dtype", "dtype", "transformers_version"}
     return {key: value for key, value in config.items() if key not in dropped}
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
 from simpair._version import __version__
+from simpair.disk import sha256
 from simpair.errors import ModelCorrupt
 from simpair.vocabulary import read_json
 
@@ -37,7 +37,7 @@ def check_digests(folder: Path) -> None:
         path = folder / name  # perhaps a link: the Hub's cache keeps its files elsewhere
         if Path(name).is_absolute() or ".." in Path(name).parts or len(name) > 80 or not path.is_file():
             raise ModelCorrupt(f"{path} is missing; it was saved with the checkpoint: download or save it again")
-        if _sha256(path) != digest:
+        if sha256(path) != digest:
             raise ModelCorrupt(
                 f"{path} is not the file that was saved; download or save the checkpoint again, or delete {DIGESTS} "
                 "if you changed it on purpose"
@@ -51,10 +51,5 @@ def check_digests(folder: Path) -> None:
 def write_digests(folder: Path) -> None:
     """Record the digest of each file below the folder."""
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    digests = {"simpair": __version__, "sha256": {name: _sha256(folder / name) for name in names}}
+    digests = {"simpair": __version__, "sha256": {name: sha256(folder / name) for name in names}}
     (folder / DIGESTS).write_text(json.dumps(digests, indent=2) + "\n", encoding="utf-8")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

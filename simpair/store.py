@@ -6,7 +6,6 @@ Knows no encoder and no search: a vector is a row of halves, metadata is the tex
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, closing
 from itertools import chain
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simpair.database import Database
+from simpair.disk import sync
 from simpair.errors import InputError, StoreError, StoreNotFound
 from simpair.locks import LOCK_FILES, write_lock
 from simpair.records import Canary, RecordedEncoder, Records
@@ -32,7 +32,7 @@ from simpair.schema import (
     vector_digest,
 )
 
-__all__ = ["Batch", "Store", "Stored", "sync_folder"]
+__all__ = ["Batch", "Store", "Stored"]
 
 _DATABASE = "documents.sqlite"
 _UNBORN = f"{_DATABASE}.new"
@@ -106,7 +106,7 @@ class Store(Records):
                 _refuse_occupied(folder)
                 _write_empty(folder / _UNBORN, encoder, canaries)
                 (folder / _UNBORN).replace(folder / _DATABASE)
-                sync_folder(folder)
+                sync(folder)
         except OSError as error:
             raise StoreError(f"{folder} cannot become an index ({error}); choose a folder you can write") from error
         return cls.open(folder, lock_timeout=lock_timeout)
@@ -253,13 +253,3 @@ def _refuse_occupied(folder: Path) -> None:
         )
     if names:
         raise StoreError(f"{folder} holds other files ({min(names)}); an index needs a folder of its own")
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes a rename in ``folder`` last; Windows has no such call."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -9,7 +9,6 @@ Knows no encoder: nothing is encoded on either way.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -23,11 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simpair._version import __version__
+from simpair.disk import sha256, sync
 from simpair.documents import Document, read_given
 from simpair.errors import InputError, StoreCorrupt, StoreError, StoreNotFound, StoreVersion
 from simpair.ingest import add_documents
 from simpair.records import Canary, RecordedEncoder
-from simpair.store import Store, sync_folder
+from simpair.store import Store
 
 __all__ = ["export_store", "import_store"]
 
@@ -152,7 +152,7 @@ def _write_facts(folder: Path, encoder: RecordedEncoder, canaries: list[Canary],
         "last_row": last_row,
         "encoder": encoder._asdict() | {"identity": dict(encoder.identity)},
         "canaries": [canary._asdict() | {"vector": canary.vector.tolist()} for canary in canaries],
-        "sha256": {name: _sha256(folder / name) for name in (_DOCUMENTS, _VECTORS)},
+        "sha256": {name: sha256(folder / name) for name in (_DOCUMENTS, _VECTORS)},
     }
     (folder / _INDEX).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -168,7 +168,7 @@ def _read_facts(source: Path) -> tuple[RecordedEncoder, list[Canary], int, int]:
         encoder = RecordedEncoder(**facts["encoder"])
         canaries = [Canary(c["role"], c["text"], np.array(c["vector"], np.float32)) for c in facts["canaries"]]
         count, last_row, digests = int(facts["documents"]), int(facts["last_row"]), dict(facts["sha256"])
-        right = all(_sha256(source / name) == digests[name] for name in (_DOCUMENTS, _VECTORS))
+        right = all(sha256(source / name) == digests[name] for name in (_DOCUMENTS, _VECTORS))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise StoreCorrupt(f"{source / _INDEX} cannot be read ({error!r}); export the index again") from error
     if not right or not isinstance(encoder.dimension, int):
@@ -187,26 +187,16 @@ def _new_folder(target: Path) -> Iterator[Path]:
     try:
         unborn.mkdir(parents=True)
         yield unborn
-        _sync(unborn)
+        for path in unborn.iterdir():
+            sync(path)
         if target.exists():
             target.rmdir()
         unborn.rename(target)
-        sync_folder(target.parent)
+        sync(target.parent)
     except OSError as error:
         raise StoreError(f"{target} cannot be written ({error}); choose another folder or make room") from error
     finally:
         shutil.rmtree(unborn, ignore_errors=True)
-
-
-def _sync(folder: Path) -> None:
-    for path in folder.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _arrow(name: str) -> Any:

@@ -11,6 +11,7 @@ import faiss
 import numpy as np
 import pytest
 
+from simpair import cache
 from simpair.cache import Cached, cache_faults, load_cache, newest_cache, save_cache
 from simpair.index import ExactIndex
 from tests.test_index import same, unit_vectors
@@ -85,6 +86,24 @@ def test_a_flipped_bit_is_found_by_the_digest_alone(tmp_path: Path, caplog: pyte
     assert cache_faults(tmp_path) == [f"{path.name} is damaged"]
     # The control: FAISS itself takes the damaged file without a word.
     assert faiss.read_index(str(path)).ntotal == 100
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_no_damage(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = saved(tmp_path)
+    sealed = cache._sealed
+
+    def beside_a_writer(path: Path, longest: float) -> bytes:
+        monkeypatch.setattr(cache, "_sealed", sealed)
+        save_cache(Cached(3, NAME, index), tmp_path)  # the same state once more, so under the same name
+        return sealed(path, longest)
+
+    monkeypatch.setattr(cache, "_sealed", beside_a_writer)
+    with caplog.at_level("WARNING", "simpair"):
+        assert load(tmp_path) is None
+    assert not caplog.records
+    assert load(tmp_path) is not None
 
 
 def test_a_truncated_file_is_not_opened(tmp_path: Path) -> None:

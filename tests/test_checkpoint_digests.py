@@ -117,7 +117,7 @@ def test_digests_that_cannot_hold_are_refused(tiny_copy: Path, table: object) ->
 def test_digests_read_no_file_outside_the_folder(tiny_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     outside = tiny_copy.parent / "secret"
     outside.write_text("x")
-    monkeypatch.setattr("simpair.digests._sha256", lambda path: pytest.fail(f"{path} was read"))
+    monkeypatch.setattr("simpair.digests.sha256", lambda path: pytest.fail(f"{path} was read"))
     for name in ("../secret", str(outside)):
         (tiny_copy / "simpair.json").write_text(json.dumps({"sha256": {name: "0"}}))
         with pytest.raises(ModelCorrupt, match="is missing"):

@@ -106,13 +106,15 @@ class Partial:
 
     def finish(self, complete: Callable[[Path], Path]) -> None:
         """Make the target of the work file; ``complete`` gives the whole file for a work file."""
+        from simpair.disk import sync
+
         with _plain_errors(self._target):
             self._opened.close()
             whole = complete(self._work)
-            with whole.open("r+b") as file:
-                _sync(file)
+            sync(whole)
             whole.replace(self._target)
-            _sync_folder(self._target.parent)
+            with suppress(OSError):  # where a folder cannot be opened, its entries are safe without
+                sync(self._target.parent)
         self.rows, self.digest = 0, ""
 
     def close(self) -> None:
@@ -218,12 +220,3 @@ def _cut(file: IO[bytes], size: int) -> None:
 def _sync(file: IO[Any]) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    with suppress(OSError):  # where a folder cannot be opened, its entries are safe without
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
