@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .collators import PairCollator
     from .evaluate import PairScores, RetrievalScores, evaluate_pairs, evaluate_records, evaluate_retrieval
-    from .losses import cosent, cosine_mse, distillation, info_nce
+    from .losses import angle, cosent, cosine_mse, distillation, info_nce, matryoshka, similarity_distillation
     from .pairs import RetrievalPair, ScoredPair, read_pairs
     from .run import FineTuneReport, fine_tune
     from .trainer import TwinTowerTrainer, TwinTowerTrainingArguments, embed_columns
@@ -25,6 +25,7 @@ __all__ = [
     "ScoredPair",
     "TwinTowerTrainer",
     "TwinTowerTrainingArguments",
+    "angle",
     "cosent",
     "cosine_mse",
     "distillation",
@@ -34,13 +35,23 @@ __all__ = [
     "evaluate_retrieval",
     "fine_tune",
     "info_nce",
+    "matryoshka",
     "read_pairs",
+    "similarity_distillation",
 ]
 
 _HOMES = {
     "collators": ["PairCollator"],
     "evaluate": ["PairScores", "RetrievalScores", "evaluate_pairs", "evaluate_records", "evaluate_retrieval"],
-    "losses": ["cosent", "cosine_mse", "distillation", "info_nce"],
+    "losses": [
+        "angle",
+        "cosent",
+        "cosine_mse",
+        "distillation",
+        "info_nce",
+        "matryoshka",
+        "similarity_distillation",
+    ],
     "pairs": ["RetrievalPair", "ScoredPair", "read_pairs"],
     "run": ["FineTuneReport", "fine_tune"],
     "trainer": ["TwinTowerTrainer", "TwinTowerTrainingArguments", "embed_columns"],

@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from simpair.training.losses import cosent, cosine_mse, distillation, info_nce
+from simpair.training.losses import (
+    angle,
+    cosent,
+    cosine_mse,
+    distillation,
+    info_nce,
+    matryoshka,
+    similarity_distillation,
+)
 
 
 def at_angles(*degrees: float, length: float = 1.0) -> torch.Tensor:
@@ -22,7 +30,10 @@ def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> to
 LOSSES = {
     "cosine_mse": lambda a, b: cosine_mse(a, b, torch.linspace(0, 1, len(a))),
     "cosent": lambda a, b: cosent(a, b, torch.linspace(0, 1, len(a)), scale=3),
+    "angle": lambda a, b: angle(a, b, torch.linspace(0, 1, len(a)), scale=3),
     "info_nce": lambda a, b: info_nce(a, b, b.flip(1), scale=3),
+    "info_nce, symmetric": lambda a, b: info_nce(a, b, b.flip(1), scale=3, symmetric=True),
+    "similarity_distillation": lambda a, b: similarity_distillation(a, b, scale=3),
     "distillation": distillation,
 }
 every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
@@ -64,6 +75,52 @@ def test_info_nce_of_known_angles_with_a_negative():
 
 def test_distillation_of_known_angles():
     assert distillation(at_angles(0, 0), at_angles(60, 180)).item() == pytest.approx((0.5 + 2) / 2)
+
+
+def test_angle_of_known_angles():
+    # in the plane the score is |cos + sin| of the difference of the angles: 1 at 0, √2 at 45, 1 at 90 degrees
+    loss = angle(at_angles(45, 90), at_angles(0, 0), torch.tensor([0.0, 1.0]), scale=2)
+    assert loss.item() == pytest.approx(math.log(1 + math.exp(2 * (math.sqrt(2) - 1))))
+    with pytest.raises(ValueError, match="3 wide"):
+        angle(random(2, 3), random(2, 3), torch.tensor([0.0, 1.0]))
+
+
+def test_symmetric_info_nce_is_the_mean_of_both_directions_and_knows_right_answers_in_both():
+    anchors, positives = random(4, 3), random(4, 3, seed=1)
+    both = info_nce(anchors, positives, symmetric=True)
+    assert both.item() == pytest.approx((info_nce(anchors, positives) + info_nce(positives, anchors)).item() / 2)
+    same = random(4, 4, seed=2) > 0.3
+    back = info_nce(positives, anchors, same=same.T)
+    both = info_nce(anchors, positives, same=same, symmetric=True)
+    assert both.item() == pytest.approx((info_nce(anchors, positives, same=same) + back).item() / 2)
+
+
+def test_similarity_distillation_of_known_angles():
+    # the student's cosines of text 0 with 1 and 2: 1/2 and 0; the teacher's, in another width: 0 and 1; and so on
+    student, teacher = at_angles(0, 60, 90), torch.tensor([[1.0, 0, 0], [0, 1, 0], [1, 0, 0]], dtype=torch.float64)
+    cosines = {(0, 1): 0.5, (0, 2): 0.0, (1, 2): math.cos(math.radians(30))}
+    wanted = {(0, 1): 0.0, (0, 2): 1.0, (1, 2): 0.0}
+    by_hand = 0.0
+    for text in range(3):
+        pairs = [tuple(sorted((text, other))) for other in range(3) if other != text]
+        mine, theirs = ([math.exp(2 * table[pair]) for pair in pairs] for table in (cosines, wanted))
+        by_hand += sum(
+            t / sum(theirs) * math.log(t / sum(theirs) / (m / sum(mine))) for m, t in zip(mine, theirs, strict=True)
+        )
+    assert similarity_distillation(student, teacher, scale=2).item() == pytest.approx(by_hand / 3)
+    assert similarity_distillation(student, student * 3).item() == pytest.approx(0, abs=1e-12)
+    with pytest.raises(ValueError, match="two texts"):
+        similarity_distillation(student[:1], teacher[:1])
+
+
+def test_matryoshka_is_the_weighted_sum_over_the_first_numbers():
+    left, right = random(4, 6), random(4, 6, seed=1)
+    by_hand = 2 * info_nce(left[:, :2], right[:, :2]) + 3 * info_nce(left, right)
+    assert matryoshka(info_nce, left, right, dims=(2, 6), weights=(2, 3)).item() == pytest.approx(by_hand.item())
+    assert matryoshka(info_nce, left, right, dims=(6,)).item() == pytest.approx(info_nce(left, right).item())
+    for dims in ((), (0,), (7,)):
+        with pytest.raises(ValueError, match="from 1 to 6"):
+            matryoshka(info_nce, left, right, dims=dims)
 
 
 # --- what the losses must not depend on
@@ -151,7 +208,7 @@ def test_cosent_of_one_class_is_exactly_zero_with_zero_gradient(labels):
 
 @every_loss
 def test_gradients_agree_with_finite_differences(loss):
-    left, right = random(4, 3).requires_grad_(), random(4, 3, seed=1).requires_grad_()
+    left, right = random(4, 4).requires_grad_(), random(4, 4, seed=1).requires_grad_()
     assert gradcheck(loss, (left, right))
     assert all(grad.abs().max() > 1e-3 for grad in torch.autograd.grad(loss(left, right), (left, right)))
 
@@ -186,8 +243,8 @@ def test_autocast_does_not_reach_the_arithmetic(loss):
 @every_loss
 @pytest.mark.parametrize("length", [0.0, 1e-30, 1e15])
 def test_zero_tiny_and_huge_embeddings_stay_finite(loss, length):
-    left = (random(4, 3, dtype=torch.float32) * length).requires_grad_()
-    result = loss(left, random(4, 3, seed=1, dtype=torch.float32))
+    left = (random(4, 4, dtype=torch.float32) * length).requires_grad_()
+    result = loss(left, random(4, 4, seed=1, dtype=torch.float32))
     result.backward()
     assert result.isfinite()
     assert left.grad.isfinite().all()
