@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import tempfile
 import time
@@ -10,17 +11,18 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 from transformers import PrinterCallback
-from transformers.trainer_utils import get_last_checkpoint
 
 from simpair.errors import DataError, InputError, TrainingError
 from simpair.model import TwinTowerEncoder
 
+from .checkpoints import checkpoints, newest_sound
 from .evaluate import PairScores, RetrievalScores, evaluate_records
 from .pairs import Records, RetrievalPair, ScoredPair, check_records, read_pairs
 from .trainer import LossName, TwinTowerTrainer, TwinTowerTrainingArguments
 
 __all__ = ["FineTuneReport", "fine_tune"]
 
+_log = logging.getLogger("simpair")
 Data = str | Path | Sequence[str | Path] | Sequence[ScoredPair | RetrievalPair | Mapping[str, Any]]
 
 
@@ -110,7 +112,7 @@ def fine_tune(
         trainer = TwinTowerTrainer(encoder, args, train_dataset=records)
         trainer.remove_callback(PrinterCallback)
         start = time.perf_counter()
-        result = trainer.train(resume_from_checkpoint=resume or None)
+        result = trainer.train(resume_from_checkpoint=_newest(output_dir) if resume else None)
         seconds = time.perf_counter() - start
     encoder.eval()
     if output_dir is not None:
@@ -134,8 +136,16 @@ def _check_run(output_dir: str | Path | None, *, resume: bool, batch_size: int, 
         raise InputError(f"{output_dir} is a file; output_dir must be a folder, or not exist yet")
     if resume and output_dir is None:
         raise InputError("resume needs the output_dir of the interrupted run")
-    if resume and get_last_checkpoint(str(output_dir)) is None:
+    if resume and not checkpoints(Path(str(output_dir))):
         raise TrainingError(f"{output_dir} holds no checkpoint to resume from; leave resume out to start anew")
+
+
+def _newest(output_dir: str | Path | None) -> str | None:
+    """The checkpoint to go on from; None where an interruption left no complete one."""
+    found = newest_sound(Path(str(output_dir)))
+    if found is None:
+        _log.warning("%s: no checkpoint is complete; starting from the beginning", output_dir)
+    return None if found is None else str(found)
 
 
 def _fitting_loss(records: Records, loss: LossName | None) -> LossName:
@@ -144,7 +154,7 @@ def _fitting_loss(records: Records, loss: LossName | None) -> LossName:
     if loss is None:
         return "cosent" if scored else "info_nce"
     if loss in get_args(LossName) and scored == (loss == "info_nce"):
-        kind, fitting = ("scored", "cosent or cosine_mse") if scored else ("retrieval", "info_nce")
+        kind, fitting = ("scored", "cosent, angle or cosine_mse") if scored else ("retrieval", "info_nce")
         raise InputError(f"the loss {loss} does not fit {kind} pairs; use {fitting}")
     return loss
 

@@ -6,7 +6,8 @@ differs is the loss, and that checkpoints are written and read by simpair, whole
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -14,19 +15,22 @@ from typing import Any, Literal, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import EvalPrediction, Trainer, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from simpair.checkpoint import write_checkpoint
 from simpair.errors import InputError, TrainingError
 from simpair.model import TwinTowerEncoder
 
+from .checkpoints import check, discard, newest_sound, rotate, seal
 from .collators import PairCollator
 from .evaluate import pearson, spearman
-from .losses import cosent, cosine_mse, info_nce
+from .losses import angle, cosent, cosine_mse, info_nce, matryoshka
 
 __all__ = ["LossName", "TwinTowerTrainer", "TwinTowerTrainingArguments", "embed_columns", "right_answers"]
 
-LossName = Literal["cosine_mse", "cosent", "info_nce"]
+LossName = Literal["cosine_mse", "cosent", "angle", "info_nce"]
 _RESUMED = ("optimizer.pt", "scheduler.pt", "trainer_state.json")
 
 
@@ -35,12 +39,20 @@ class TwinTowerTrainingArguments(TrainingArguments):
     """``transformers.TrainingArguments`` with a loss.
 
     Attributes:
-        loss: ``cosine_mse`` and ``cosent`` for batches with labels, ``info_nce`` for those without.
-        scale: Inverse temperature of ``cosent`` and ``info_nce``.
+        loss: ``cosine_mse``, ``cosent`` and ``angle`` (with ``cosent`` added) for batches with labels, ``info_nce``
+            for those without.
+        scale: Inverse temperature of all but ``cosine_mse``.
+        symmetric: Whether in ``info_nce`` the positives look for their anchors as well.
+        matryoshka_dims: The loss is summed over the first d numbers of the embeddings for each d of these.
+        mini_batch_size: Texts that a forward takes at once; memory is that of one forward, the gradients are those of
+            the whole batch, and every text is run forward twice (gradient caching). 0 takes all.
     """
 
-    loss: LossName = field(default="cosine_mse", metadata={"help": "cosine_mse, cosent or info_nce"})
-    scale: float = field(default=20.0, metadata={"help": "inverse temperature of cosent and info_nce"})
+    loss: LossName = field(default="cosine_mse", metadata={"help": "cosine_mse, cosent, angle or info_nce"})
+    scale: float = field(default=20.0, metadata={"help": "inverse temperature of all but cosine_mse"})
+    symmetric: bool = field(default=False, metadata={"help": "info_nce in both directions"})
+    matryoshka_dims: list[int] | None = field(default=None, metadata={"help": "sum the loss over these widths"})
+    mini_batch_size: int = field(default=0, metadata={"help": "texts that a forward takes at once; 0 takes all"})
     remove_unused_columns: bool = field(default=False, metadata={"help": "the collator reads the records whole"})
     report_to: str | list[str] | None = field(default="none", metadata={"help": "where to report; none by default"})
 
@@ -51,19 +63,26 @@ class TwinTowerTrainingArguments(TrainingArguments):
         super().__post_init__()  # type: ignore[no-untyped-call]
 
 
-def embed_columns(model: nn.Module, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+def embed_columns(model: nn.Module, inputs: Mapping[str, Tensor], *, at_once: int = 0) -> list[Tensor]:
     """Embeddings (B, D) of every text column of a batch (text1, text2, negative1, …), from one forward of the model.
 
     Args:
         model: ``forward(input_ids (N, T), attention_mask (N, T)) -> (N, D)``, wrapped or not.
         inputs: The collator's batch.
+        at_once: How many texts a forward takes; each is run again for its gradients, with the same dropout, so that the
+            memory of one suffices. 0 takes all, once. Gao et al., 2021, "Scaling Deep Contrastive Learning Batch Size
+            under Memory Limited Setup" (arXiv 2101.06983).
     """
     names = [name.removesuffix("_input_ids") for name in inputs if name.endswith("_input_ids")]
     ids = [inputs[f"{name}_input_ids"] for name in names]
     masks = [inputs[f"{name}_attention_mask"] for name in names]
     width = max(column.shape[1] for column in ids)
     joined = [torch.cat([F.pad(part, (0, width - part.shape[1])) for part in parts]) for parts in (ids, masks)]
-    embeddings: Tensor = model(joined[0], joined[1])
+    if at_once:
+        parts = zip(*(part.split(at_once) for part in joined), strict=True)
+        embeddings: Tensor = torch.cat([checkpoint(model, *part, use_reentrant=False) for part in parts])
+    else:
+        embeddings = model(joined[0], joined[1])
     return list(embeddings.split([len(column) for column in ids]))
 
 
@@ -92,22 +111,49 @@ class TwinTowerTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """The loss of a batch; with ``return_outputs`` also ``{"scores": (B,) cosines of text1 and text2}``."""
-        text1, text2, *negatives = embed_columns(model, inputs)
+        embeddings = embed_columns(model, inputs, at_once=self.args.mini_batch_size)
+        loss_of = self._loss(inputs)
+        if self.args.matryoshka_dims:
+            loss = matryoshka(loss_of, *embeddings, dims=self.args.matryoshka_dims)
+        else:
+            loss = loss_of(*embeddings)
+        return (loss, {"scores": F.cosine_similarity(embeddings[0], embeddings[1])}) if return_outputs else loss
+
+    def _loss(self, inputs: Mapping[str, Tensor]) -> Callable[..., Tensor]:
+        """The loss of a batch as a function of the embeddings of its columns."""
+        scale = self.args.scale
         if self.args.loss == "info_nce":
             if "labels" in inputs:
                 raise TrainingError("info_nce takes every pair for a positive, but the batch has labels; use cosent")
-            candidates = torch.cat(negatives) if negatives else None
-            loss = info_nce(text1, text2, candidates, scale=self.args.scale, same=right_answers(inputs))
-        elif self.args.loss == "cosent":
-            loss = cosent(text1, text2, _labels(inputs), scale=self.args.scale)
-        else:
-            loss = cosine_mse(text1, text2, _labels(inputs))
-        return (loss, {"scores": F.cosine_similarity(text1, text2)}) if return_outputs else loss
+            same, symmetric = right_answers(inputs), self.args.symmetric
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As ``Trainer.train``; from now on no checkpoint elsewhere has the encoder's weights."""
+            def ranked(text1: Tensor, text2: Tensor, *negatives: Tensor) -> Tensor:
+                candidates = torch.cat(negatives) if negatives else None
+                return info_nce(text1, text2, candidates, scale=scale, same=same, symmetric=symmetric)
+
+            return ranked
+        labels = _labels(inputs)
+        if self.args.loss == "cosine_mse":
+            return lambda text1, text2: cosine_mse(text1, text2, labels)
+        if self.args.loss == "cosent":
+            return lambda text1, text2: cosent(text1, text2, labels, scale=scale)
+        return lambda text1, text2: cosent(text1, text2, labels, scale=scale) + angle(text1, text2, labels, scale=scale)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As ``Trainer.train``, where True goes on from the newest checkpoint that is as it was saved.
+
+        From now on no checkpoint elsewhere has the encoder's weights.
+
+        Raises:
+            TrainingError: There is none to go on from, or the loss or its gradient stopped being finite.
+        """
         self._encoder().source = None
-        return super().train(*args, **kwargs)
+        if resume_from_checkpoint is True:
+            found = newest_sound(Path(str(self.args.output_dir)))
+            if found is None:
+                raise TrainingError(f"{self.args.output_dir} holds no complete checkpoint; start anew")
+            resume_from_checkpoint = str(found)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """One step, stopped where the loss is not finite: the stock trainer would report 0 and train on."""
@@ -118,6 +164,16 @@ class TwinTowerTrainer(Trainer):
                 f"({self.args.learning_rate}) or look at the data of that step"
             )
         return loss
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """The length of the gradient, which must be finite: clipping would spread what is not to all weights."""
+        norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
+        if not math.isfinite(norm):
+            raise TrainingError(
+                f"the gradient of step {self.state.global_step + 1} is {norm}; lower the learning rate "
+                f"({self.args.learning_rate}) or look at the data of that step"
+            )
+        return norm
 
     def prediction_step(
         self,
@@ -140,12 +196,38 @@ class TwinTowerTrainer(Trainer):
             return
         folder = Path(output_dir or str(self.args.output_dir))
         write_checkpoint(folder, self._encoder().checkpoint())
+        self._write_arguments(folder)
+
+    def _write_arguments(self, folder: Path) -> None:
         arguments = self.args.to_json_string()  # type: ignore[no-untyped-call]
         (folder / "training_args.json").write_text(arguments, encoding="utf-8")
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Save a checkpoint that is complete or none, and only then remove older ones."""
+        run = Path(self._get_output_dir(trial=trial))
+        folder = run / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        first, keep = self.args.should_save, self.args.save_total_limit
+        if first:
+            discard(folder)
+        self.accelerator.wait_for_everyone()
+        self.args.save_total_limit = None  # the stock trainer would remove the older ones now
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = keep
+        self.accelerator.wait_for_everyone()
+        if first:
+            self._write_arguments(folder)
+            seal(folder)
+            if keep:
+                best = self.state.best_model_checkpoint
+                rotate(run, keep=keep, best=None if best is None else Path(best))
+        self.accelerator.wait_for_everyone()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Load the weights to go on from, and refuse a checkpoint that would resume with another state."""
         folder = Path(resume_from_checkpoint)
+        check(folder)
         missing = [name for name in _RESUMED if not (folder / name).is_file()]
         if not any(folder.glob("rng_state*.pth")):
             missing.append("rng_state.pth")

@@ -32,7 +32,7 @@ def register(commands: Any) -> None:
     train.add_argument("--base", metavar="M", help="the model to start from; default: the bundled model")
     train.add_argument("--dev", metavar="FILE", help="pairs to measure on before and after, never trained on")
     _add_label_range(train)
-    train.add_argument("--loss", choices=("cosine_mse", "cosent", "info_nce"), help="default: what fits the data")
+    train.add_argument("--loss", choices=("cosine_mse", "cosent", "angle", "info_nce"), help="default: what fits the data")
     train.add_argument("--epochs", type=_positive_float, default=1.0, help="passes over the data (default 1)")
     train.add_argument("--max-steps", type=positive, default=-1, help="stop after that many steps, whatever the epochs")
     train.add_argument("--batch-size", type=positive, default=32, help="pairs in a step (default 32)")

@@ -11,13 +11,14 @@ import torch
 from torch.nn.functional import cosine_similarity, normalize
 
 from simpair import TwinTowerEncoder
-from simpair.errors import InputError, ModelError, TrainingError
+from simpair.errors import InputError, TrainingError
 from simpair.training import (
     PairCollator,
     RetrievalPair,
     ScoredPair,
     TwinTowerTrainer,
     TwinTowerTrainingArguments,
+    angle,
     cosent,
     cosine_mse,
     embed_columns,
@@ -188,7 +189,7 @@ def test_damaged_weights_are_not_resumed_from(tiny_encoder, arguments, tmp_path)
     data = bytearray(path.read_bytes())
     data[-5] ^= 1
     path.write_bytes(data)
-    with pytest.raises(ModelError, match=r"model\.safetensors"):
+    with pytest.raises(TrainingError, match=r"model\.safetensors is not the file"):
         TwinTowerTrainer(tiny_encoder, arguments(max_steps=4), train_dataset=PAIRS).train(
             resume_from_checkpoint=str(path.parent)
         )
@@ -232,6 +233,95 @@ def test_the_best_checkpoint_is_really_loaded_at_the_end(tiny_model, arguments, 
         endings[kind] = distance(weights(encoder), weights(best))
     assert endings[TwinTowerTrainer] == 0.0
     assert endings[Forgetful] > 0.0  # the control
+
+
+@pytest.mark.parametrize("loss", ["cosent", "info_nce"])
+def test_gradient_caching_gives_the_gradients_of_the_whole_batch(tiny_encoder, arguments, loss):
+    batch = PairCollator(tiny_encoder.tokenizer)(ASKED if loss == "info_nce" else PAIRS[:7])
+    tiny_encoder.eval()  # no dropout
+    gradients = []
+    for mini_batch_size in (0, 4):
+        tiny_encoder.zero_grad()
+        trainer = TwinTowerTrainer(tiny_encoder, arguments(loss=loss, mini_batch_size=mini_batch_size))
+        trainer.compute_loss(tiny_encoder, batch).backward()
+        gradients.append({name: value.grad.clone() for name, value in tiny_encoder.named_parameters()})
+    assert distance(*gradients) <= 1e-5 * max(float(grad.abs().max()) for grad in gradients[0].values())
+
+
+def test_gradient_caching_drops_the_same_numbers_both_times(tiny_encoder, monkeypatch):
+    """The gradient is that of the loss that was reported, dropout or not: that of the same forwards, kept whole."""
+    batch = PairCollator(tiny_encoder.tokenizer)(ASKED)
+    tiny_encoder.train()
+
+    def gradients(seed=5):
+        torch.manual_seed(seed)
+        tiny_encoder.zero_grad()
+        sum(part.square()[:, 0].sum() for part in embed_columns(tiny_encoder, batch, at_once=4)).backward()
+        return {name: value.grad.clone() for name, value in tiny_encoder.named_parameters()}
+
+    cached, other = gradients(), gradients(seed=6)
+    monkeypatch.setattr("simpair.training.trainer.checkpoint", lambda model, *part, use_reentrant: model(*part))
+    assert distance(cached, gradients()) <= 1e-6
+    assert distance(cached, other) > 1e-3  # the control: numbers are dropped
+
+
+def test_the_options_of_the_loss_reach_it(tiny_encoder, arguments):
+    asked, scored = PairCollator(tiny_encoder.tokenizer)(ASKED), PairCollator(tiny_encoder.tokenizer)(PAIRS[:6])
+    tiny_encoder.eval()
+
+    def loss_of(batch, **options):
+        return TwinTowerTrainer(tiny_encoder, arguments(**options)).compute_loss(tiny_encoder, batch).item()
+
+    text1, text2, negatives = embed_columns(tiny_encoder, asked)
+    both = info_nce(text1, text2, negatives, same=right_answers(asked), symmetric=True, scale=5)
+    assert loss_of(asked, loss="info_nce", symmetric=True, scale=5) == pytest.approx(both.item())
+    text1, text2 = embed_columns(tiny_encoder, scored)
+    labels = scored["labels"]
+    assert loss_of(scored, loss="angle") == pytest.approx(
+        (cosent(text1, text2, labels) + angle(text1, text2, labels)).item()
+    )
+    short = cosent(text1[:, :8], text2[:, :8], labels) + cosent(text1, text2, labels)
+    widths = [8, text1.shape[1]]
+    assert loss_of(scored, loss="cosent", matryoshka_dims=widths) == pytest.approx(short.item())
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_and_leaves_the_weights(tiny_encoder, arguments):
+    class Broken(TwinTowerTrainer):
+        def training_step(self, model, *args, **kwargs):
+            loss = super().training_step(model, *args, **kwargs)
+            next(iter(model.parameters())).grad[0] = float("inf")
+            return loss
+
+    before = weights(tiny_encoder)
+    with pytest.raises(TrainingError, match="gradient of step 1"):
+        Broken(tiny_encoder, arguments(), train_dataset=PAIRS).train()
+    assert distance(before, weights(tiny_encoder)) == 0
+
+
+def test_a_run_goes_on_from_the_newest_sound_checkpoint_to_the_same_bits(
+    tiny_model, arguments, tmp_path, caplog, monkeypatch
+):
+    """The save of step 4 stops halfway; step 2 is complete, and resuming from it ends as if nothing had happened."""
+    options = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2}
+    whole = TwinTowerEncoder.from_pretrained(tiny_model)
+    TwinTowerTrainer(whole, arguments(**options, output_dir=str(tmp_path / "whole")), train_dataset=PAIRS).train()
+
+    class Stopped(TwinTowerTrainer):
+        def _save_rng_state(self, output_dir):
+            if self.state.global_step == 4:
+                raise KeyboardInterrupt
+            super()._save_rng_state(output_dir)
+
+    with pytest.raises(KeyboardInterrupt):
+        Stopped(TwinTowerEncoder.from_pretrained(tiny_model), arguments(**options), train_dataset=PAIRS).train()
+    assert (tmp_path / "run" / "checkpoint-4" / "model.safetensors").exists()
+    again = TwinTowerEncoder.from_pretrained(tiny_model)
+    with caplog.at_level(logging.WARNING, "simpair"):
+        TwinTowerTrainer(again, arguments(**options), train_dataset=PAIRS).train(resume_from_checkpoint=True)
+    assert "checkpoint-4 is incomplete" in caplog.text
+    assert distance(weights(whole), weights(again)) == 0
+    names = [f"checkpoint-{step}/model.safetensors" for step in (2, 4, 6)]
+    assert [digest(tmp_path / "run" / name) for name in names] == [digest(tmp_path / "whole" / name) for name in names]
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tiny_encoder, arguments):

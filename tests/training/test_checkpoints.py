@@ -1,0 +1,89 @@
+"""A checkpoint is complete or none, the newest sound one is found, and rotation never removes the last."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from simpair.errors import TrainingError
+from simpair.training.checkpoints import check, checkpoints, discard, newest_sound, rotate, seal
+
+
+def saved(run: Path, step: int, *, sealed: bool = True) -> Path:
+    folder = run / f"checkpoint-{step}"
+    (folder / "1_Pooling").mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"weights" * step)
+    (folder / "1_Pooling" / "config.json").write_text("{}")
+    if sealed:
+        seal(folder)
+    return folder
+
+
+def test_a_sealed_checkpoint_is_sound(tmp_path: Path) -> None:
+    check(saved(tmp_path, 1))
+
+
+@pytest.mark.parametrize(
+    ("harm", "reason"),
+    [
+        (lambda folder: (folder / "checkpoint.json").unlink(), "incomplete"),
+        (lambda folder: (folder / "checkpoint.json").write_text("{"), "cannot be read"),
+        (lambda folder: (folder / "checkpoint.json").write_text("[]"), "cannot be read"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "missing"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"weight"), "not the file that was saved"),
+        (lambda folder: (folder / "1_Pooling" / "config.json").write_text("{} "), "not the file that was saved"),
+    ],
+    ids=["no seal", "half a seal", "another seal", "a file is missing", "cut short", "one byte more"],
+)
+def test_what_is_not_as_it_was_saved_is_passed_over_and_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, harm, reason: str
+) -> None:
+    older, newest = saved(tmp_path, 9), saved(tmp_path, 10)
+    assert newest_sound(tmp_path) == newest
+    harm(newest)
+    with pytest.raises(TrainingError, match=reason):
+        check(newest)
+    with caplog.at_level(logging.WARNING, "simpair"):
+        assert newest_sound(tmp_path) == older
+    assert reason in caplog.text
+
+
+def test_a_run_without_a_sound_checkpoint_has_none(tmp_path: Path) -> None:
+    assert newest_sound(tmp_path / "nowhere") is None
+    saved(tmp_path, 1, sealed=False)
+    (tmp_path / "checkpoint-x").mkdir()
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-1"]
+    assert newest_sound(tmp_path) is None
+
+
+def test_rotation_keeps_the_newest_and_the_best_and_nothing_half(tmp_path: Path) -> None:
+    for step in (2, 3, 10, 11):
+        saved(tmp_path, step)
+    saved(tmp_path, 4, sealed=False)
+    (tmp_path / ".checkpoint-5-0f").mkdir()
+    (tmp_path / "notes").mkdir()
+    rotate(tmp_path, keep=3, best=Path("elsewhere") / "checkpoint-2")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *("checkpoint-10", "checkpoint-11", "checkpoint-2", "notes"),
+    ]
+    rotate(tmp_path, keep=1, best=None)
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-11"]
+    saved(tmp_path, 12, sealed=False)
+    rotate(tmp_path, keep=1, best=None)
+    assert newest_sound(tmp_path) == tmp_path / "checkpoint-11"
+
+
+def test_a_discarded_checkpoint_is_none_before_its_files_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = saved(tmp_path, 1)
+
+    def stopped(path: Path) -> None:
+        raise OSError("stopped")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.rmtree", stopped)
+        with pytest.raises(OSError, match="stopped"):
+            discard(folder)
+    assert newest_sound(tmp_path) is None
+    discard(folder)
+    discard(folder)
+    assert not folder.exists()

@@ -1,0 +1,102 @@
+"""A folder of a run ⇄ its checkpoints: each is complete, and proven so, or it is none.
+
+A checkpoint is sealed last of all, with the digest of every file in it; what has no seal, or another one, is never
+resumed from. Knows no trainer and no model.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from simpair._version import __version__
+from simpair.disk import sha256, sync
+from simpair.errors import TrainingError
+
+__all__ = ["check", "checkpoints", "discard", "newest_sound", "rotate", "seal"]
+
+_log = logging.getLogger("simpair")
+_SEAL = "checkpoint.json"
+_NAME = re.compile(r"checkpoint-([0-9]{1,18})")
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """Returns the folders of checkpoints in a run's folder, sealed or not, the oldest first."""
+    found = {int(name[1]): path for path in _entries(run) if (name := _NAME.fullmatch(path.name))}
+    return [found[step] for step in sorted(found)]
+
+
+def seal(folder: Path) -> None:
+    """Makes a checkpoint complete: its files are on the disk, and so is what they are."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    for path in files:
+        sync(path)
+    for path in (*(path for path in folder.rglob("*") if path.is_dir()), folder):
+        sync(path)
+    digests = {path.relative_to(folder).as_posix(): sha256(path) for path in files}
+    unborn = folder / f"{_SEAL}.new"
+    unborn.write_text(json.dumps({"simpair": __version__, "sha256": digests}, indent=1) + "\n", encoding="utf-8")
+    sync(unborn)
+    unborn.replace(folder / _SEAL)
+    sync(folder)
+    sync(folder.parent)
+
+
+def check(folder: Path) -> None:
+    """Compares a checkpoint with its seal.
+
+    Raises:
+        TrainingError: It is incomplete, or a file of it is not the one that was saved.
+    """
+    try:
+        digests = dict(json.loads((folder / _SEAL).read_text(encoding="utf-8"))["sha256"])
+    except FileNotFoundError:
+        raise TrainingError(f"{folder} is incomplete: it has no {_SEAL}, which is saved last") from None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise TrainingError(f"{folder / _SEAL} cannot be read ({error!r})") from error
+    for name, digest in digests.items():
+        try:
+            sound = sha256(folder / name) == digest
+        except OSError as error:
+            raise TrainingError(f"{folder / name} is missing or cannot be read ({error})") from error
+        if not sound:
+            raise TrainingError(f"{folder / name} is not the file that was saved")
+
+
+def newest_sound(run: Path) -> Path | None:
+    """Returns the newest checkpoint that is as it was saved, or None; tells of every newer one that is not."""
+    for folder in reversed(checkpoints(run)):
+        try:
+            check(folder)
+        except TrainingError as error:
+            _log.warning("%s; looking for an older checkpoint", error)
+            continue
+        return folder
+    return None
+
+
+def discard(folder: Path) -> None:
+    """Removes a checkpoint, where there is one; from the first moment on it is none."""
+    (folder / _SEAL).unlink(missing_ok=True)
+    if folder.is_dir():
+        sync(folder)
+        shutil.rmtree(folder)
+
+
+def rotate(run: Path, *, keep: int, best: Path | None) -> None:
+    """Removes the oldest checkpoints but ``keep``, and never the newest or the best; those without a seal go too."""
+    sealed = [path for path in checkpoints(run) if (path / _SEAL).is_file()]
+    kept = set(sealed[-max(keep, 1) :])
+    if best is not None:
+        kept = {*sealed[-max(keep - 1, 1) :], *(path for path in sealed if path.name == best.name)}
+    for path in (*checkpoints(run), *run.glob(".checkpoint-*")):  # the last: what a crash left of one
+        if path not in kept:
+            discard(path)
+
+
+def _entries(run: Path) -> Iterator[Path]:
+    return (path for path in run.iterdir() if path.is_dir()) if run.is_dir() else iter(())
