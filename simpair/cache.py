@@ -54,7 +54,8 @@ def load_cache(folder: Path, known: Callable[[int, str], bool], *, dimension: in
         except FileNotFoundError:  # it is being written, or was just replaced
             continue
         except (OSError, ValueError, TypeError, KeyError) as error:
-            _log.warning("%s cannot be read (%s); it is built anew", path, error)
+            if path.exists():  # else it was removed meanwhile, which FAISS has no word of its own for
+                _log.warning("%s cannot be read (%s); it is built anew", path, error)
             continue
         if exact.dimension == dimension:
             return Cached(number, name, exact)

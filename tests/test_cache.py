@@ -106,6 +106,22 @@ def test_a_file_that_is_replaced_while_it_is_read_is_no_damage(
     assert load(tmp_path) is not None
 
 
+def test_a_file_that_goes_between_its_digest_and_its_opening_is_no_damage(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(tmp_path)
+    read = ExactIndex.read
+
+    def gone(path: Path, *, longest: float) -> ExactIndex:
+        path.unlink()
+        return read(path, longest=longest)
+
+    monkeypatch.setattr(ExactIndex, "read", gone)
+    with caplog.at_level("WARNING", "simpair"):
+        assert load(tmp_path) is None
+    assert not caplog.records
+
+
 def test_a_truncated_file_is_not_opened(tmp_path: Path) -> None:
     saved(tmp_path)
     path = tmp_path / FILE
