@@ -19,7 +19,7 @@ from typing import NamedTuple
 from simpair.disk import sync
 from simpair.index import ExactIndex
 
-__all__ = ["Cached", "cache_faults", "load_cache", "newest_cache", "save_cache"]
+__all__ = ["Cached", "cache_faults", "cached_states", "load_cache", "save_cache"]
 
 _log = logging.getLogger("simpair")
 _NAME = re.compile(r"faiss-(\d{1,18})-([0-9a-f]{16})\.index")
@@ -85,13 +85,12 @@ def save_cache(cached: Cached, folder: Path) -> Path:
     return path
 
 
-def newest_cache(folder: Path) -> int:
-    """Returns the number of the newest state of which there is a cache, or 0."""
+def cached_states(folder: Path) -> list[tuple[int, str]]:
+    """Returns the numbers and names of the states of which there are caches, known or not."""
     try:
-        names = [_NAME.fullmatch(path.name) for path in folder.glob("faiss-*.index")]
+        return [_state(path) for path in folder.glob("faiss-*.index") if _NAME.fullmatch(path.name)]
     except OSError:  # as if there were none
-        return 0
-    return max((int(name[1]) for name in names if name), default=0)
+        return []
 
 
 def cache_faults(folder: Path) -> list[str]:

@@ -135,7 +135,7 @@ def _encode(encoder: Encoder, role: str, texts: list[str]) -> NDArray[np.float32
 def _cosine(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
     left, right = one.astype(np.float64), other.astype(np.float64)
     lengths = float(np.linalg.norm(left)) * float(np.linalg.norm(right))
-    return float(left @ right) / lengths if lengths else 0.0
+    return float(left @ right) / lengths if lengths else float(np.array_equal(left, right))
 
 
 def _described(encoder: RecordedEncoder) -> str:

@@ -17,6 +17,7 @@ __all__ = ["Document", "Given", "Incoming", "batches", "check_strings", "read_gi
 BATCH = 4_096
 _BATCH_CHARACTERS = 1 << 22
 _KEYS = ("id", "text", "metadata", "vector")
+_DEEPEST = 100
 _PLAIN = frozenset({str, int, bool, type(None)})
 _JSON = json.JSONEncoder(allow_nan=False, sort_keys=True)
 """However a dictionary is ordered, it is the same."""
@@ -137,7 +138,10 @@ def check_string(string: Any, word: str, position: int) -> None:
 
 
 def _vector(given: Any, position: int) -> NDArray[Any]:
-    vector = np.asarray(given)
+    try:
+        vector = np.asarray(given)
+    except ValueError as error:
+        raise InputError(f"vector {position} is no row of numbers ({error})") from error
     if vector.ndim != 1 or vector.dtype.kind != "f":
         raise InputError(f"vector {position} is {vector.dtype} of shape {vector.shape}; floats (D,) are needed")
     return vector
@@ -148,14 +152,23 @@ def _is_plain(facts: dict[Any, Any]) -> bool:
     return all(type(name) is str and type(value) in _PLAIN for name, value in facts.items())
 
 
+def _is_shallow(value: Any, depth: int = _DEEPEST) -> bool:
+    """Whether lists and objects stand in each other no deeper than anybody can read them back."""
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return depth > 0 and all(_is_shallow(part, depth - 1) for part in parts)
+
+
 def _as_json(given: Any, position: int) -> str:
     """Returns ``given`` as JSON text that gives it back exactly."""
     try:
         facts = dict(given) if isinstance(given, Mapping) else given
         text = _JSON.encode(facts)
-        exact = isinstance(facts, dict) and (_is_plain(facts) or json.loads(text) == facts)
+        exact = isinstance(facts, dict) and (_is_plain(facts) or (_is_shallow(facts) and json.loads(text) == facts))
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"metadata {position} is not JSON ({error}); give plain strings, numbers, lists") from error
     if not exact:
-        raise InputError(f"metadata {position} would not come back as it is; give a dict with string keys and lists")
+        raise InputError(
+            f"metadata {position} would not come back as it is; give a dict with string keys and lists, at most "
+            f"{_DEEPEST} in each other"
+        )
     return text

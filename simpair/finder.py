@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from simpair.cache import newest_cache
+from simpair.cache import cached_states
 from simpair.database import damage
 from simpair.documents import Document
 from simpair.filters import Condition, Where, parse_where
@@ -106,7 +106,7 @@ class Finder:
     def keep(self) -> None:
         """Leaves all that there is in a file, for the next process."""
         view, _ = self._present(None)
-        if len(view.rows) > view.mapped or not view.alive.all() or not newest_cache(self._store.folder):
+        if (view.generation.number, view.generation.name) not in cached_states(self._store.folder):
             self._view = keep(view, self._store, lock_timeout=self._store.lock_timeout)
 
 

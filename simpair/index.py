@@ -27,7 +27,9 @@ __all__ = ["ExactIndex", "Neighbours", "as_matrix"]
 _Float = TypeVar("_Float", np.float16, np.float32)
 _MARGIN = 8
 _SLACK = 2.0**-18
-"""Rows scanned beyond those asked for, and how far a scan's score may be from the true one, for vectors of length 1."""
+_SLACK_OF_A_NUMBER = 2.0**-27
+"""Rows scanned beyond those asked for, and how far a scan's score may be from the true one for vectors of length 1: at
+least the first, and that much for each of their numbers."""
 _MOST_REACH = 1e38
 _FEW_ROWS = 4_096
 _PAIRS = 4_096
@@ -181,7 +183,7 @@ class ExactIndex:
             left = []
             for place, query in enumerate(pending.tolist()):
                 enough = _last_wanted(scanned[place], most, min_score)
-                slack = _SLACK * max(1.0, float(reach[query]))
+                slack = max(_SLACK, _SLACK_OF_A_NUMBER * self.dimension) * max(1.0, float(reach[query]))
                 if depth < size and enough <= scanned[place, -1] + slack:
                     left.append(query)
                 else:

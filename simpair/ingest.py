@@ -118,7 +118,8 @@ def _distinct(documents: list[Incoming]) -> dict[str, Incoming]:
     distinct: dict[str, Incoming] = {}
     for document in documents:
         first = distinct.setdefault(_id(document), document)
-        if (first.text, first.metadata) != (document.text, document.metadata):
+        same_vector = first.vector is document.vector or np.array_equal(first.vector, document.vector)  # type: ignore[arg-type] # None too
+        if not same_vector or (first.text, first.metadata) != (document.text, document.metadata):
             raise _twice(_id(document))
     return distinct
 

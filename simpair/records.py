@@ -221,5 +221,5 @@ def as_document(stored: StoredDocument) -> Document:
     """Returns the document with its metadata read."""
     try:
         return Document(stored.id, stored.text, json.loads(stored.metadata))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StoreCorrupt(f"the metadata of document {stored.id!r} is damaged ({error})") from error

@@ -220,7 +220,7 @@ class SearchIndex:
             InputError: An id is not in the index, or as in :meth:`search`.
         """
         names = check_strings(ids, "id")
-        more = k + 1 if isinstance(k, Integral) and k > 0 else k
+        more = int(k) + 1 if isinstance(k, Integral) and k > 0 else k
         found = self._finder.find(self.vectors(names), more, where, min_score)
         return [[hit for hit in hits if hit.id != name][:k] for name, hits in zip(names, found, strict=True)]
 

@@ -14,6 +14,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,11 @@ from numpy.typing import NDArray
 
 from simpair._version import __version__
 from simpair.disk import sha256, sync
-from simpair.documents import Document, read_given
+from simpair.documents import Document, Incoming, batches, read_given
 from simpair.errors import InputError, StoreCorrupt, StoreError, StoreNotFound, StoreVersion
-from simpair.ingest import add_documents
+from simpair.index import as_matrix
 from simpair.records import Canary, RecordedEncoder
-from simpair.store import Store
+from simpair.store import Batch, Store
 
 __all__ = ["export_store", "import_store"]
 
@@ -36,6 +37,7 @@ _DOCUMENTS = "documents.parquet"
 _VECTORS = "vectors.safetensors"
 _INDEX = "index.json"
 _PAGE = 4_096
+_MOST_ROWS = 1 << 62
 
 
 def export_store(store: Store, target: Path) -> int:
@@ -88,13 +90,13 @@ def import_store(source: Path, folder: Path, *, lock_timeout: float) -> int:
             store.reserve(last_row)  # so that no id that was a number comes back for another document
             with parquet.ParquetFile(source / _DOCUMENTS) as documents:
                 given = read_given(_documents(documents), ids=None, metadata=None, vectors=vectors)
-                names = add_documents(store, _never, given)
+                added = sum(map(partial(_add, store), batches(given)))
         except (KeyError, TypeError, ValueError) as error:  # InputError is a ValueError
             raise StoreCorrupt(f"{source} is not as it was exported ({error}); export the index again") from error
         finally:
             store.close()
-        if len(names) != count:
-            raise StoreCorrupt(f"{source} holds {len(names)} documents, not {count}; export the index again")
+        if added != count:
+            raise StoreCorrupt(f"{source} holds {added} documents, not {count}; export the index again")
     return count
 
 
@@ -116,8 +118,12 @@ def _documents(file: Any) -> Iterator[Document]:
             yield Document(row["id"], row["text"], json.loads(row["metadata"]))
 
 
-def _never(texts: list[str]) -> NDArray[np.float32]:
-    raise StoreError(f"{len(texts)} texts came without vectors")
+def _add(store: Store, batch: list[Incoming]) -> int:
+    """Stores a batch as it was exported, whatever its vectors are long, and returns the number of documents."""
+    vectors = as_matrix(np.stack([np.asarray(document.vector) for document in batch]), np.float16)
+    names = [str(document.id) for document in batch]
+    texts, metadata = [document.text for document in batch], [document.metadata for document in batch]
+    return len(store.add(Batch(names, texts, metadata, vectors)).ids)
 
 
 def _head(count: int, dimension: int) -> bytes:
@@ -165,15 +171,41 @@ def _read_facts(source: Path) -> tuple[RecordedEncoder, list[Canary], int, int]:
         version = facts["format_version"]
         if isinstance(version, int) and version > _FORMAT:
             raise StoreVersion(f"{source} has format {version}; this simpair reads {_FORMAT}: update simpair")
-        encoder = RecordedEncoder(**facts["encoder"])
-        canaries = [Canary(c["role"], c["text"], np.array(c["vector"], np.float32)) for c in facts["canaries"]]
+        encoder = _encoder(**facts["encoder"])
+        canaries = [_canary(**canary, dimension=encoder.dimension) for canary in facts["canaries"]]
         count, last_row, digests = int(facts["documents"]), int(facts["last_row"]), dict(facts["sha256"])
+        if not 0 <= count <= last_row <= _MOST_ROWS:
+            raise ValueError(f"{count} documents in {last_row} rows")
         right = all(sha256(source / name) == digests[name] for name in (_DOCUMENTS, _VECTORS))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise StoreCorrupt(f"{source / _INDEX} cannot be read ({error!r}); export the index again") from error
-    if not right or not isinstance(encoder.dimension, int):
+    if not right:
         raise StoreCorrupt(f"{source} is not as it was exported: a digest differs; export the index again")
     return encoder, canaries, count, last_row
+
+
+def _encoder(**facts: Any) -> RecordedEncoder:
+    encoder = RecordedEncoder(**facts)
+    texts = [encoder.fingerprint, encoder.dtype, *dict(encoder.identity), *dict(encoder.identity).values()]
+    _check_texts(*texts, *([] if encoder.source is None else [encoder.source]))
+    if not isinstance(encoder.dimension, int) or encoder.dimension < 1:
+        raise ValueError(f"vectors {encoder.dimension!r} wide")
+    return encoder
+
+
+def _canary(*, role: Any, text: Any, vector: Any, dimension: int) -> Canary:
+    _check_texts(role, text)
+    canary = Canary(role, text, np.array(vector, np.float32))
+    if canary.vector.shape != (dimension,):
+        raise ValueError(f"a canary of shape {canary.vector.shape}")
+    return canary
+
+
+def _check_texts(*texts: Any) -> None:
+    for text in texts:
+        if not isinstance(text, str):
+            raise TypeError(f"{text!r} is no text")
+        text.encode()  # half a surrogate pair, which JSON can spell, is a ValueError
 
 
 @contextmanager

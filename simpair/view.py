@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from simpair.cache import Cached, load_cache, newest_cache, save_cache
+from simpair.cache import Cached, cached_states, load_cache, save_cache
 from simpair.database import damage
 from simpair.errors import StoreError
 from simpair.index import ExactIndex
@@ -106,9 +106,11 @@ def keep(view: View, store: Store, *, lock_timeout: float = 0) -> View:
     exact = ExactIndex.build(vectors)
     try:
         with cache_lock(store.folder, lock_timeout):
+            states = cached_states(store.folder)
             with store.reading():
                 known = store.ancestor(view.generation.number, view.generation.name) is not None
-            if known and newest_cache(store.folder) <= view.generation.number:
+                later = any(number > view.generation.number and store.ancestor(number, name) for number, name in states)
+            if known and not later:
                 path = save_cache(Cached(view.generation.number, view.generation.name, exact), store.folder)
                 exact = ExactIndex.read(path, longest=exact.longest)
     except (OSError, StoreError) as error:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from simpair import cache
-from simpair.cache import Cached, cache_faults, load_cache, newest_cache, save_cache
+from simpair.cache import Cached, cache_faults, cached_states, load_cache, save_cache
 from simpair.index import ExactIndex
 from tests.test_index import same, unit_vectors
 
@@ -174,5 +174,5 @@ def test_a_folder_that_cannot_be_looked_through_has_no_cache(tmp_path: Path, mon
 
     monkeypatch.setattr(Path, "glob", refused)
     assert load(tmp_path) is None
-    assert newest_cache(tmp_path) == 0
+    assert cached_states(tmp_path) == []
     assert "Input/output error" in cache_faults(tmp_path)[0]

@@ -190,3 +190,23 @@ def test_what_is_beyond_single_precision_is_refused() -> None:
         index.search(np.ones((1, 16), np.float32), 2, min_score=float("nan"))
     assert len(index.search(np.ones((1, 16), np.float32), None, min_score=1e300)[0].rows) == 0
     assert len(index.search(np.ones((1, 16), np.float32), np.int64(2))[0].rows) == 2  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("width", [384, 1024, 4096])
+def test_many_numbers_too_small_for_the_scan_are_not_lost(width: int) -> None:
+    """Beside a large product the scan drops each small one of a row, or counts it double; thousands of them matter."""
+    unit = 2.0**-24
+    query = np.full(width, 2.0**-13, np.float32)
+    query[0] = 1
+
+    def row(small: float) -> NDArray[np.float16]:
+        return np.array([0.9, *[small * unit * 2**13] * (width - 1)], np.float16)
+
+    dropped, doubled = row(0.49), row(0.51)
+    gap = float((doubled.astype(np.float64) - dropped) @ query.astype(np.float64))
+    dropped[1] += np.float16((gap + 2e-8) * 2**13)  # by a hair it is the best
+    between = doubled.copy()
+    between[1] -= np.float16(4.2e-6 * 2**13)
+    rows = np.stack([doubled, *[between] * 9, dropped])
+    index = ExactIndex.build(rows)
+    assert same(index.search(query[None], 1), brute_force(rows, query[None], 1))

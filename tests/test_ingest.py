@@ -184,3 +184,29 @@ def test_a_record_with_a_vector_and_another_beside_it_is_refused(index: SearchIn
     (vector,) = HashEncoder().encode_query(["a"])
     with pytest.raises(InputError, match="its own vector, and another beside it"):
         index.add([{"text": "a", "vector": vector}], vectors=[vector])
+
+
+def test_metadata_is_as_deep_as_anybody_can_read_it_back(index: SearchIndex) -> None:
+    deep: Any = []
+    for _ in range(97):
+        deep = [deep]
+    index.add("a", metadata=[{"deep": deep}])
+
+    def far_down(frames: int) -> Any:
+        return far_down(frames - 1) if frames else index.search("a")[0][0].metadata["deep"]
+
+    assert far_down(500) == deep
+    for levels in (3, 900):
+        for _ in range(levels):
+            deep = [deep]
+        with pytest.raises(InputError, match="metadata 0"):
+            index.add("a", metadata=[{"deep": deep}])
+
+
+def test_two_vectors_for_one_id_are_refused_as_two_texts_are(index: SearchIndex) -> None:
+    one, other = HashEncoder().encode_document(["one", "other"])
+    assert index.upsert(["t", "t"], ids=["1", "1"], vectors=[one, one]) == (1, 0, 1)
+    with pytest.raises(InputError, match="'1' is given twice"):
+        index.upsert(["t", "t"], ids=["1", "1"], vectors=[one, other])
+    with pytest.raises(InputError, match="vector 0 is no row"):
+        index.add(["a"], vectors=[[[1.0], [1.0, 2.0]]])

@@ -107,6 +107,34 @@ def test_a_restored_copy_does_not_take_the_cache_of_what_came_after_it(index: Se
         assert restored.search("instead", 1)[0][0].text == "instead"
 
 
+def test_a_cache_of_what_a_restored_copy_never_was_stands_in_nobodys_way(index: SearchIndex, folder: Path) -> None:
+    index.add(["a", "b"])
+    index.close()
+    database = folder / "documents.sqlite"
+    old = database.read_bytes()
+    with SearchIndex.open(folder, HashEncoder()) as other:
+        for number in range(5):
+            other.add(f"lost {number}")
+        other.optimize()
+    (stale,) = folder.glob("faiss-*.index")
+    database.write_bytes(old)
+    with SearchIndex.open(folder, HashEncoder()) as restored:
+        restored.search("a")
+    (present,) = folder.glob("faiss-*.index")
+    assert present != stale
+
+
+def test_optimize_leaves_no_vector_of_what_was_deleted(index: SearchIndex, folder: Path) -> None:
+    index.add(TEXTS)
+    index.search("a")
+    (before,) = (path.stat().st_size for path in folder.glob("faiss-*.index"))
+    index.delete(document.id for document in index)
+    index.optimize()
+    (after,) = (path.stat().st_size for path in folder.glob("faiss-*.index"))
+    assert after == before - 30 * 16 * 2
+    assert index.search("a") == [[]]
+
+
 def test_much_that_is_loose_makes_a_new_cache(
     index: SearchIndex, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

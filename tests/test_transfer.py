@@ -39,6 +39,23 @@ def test_an_exported_index_comes_back_as_it_was(index: SearchIndex, folder: Path
             SearchIndex.open(tmp_path / "again", Drifted(0.5))
 
 
+def test_a_text_without_a_direction_is_exported_and_comes_back(tmp_path: Path) -> None:
+    """Some encoders give zeros for a text that has none of their words; a canary may be such a text."""
+
+    class OfFewWords(HashEncoder):
+        def _encode(self, texts: list[str]) -> Any:
+            return super()._encode(texts) * [[float(text.isascii())] for text in texts]
+
+    with SearchIndex.create(tmp_path / "index", OfFewWords()) as index:
+        index.add(["known", "不认识"])
+        index.export(tmp_path / "exported")
+    SearchIndex.from_export(tmp_path / "exported", tmp_path / "again").close()
+    for name in ("index", "again"):
+        with SearchIndex.open(tmp_path / name, OfFewWords()) as index:
+            assert [hit.score for hit in index.search("known")[0]] == pytest.approx([1, 0], abs=1e-3)
+            assert index.check() == []
+
+
 def test_an_empty_index_is_exported_too(index: SearchIndex, tmp_path: Path) -> None:
     assert index.export(tmp_path / "exported") == 0
     with SearchIndex.from_export(tmp_path / "exported", tmp_path / "again") as again:
@@ -83,6 +100,15 @@ def test_an_export_that_is_not_as_it_was_written_makes_no_index(index: SearchInd
         lambda folder: tell(folder, encoder={}),
         lambda folder: tell(folder, canaries=[1]),
         lambda folder: tell(folder, sha256={}),
+        lambda folder: tell(folder, last_row=10**30),
+        lambda folder: tell(folder, last_row=-1),
+        lambda folder: tell(folder, encoder=facts["encoder"] | {"fingerprint": ["x"]}),
+        lambda folder: tell(folder, encoder=facts["encoder"] | {"source": {}}),
+        lambda folder: tell(folder, encoder=facts["encoder"] | {"dtype": "\ud800"}),
+        lambda folder: tell(folder, encoder=facts["encoder"] | {"identity": 3}),
+        lambda folder: tell(folder, encoder=facts["encoder"] | {"dimension": -1}),
+        lambda folder: tell(folder, canaries=[facts["canaries"][0] | {"role": {}}]),
+        lambda folder: tell(folder, canaries=[facts["canaries"][0] | {"vector": [1.0]}]),
     ]
     for number, spoil in enumerate(spoils):
         folder = tmp_path / f"spoiled {number}"

@@ -67,7 +67,7 @@ def _condition(given: str) -> dict[str, Any]:
     """The condition that an option gives as JSON; anything else is a usage error."""
     try:
         condition = json.loads(given)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise argparse.ArgumentTypeError(f"expected JSON, got {given!r} ({error})") from None
     if not isinstance(condition, dict):
         raise argparse.ArgumentTypeError(f'expected an object such as {{"year": 2020}}, got {given!r}')
@@ -104,8 +104,8 @@ def _empty(folder: Path, index: SearchIndex) -> None:
         for path in folder.iterdir():
             if path.name not in LOCK_FILES:
                 path.unlink()
-    for path in folder.iterdir():
-        path.unlink()
+    for name in LOCK_FILES:  # and nothing that another process began meanwhile
+        (folder / name).unlink(missing_ok=True)
 
 
 def _add(arguments: argparse.Namespace) -> None:
