@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from simpair.errors import ModelCorrupt, UnsupportedModel
 from simpair.tokens import PackedBatch
+from simpair.towers.dropout import add_dropped, dropped
 from simpair.towers.products import ACTIVATIONS, LayerParts, Product, Site, plain
 
 __all__ = ["MODEL_TYPES", "PackedBert", "PackedBertConfig"]
@@ -278,7 +279,8 @@ class _Embeddings(nn.Module):
     def forward(self, input_ids: Tensor, positions: Tensor, dropping: bool) -> Tensor:
         states = self.word_embeddings(input_ids) + self.token_type_embeddings.weight[0]
         states = states + self.position_embeddings(positions)
-        return F.dropout(self.LayerNorm(states), self._dropout, dropping)
+        states = self.LayerNorm(states)
+        return dropped(states, self._dropout) if dropping else states
 
 
 class _Encoder(nn.Module):
@@ -370,4 +372,5 @@ class _Output(nn.Module):
         return Site((self.dense.weight,), (self.dense.bias,))
 
     def forward(self, projected: Tensor, residual: Tensor, dropping: bool) -> Tensor:
-        return self.LayerNorm(F.dropout(projected, self._dropout, dropping) + residual)  # type: ignore[no-any-return]
+        states = add_dropped(residual, projected, self._dropout) if dropping else projected + residual
+        return self.LayerNorm(states)  # type: ignore[no-any-return]

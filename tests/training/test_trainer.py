@@ -98,7 +98,7 @@ def test_columns_are_embedded_as_encode_embeds_them(tiny_encoder):
 
 
 def test_training_learns_the_labels(tiny_encoder, arguments):
-    trainer = TwinTowerTrainer(tiny_encoder, arguments(num_train_epochs=20), train_dataset=PAIRS, eval_dataset=PAIRS)
+    trainer = TwinTowerTrainer(tiny_encoder, arguments(num_train_epochs=60), train_dataset=PAIRS, eval_dataset=PAIRS)
     before = trainer.evaluate()
     trainer.train()
     after = trainer.evaluate()

@@ -1,0 +1,47 @@
+"""Dropout of states, which on a CPU takes as long as a tenth of a training step when each number is drawn by itself."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["add_dropped", "dropped"]
+
+_BITS = 16
+"""Of each draw: four draws are cut from a random number of 64 bits, and a share of dropped ones is exact to 2^-16."""
+
+
+def dropped(states: Tensor, share: float) -> Tensor:
+    """Returns the states with that share of their numbers, drawn at random, set to 0 and the others scaled up for it.
+
+    Srivastava et al., 2014, "Dropout: A Simple Way to Prevent Neural Networks from Overfitting".
+    """
+    cut = _cut(states, share)
+    if cut is None:
+        return F.dropout(states, share)
+    return states * _kept(states, cut) * _scale(cut)
+
+
+def add_dropped(residual: Tensor, states: Tensor, share: float) -> Tensor:
+    """Returns the residual plus :func:`dropped` states, of one shape."""
+    cut = _cut(states, share)
+    if cut is None:
+        return residual + F.dropout(states, share)
+    return torch.add(residual, states * _kept(states, cut), alpha=_scale(cut))
+
+
+def _cut(states: Tensor, share: float) -> int | None:
+    """Returns how many of the draws drop; None where the stock dropout is as fast, or nothing is between 0 and all."""
+    cut = int(share * (1 << _BITS))
+    return cut if states.device.type == "cpu" and 0 < cut < 1 << _BITS else None
+
+
+def _scale(cut: int) -> float:
+    return 1 / (1 - cut / (1 << _BITS))
+
+
+def _kept(states: Tensor, cut: int) -> Tensor:
+    words = torch.empty((states.numel() + 3) // 4, dtype=torch.int64).random_(-(1 << 63), None)  # type: ignore[call-overload]
+    draws = words.view(torch.int16)[: states.numel()]
+    return (draws >= cut - (1 << (_BITS - 1))).view(states.shape)
