@@ -58,7 +58,9 @@ def fine_tune(
     epochs: float = 1.0,
     max_steps: int = -1,
     batch_size: int = 32,
+    mini_batch_size: int = 0,
     learning_rate: float = 5e-5,
+    bf16: bool = False,
     seed: int = 0,
     label_range: tuple[float, float] | None = None,
     resume: bool = False,
@@ -75,7 +77,9 @@ def fine_tune(
         epochs: Passes over the data.
         max_steps: Optimizer steps instead of ``epochs``; -1 for none.
         batch_size: Records in a step.
+        mini_batch_size: Texts that a forward takes at once, for batches that memory does not hold; 0 takes all.
         learning_rate: Peak of a linear schedule with a tenth of warm-up.
+        bf16: Multiply in bfloat16, which is faster where the processor has it; weights and losses stay float32.
         seed: Of the order of the records and of dropout.
         label_range: The lowest and highest possible label of files, mapped to 0 and 1; None for labels in 0..1.
         resume: Go on from the newest checkpoint in ``output_dir``.
@@ -87,6 +91,8 @@ def fine_tune(
         TrainingError: The loss stopped being finite, or a checkpoint cannot be resumed.
     """
     _check_run(output_dir, resume=resume, batch_size=batch_size, epochs=epochs, max_steps=max_steps)
+    if mini_batch_size < 0:
+        raise InputError(f"mini_batch_size is {mini_batch_size}; give the texts of a forward, or 0 for all")
     records, held_out = _records(data, label_range), None if dev is None else _records(dev, label_range)
     loss_name = _fitting_loss(records, loss)
     _check_dev(records, held_out)
@@ -99,6 +105,8 @@ def fine_tune(
             num_train_epochs=epochs,
             max_steps=max_steps,
             per_device_train_batch_size=batch_size,
+            mini_batch_size=mini_batch_size,
+            bf16=bf16,
             learning_rate=learning_rate,
             warmup_steps=steps // 10,
             lr_scheduler_type="linear",

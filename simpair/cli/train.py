@@ -37,6 +37,10 @@ def register(commands: Any) -> None:
     train.add_argument("--epochs", type=_positive_float, default=1.0, help="passes over the data (default 1)")
     train.add_argument("--max-steps", type=positive, default=-1, help="stop after that many steps, whatever the epochs")
     train.add_argument("--batch-size", type=positive, default=32, help="pairs in a step (default 32)")
+    train.add_argument(
+        "--mini-batch-size", type=positive, default=0, help="texts run at once, for steps that memory does not hold"
+    )
+    train.add_argument("--bf16", action="store_true", help="multiply in bfloat16: faster where the processor has it")
     train.add_argument("--learning-rate", type=_positive_float, default=5e-5, help="its peak (default 5e-5)")
     train.add_argument("--seed", type=_seed, default=0, help="of the order of the pairs and of dropout (default 0)")
     train.add_argument("--resume", action="store_true", help="go on with the interrupted run in --out")
@@ -88,6 +92,8 @@ def _train(arguments: argparse.Namespace) -> None:
             epochs=arguments.epochs,
             max_steps=arguments.max_steps,
             batch_size=arguments.batch_size,
+            mini_batch_size=arguments.mini_batch_size,
+            bf16=arguments.bf16,
             learning_rate=arguments.learning_rate,
             seed=arguments.seed,
             resume=arguments.resume,

@@ -42,6 +42,6 @@ def _scale(cut: int) -> float:
 
 
 def _kept(states: Tensor, cut: int) -> Tensor:
-    words = torch.empty((states.numel() + 3) // 4, dtype=torch.int64).random_(-(1 << 63), None)  # type: ignore[call-overload]
+    words = torch.empty((states.numel() + 3) // 4, dtype=torch.int64).random_(-(1 << 63), None)
     draws = words.view(torch.int16)[: states.numel()]
     return (draws >= cut - (1 << (_BITS - 1))).view(states.shape)

@@ -130,3 +130,30 @@ def test_an_encoder_names_the_checkpoint_that_has_its_weights(tiny_model, tmp_pa
     fine_tune(encoder, PAIRS, max_steps=1, output_dir=tmp_path / "other")
     assert encoder.source == str(tmp_path / "other")
     assert TwinTowerEncoder.from_pretrained(encoder.source).fingerprint == encoder.fingerprint
+
+
+def test_mini_batches_give_the_same_weights_and_bfloat16_others_that_are_near(tiny_model):
+    found = {}
+    for name, options in {"whole": {}, "mini": {"mini_batch_size": 5}, "bf16": {"bf16": True}}.items():
+        encoder = TwinTowerEncoder.from_pretrained(tiny_model)
+        for part in encoder.modules():
+            if hasattr(part, "_dropout"):
+                part._dropout = 0.0
+        report = fine_tune(encoder, PAIRS, max_steps=2, batch_size=8, learning_rate=1e-3, **options)
+        found[name] = (report.loss, encoder.encode([pair.text1 for pair in PAIRS]))
+    assert found["mini"][0] == pytest.approx(found["whole"][0], rel=1e-5)
+    assert abs(found["mini"][1] - found["whole"][1]).max() < 1e-3
+    assert 0 < abs(found["bf16"][1] - found["whole"][1]).max() < 0.05
+    with pytest.raises(InputError, match="mini_batch_size"):
+        fine_tune(TwinTowerEncoder.from_pretrained(tiny_model), PAIRS, mini_batch_size=-1)
+
+
+def test_a_run_that_never_saved_a_whole_checkpoint_begins_anew(tiny_model, tmp_path, caplog):
+    (tmp_path / "run" / "checkpoint-1").mkdir(parents=True)
+    prints = []
+    for options in ({"output_dir": tmp_path / "run", "resume": True}, {}):
+        encoder = TwinTowerEncoder.from_pretrained(tiny_model)
+        fine_tune(encoder, PAIRS, max_steps=2, batch_size=8, **options)
+        prints.append(encoder.fingerprint)
+    assert prints[0] == prints[1]
+    assert "no checkpoint is complete" in caplog.text
