@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias, cast
 
 from simpair.errors import DataError, InputError
-from simpair.rows import format_of, read_objects, read_table
+from simpair.rows import format_of, read_objects, read_parquet, read_table
 
 __all__ = ["Records", "RetrievalPair", "ScoredPair", "check_records", "read_pairs"]
 
@@ -38,14 +38,15 @@ class RetrievalPair(NamedTuple):
 Records: TypeAlias = list[ScoredPair] | list[RetrievalPair]
 
 _NAMES = {  # field → the columns that may hold it
-    "text1": ("text1", "sentence1"),
-    "text2": ("text2", "sentence2"),
-    "label": ("label", "score"),
-    "anchor": ("anchor", "query"),
-    "positive": ("positive", "passage"),
-    "negatives": ("negatives", "negative"),
+    "text1": ("text1", "sentence1", "text_1", "sentence_1", "text_a", "sentence_a"),
+    "text2": ("text2", "sentence2", "text_2", "sentence_2", "text_b", "sentence_b"),
+    "label": ("label", "score", "similarity"),
+    "anchor": ("anchor", "query", "question"),
+    "positive": ("positive", "passage", "answer", "pos"),
+    "negatives": ("negatives", "negative", "neg"),
 }
 _FIELDS = {name: field for field, names in _NAMES.items() for name in names}
+_NUMBERED = re.compile(r"negative_?([1-9][0-9]{0,2})")  # negative1, negative_2: one negative each
 _KINDS = ({"text1", "text2", "label"}, {"anchor", "positive"}, {"anchor", "positive", "negatives"})
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -56,9 +57,10 @@ def read_pairs(path: str | Path | Sequence[str | Path], *, label_range: tuple[fl
     """Returns the records of one file or of several, all ScoredPair or all RetrievalPair.
 
     Reads ``.csv`` (a quote inside a text is doubled), ``.tsv`` (a quote is a character) and ``.jsonl`` (an object a
-    line), in UTF-8, each also with ``.gz``. Columns are found by name, so csv and tsv files start with a header line:
-    text1, text2 and label (also sentence1, sentence2, score) give ScoredPair; anchor, positive and perhaps negative
-    (also query, passage, negatives) give RetrievalPair. Others are ignored. In JSONL, negative may be a list.
+    line), in UTF-8, each also with ``.gz``, and ``.parquet``. Columns are found by name, so csv and tsv files start
+    with a header line: text1, text2 and label (also sentence1, text_a, score, similarity …) give ScoredPair; anchor,
+    positive and perhaps negative (also query, question, passage, answer, pos, neg …) give RetrievalPair. Others are
+    ignored. Several negatives are a list, in JSONL and Parquet, or columns negative1, negative2, ….
 
     Args:
         path: One file, or several that hold the same kind of record.
@@ -125,7 +127,7 @@ def _record(fields: object, low: float, high: float) -> ScoredPair | RetrievalPa
         text1, text2 = (_text(fields[names[field]], field) for field in ("text1", "text2"))
         return ScoredPair(text1, text2, _label(fields[names["label"]], low, high))
     anchor, positive = (_text(fields[names[field]], field) for field in ("anchor", "positive"))
-    given = fields[names["negatives"]] if "negatives" in names else ()
+    given = fields[names["negatives"]] if "negatives" in names else [fields[name] for name in _numbered(list(fields))]
     negatives = given if isinstance(given, list | tuple) else [given]
     return RetrievalPair(anchor, positive, tuple(_text(negative, "negative") for negative in negatives))
 
@@ -139,11 +141,21 @@ def _columns(names: list[str]) -> dict[str, str]:
             raise ValueError(f"{columns[field]!r} and {name!r} both mean {field}; keep one of them")
         if field is not None:
             columns[field] = name
+    if "negatives" in columns and (numbered := _numbered(names)):
+        raise ValueError(f"{columns['negatives']!r} and {numbered[0]!r} both mean negatives; keep one of them")
     if columns.keys() not in _KINDS:
         expected = "text1, text2 and label, or else anchor, positive and perhaps negative, in the header or as keys"
         found = ", ".join(map(reprlib.repr, names[:12])) or "nothing"
         raise ValueError(f"found the names {found}; expected {expected}")
     return columns
+
+
+def _numbered(names: list[str]) -> list[str]:
+    """Returns the names of columns of one negative each, in the order of their numbers."""
+    found = [(int(match[1]), name) for name in names if (match := _NUMBERED.fullmatch(name))]
+    if len({number for number, _ in found}) < len(found):
+        raise ValueError(f"{found[0][1]!r} and others have one number; give each negative its own")
+    return [name for _, name in sorted(found)]
 
 
 def _text(value: object, field: str) -> str:
@@ -168,11 +180,12 @@ def _label(value: object, low: float, high: float) -> float:
 
 def _read_file(path: Path) -> Iterator[_Row]:
     suffix = format_of(path)
-    if suffix not in (".csv", ".tsv", ".jsonl"):
-        raise DataError("must end in .csv, .tsv or .jsonl, perhaps followed by .gz", path=path)
-    is_table = suffix != ".jsonl"
+    if suffix not in (".csv", ".tsv", ".jsonl", ".parquet"):
+        raise DataError("must end in .csv, .tsv or .jsonl, perhaps followed by .gz, or in .parquet", path=path)
+    is_table = suffix in (".csv", ".tsv")
+    readers = {".jsonl": read_objects, ".parquet": read_parquet}
     row = None
-    for row in read_table(path, check_header=_columns) if is_table else read_objects(path):
+    for row in read_table(path, check_header=_columns) if is_table else readers[suffix](path):
         fields = {name: _cell(name, value) for name, value in row.fields.items()} if is_table else row.fields
         yield _Row(path, row.line, fields)
     if row is None:

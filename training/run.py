@@ -6,7 +6,7 @@ import logging
 import math
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -23,7 +23,7 @@ from .trainer import LossName, TwinTowerTrainer, TwinTowerTrainingArguments
 __all__ = ["FineTuneReport", "fine_tune"]
 
 _log = logging.getLogger("simpair")
-Data = str | Path | Sequence[str | Path] | Sequence[ScoredPair | RetrievalPair | Mapping[str, Any]]
+Data = str | Path | Iterable[str | Path] | Iterable[ScoredPair | RetrievalPair | Mapping[str, Any]]
 
 
 class FineTuneReport(NamedTuple):
@@ -70,7 +70,8 @@ def fine_tune(
 
     Args:
         encoder: Changed in place; save it with ``save_pretrained``.
-        data: Files (CSV, TSV, JSONL, also .gz) or records of one kind: scored pairs, or retrieval pairs.
+        data: Files (CSV, TSV, JSONL, also .gz, or Parquet) or records of one kind: scored pairs, or retrieval pairs.
+            A ``datasets.Dataset`` is such records, also one that streams; all of it is read.
         output_dir: Where a checkpoint is kept after every epoch and the trained encoder is saved; None keeps nothing.
         dev: Data of the same kind to measure on before and after; never trained on.
         loss: None takes ``cosent`` for scored pairs and ``info_nce`` for retrieval pairs.
@@ -180,7 +181,8 @@ def _check_dev(records: Records, held_out: Records | None) -> None:
 def _records(data: Data, label_range: tuple[float, float] | None) -> Records:
     if isinstance(data, str | Path):
         return read_pairs(data, label_range=label_range)
-    paths = [item for item in data if isinstance(item, str | Path)]
-    if paths and len(paths) == len(data):
+    given = list(data)
+    paths = [item for item in given if isinstance(item, str | Path)]
+    if paths and len(paths) == len(given):
         return read_pairs(paths, label_range=label_range)
-    return check_records(data, label_range=label_range)  # type: ignore[arg-type]
+    return check_records(given, label_range=label_range)  # type: ignore[arg-type] # it says what is none

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 _DATA = (
-    ".csv, .tsv or .jsonl (also .gz) with text1, text2 and label, or with anchor, positive and perhaps negative; "
+    ".csv, .tsv, .jsonl (also .gz) or .parquet with text1, text2 and label, or with anchor, positive and perhaps negative; "
     "found by these names"
 )
 

@@ -304,3 +304,48 @@ def test_a_bad_record_in_memory_is_refused_with_its_row(record, reason):
 def test_no_records_are_refused():
     with pytest.raises(DataError, match="no records"):
         check_records([])
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        ({"text_a": "a", "text_b": "b", "similarity": 1}, ScoredPair("a", "b", 1.0)),
+        ({"sentence_1": "a", "sentence_2": "b", "score": 0.5, "source": "x"}, ScoredPair("a", "b", 0.5)),
+        ({"question": "a", "answer": "b"}, RetrievalPair("a", "b")),
+        ({"query": "a", "pos": "b", "neg": ["c", "d"]}, RetrievalPair("a", "b", ("c", "d"))),
+        ({"negative_2": "d", "anchor": "a", "positive": "b", "negative_1": "c"}, RetrievalPair("a", "b", ("c", "d"))),
+        ({"anchor": "a", "positive": "b", "negative10": "d", "negative9": "c"}, RetrievalPair("a", "b", ("c", "d"))),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
+)
+def test_the_names_that_others_use_are_known(record, expected):
+    assert check_records([record]) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        ({"anchor": "a", "positive": "b", "negative": "c", "negative1": "d"}, "both mean negatives"),
+        ({"anchor": "a", "positive": "b", "negative1": "c", "negative_1": "d"}, "have one number"),
+        ({"anchor": "a", "positive": "b", "negative1": " "}, "negative is empty"),
+        ({"text_a": "a", "sentence1": "a", "text_b": "b", "label": 1}, "both mean text1"),
+    ],
+    ids=["two ways", "one number twice", "an empty one", "two names"],
+)
+def test_two_names_for_one_thing_are_refused(record, reason):
+    with pytest.raises(DataError, match=reason):
+        check_records([record])
+
+
+def test_parquet_files_are_read_and_their_rows_named(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "pairs.parquet"
+    parquet.write_table(pyarrow.table({"anchor": ["a"], "positive": ["b"], "negatives": [["c", "d"]]}), path)
+    assert read_pairs(path) == [RetrievalPair("a", "b", ("c", "d"))]
+    parquet.write_table(pyarrow.table({"text1": ["a", "b"], "text2": ["c", ""], "label": [1.0, 0.0]}), path)
+    with pytest.raises(DataError, match=r"pairs\.parquet:2: text2 is empty"):
+        read_pairs(path)
+    path.write_bytes(b"no parquet")
+    with pytest.raises(DataError, match=r"pairs\.parquet.*cannot be read"):
+        read_pairs(path)

@@ -157,3 +157,12 @@ def test_a_run_that_never_saved_a_whole_checkpoint_begins_anew(tiny_model, tmp_p
         prints.append(encoder.fingerprint)
     assert prints[0] == prints[1]
     assert "no checkpoint is complete" in caplog.text
+
+
+def test_records_may_be_drawn_from_anything(tiny_model):
+    prints = []
+    for data in (PAIRS, iter(PAIRS), ({"sentence1": a, "sentence2": b, "score": label} for a, b, label in PAIRS)):
+        encoder = TwinTowerEncoder.from_pretrained(tiny_model)
+        fine_tune(encoder, data, max_steps=1, batch_size=4)
+        prints.append(encoder.fingerprint)
+    assert prints[0] == prints[1] == prints[2]
