@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 _DATA = (
-    ".csv, .tsv, .jsonl (also .gz) or .parquet with text1, text2 and label, or with anchor, positive and perhaps negative; "
-    "found by these names"
+    ".csv, .tsv, .jsonl (also .gz) or .parquet with text1, text2 and label, or with anchor, positive and perhaps "
+    "negative; found by these names, and by others that are usual"
 )
 
 
