@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -170,7 +171,9 @@ def test_after_an_interruption_the_same_files_go_on(tiny_model: Path, tmp_path: 
     corpus = write(tmp_path / "corpus.txt", lines)
     command = [sys.executable, "-m", "simpair.cli", "index"]
     create = [*command, "create", str(tmp_path / "index"), "-", "--model", str(tiny_model)]
-    with subprocess.Popen(create, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    heeds = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what runs in the background would not
+    pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(create, **pipes, text=True, preexec_fn=heeds) as process:  # noqa: PLW1509 (no threads yet)
         assert process.stdin is not None
         assert process.stderr is not None
         process.stdin.writelines(f"{line}\n" for line in lines[:6_000])
