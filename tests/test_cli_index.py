@@ -173,7 +173,7 @@ def test_after_an_interruption_the_same_files_go_on(tiny_model: Path, tmp_path: 
     create = [*command, "create", str(tmp_path / "index"), "-", "--model", str(tiny_model)]
     heeds = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what runs in the background would not
     pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(create, **pipes, text=True, preexec_fn=heeds) as process:  # noqa: PLW1509 (no threads yet)
+    with subprocess.Popen(create, **pipes, text=True, preexec_fn=heeds) as process:
         assert process.stdin is not None
         assert process.stderr is not None
         process.stdin.writelines(f"{line}\n" for line in lines[:6_000])

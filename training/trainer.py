@@ -112,12 +112,34 @@ class TwinTowerTrainer(Trainer):
     ) -> Any:
         """The loss of a batch; with ``return_outputs`` also ``{"scores": (B,) cosines of text1 and text2}``."""
         embeddings = embed_columns(model, inputs, at_once=self.args.mini_batch_size)
+        if self.args.world_size > 1 and torch.is_grad_enabled():
+            embeddings, inputs = self._gathered(embeddings, inputs)
         loss_of = self._loss(inputs)
         if self.args.matryoshka_dims:
             loss = matryoshka(loss_of, *embeddings, dims=self.args.matryoshka_dims)
         else:
             loss = loss_of(*embeddings)
         return (loss, {"scores": F.cosine_similarity(embeddings[0], embeddings[1])}) if return_outputs else loss
+
+    def _gathered(
+        self, embeddings: list[Tensor], inputs: Mapping[str, Tensor]
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """What all processes hold, so that each finds the loss of the joined batch.
+
+        Each process has the gradient for its own texts, and the mean over the processes is taken of them: multiplied by
+        their number it is that of the joined batch.
+        """
+        world, joined = self.args.world_size, []
+        for part in embeddings:
+            parts = list(self.accelerator.gather(part.detach()).chunk(world))
+            parts[self.args.process_index] = own = part.view_as(part)
+            own.register_hook(lambda gradient: gradient * world)
+            joined.append(torch.cat(parts))
+        padded = {
+            name: self.accelerator.pad_across_processes(value, dim=1) if value.dim() > 1 else value
+            for name, value in inputs.items()
+        }
+        return joined, {name: self.accelerator.gather(value) for name, value in padded.items()}
 
     def _loss(self, inputs: Mapping[str, Tensor]) -> Callable[..., Tensor]:
         """The loss of a batch as a function of the embeddings of its columns."""

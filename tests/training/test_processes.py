@@ -1,0 +1,62 @@
+"""Two processes give the gradients of one that has the joined batch."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from simpair import TwinTowerEncoder
+from simpair.training import PairCollator, RetrievalPair, ScoredPair, TwinTowerTrainer, TwinTowerTrainingArguments
+
+# Texts of different lengths, one of them on both sides, so that the processes' batches are padded differently.
+ASKED = [RetrievalPair(f"query {n} {'more ' * n}", f"text pair {n % 6} runs", (f"slow mat {n}",)) for n in range(8)]
+SCORED = [ScoredPair(f"the cat {n}", f"a dog {'red ' * n}", (n % 4) / 3) for n in range(8)]
+WORKER = """
+import sys
+import torch
+from torch.nn.parallel import DistributedDataParallel
+from simpair import TwinTowerEncoder
+from simpair.training import PairCollator, TwinTowerTrainer, TwinTowerTrainingArguments
+from tests.training.test_processes import ASKED, SCORED
+
+model, loss, mini, out = sys.argv[1:]
+encoder = TwinTowerEncoder.from_pretrained(model, device="cpu").eval()
+args = TwinTowerTrainingArguments(
+    output_dir=out + "-run", use_cpu=True, ddp_backend="gloo", loss=loss, mini_batch_size=int(mini)
+)
+trainer = TwinTowerTrainer(encoder, args)
+records, rank = (ASKED if loss == "info_nce" else SCORED), args.process_index
+batch = PairCollator(encoder.tokenizer)(records[rank * 4 : rank * 4 + 4])
+wrapped = DistributedDataParallel(encoder)  # it must outlive the backward
+trainer.compute_loss(wrapped, batch).backward()
+if rank == 1:
+    torch.save({name: value.grad for name, value in encoder.named_parameters()}, out)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("loss", "mini"), [("info_nce", 0), ("info_nce", 5), ("cosent", 0), ("cosine_mse", 0)])
+def test_two_processes_give_the_gradients_of_the_joined_batch(tiny_model, tmp_path, loss, mini):
+    script, out = tmp_path / "worker.py", tmp_path / "gradients.pt"
+    script.write_text(WORKER, encoding="utf-8")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone"]
+    ran = subprocess.run(
+        [*launch, str(script), str(tiny_model), loss, str(mini), str(out)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    encoder = TwinTowerEncoder.from_pretrained(tiny_model, device="cpu").eval()
+    args = TwinTowerTrainingArguments(output_dir=str(tmp_path / "run"), use_cpu=True, loss=loss)
+    batch = PairCollator(encoder.tokenizer)(ASKED if loss == "info_nce" else SCORED)
+    TwinTowerTrainer(encoder, args).compute_loss(encoder, batch).backward()
+    theirs = torch.load(out, weights_only=True)
+    apart = sum(float((value.grad - theirs[name]).square().sum()) for name, value in encoder.named_parameters())
+    whole = sum(float(value.grad.square().sum()) for value in encoder.parameters())
+    assert (apart / whole) ** 0.5 <= 1e-5
