@@ -15,6 +15,7 @@ from simpair.training import PairCollator, RetrievalPair, ScoredPair, TwinTowerT
 ASKED = [RetrievalPair(f"query {n} {'more ' * n}", f"text pair {n % 6} runs", (f"slow mat {n}",)) for n in range(8)]
 SCORED = [ScoredPair(f"the cat {n}", f"a dog {'red ' * n}", (n % 4) / 3) for n in range(8)]
 WORKER = """
+import os
 import sys
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -34,6 +35,9 @@ wrapped = DistributedDataParallel(encoder)  # it must outlive the backward
 trainer.compute_loss(wrapped, batch).backward()
 if rank == 1:
     torch.save({name: value.grad for name, value in encoder.named_parameters()}, out)
+torch.distributed.barrier()
+torch.distributed.destroy_process_group()
+os._exit(0)  # a thread of gloo that is left would abort a process that ends as others do
 """
 
 
