@@ -87,12 +87,17 @@ def discard(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
-def rotate(run: Path, *, keep: int, best: Path | None) -> None:
-    """Removes the oldest checkpoints but ``keep``, and never the newest or the best; those without a seal go too."""
+def rotate(run: Path, *, keep: int, newest: Path, best: Path | None) -> None:
+    """Removes checkpoints but ``keep`` of them, those of other runs and the oldest first, and any without a seal.
+
+    Never the one just saved, which is ``newest`` whatever others are called, nor the best.
+    """
     sealed = [path for path in checkpoints(run) if (path / _SEAL).is_file()]
-    kept = set(sealed[-max(keep, 1) :])
-    if best is not None:
-        kept = {*sealed[-max(keep - 1, 1) :], *(path for path in sealed if path.name == best.name)}
+    kept = [path for path in sealed if path.name == newest.name or (best is not None and path.name == best.name)]
+    place = next((number for number, path in enumerate(sealed) if path.name == newest.name), len(sealed))
+    for path in reversed(sealed[:place]):  # what is called newer was there before this run
+        if len(kept) < keep and path not in kept:
+            kept.append(path)
     for path in (*checkpoints(run), *run.glob(".checkpoint-*")):  # the last: what a crash left of one
         if path not in kept:
             discard(path)

@@ -190,7 +190,10 @@ class TwinTowerTrainer(Trainer):
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """The length of the gradient, which must be finite: clipping would spread what is not to all weights."""
         norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
-        if not math.isfinite(norm):
+        scaler = getattr(self.accelerator, "scaler", None)
+        if scaler is not None and scaler.is_enabled():  # float16: the scaler leaves such a step out, and scales less
+            return norm
+        if norm is not None and not math.isfinite(norm):
             raise TrainingError(
                 f"the gradient of step {self.state.global_step + 1} is {norm}; lower the learning rate "
                 f"({self.args.learning_rate}) or look at the data of that step"
@@ -243,7 +246,7 @@ class TwinTowerTrainer(Trainer):
             seal(folder)
             if keep:
                 best = self.state.best_model_checkpoint
-                rotate(run, keep=keep, best=None if best is None else Path(best))
+                rotate(run, keep=keep, newest=folder, best=None if best is None else Path(best))
         self.accelerator.wait_for_everyone()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:

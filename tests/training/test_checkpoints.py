@@ -62,15 +62,14 @@ def test_rotation_keeps_the_newest_and_the_best_and_nothing_half(tmp_path: Path)
     saved(tmp_path, 4, sealed=False)
     (tmp_path / ".checkpoint-5-0f").mkdir()
     (tmp_path / "notes").mkdir()
-    rotate(tmp_path, keep=3, best=Path("elsewhere") / "checkpoint-2")
+    rotate(tmp_path, keep=3, newest=tmp_path / "checkpoint-11", best=Path("elsewhere") / "checkpoint-2")
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         *("checkpoint-10", "checkpoint-11", "checkpoint-2", "notes"),
     ]
-    rotate(tmp_path, keep=1, best=None)
-    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-11"]
-    saved(tmp_path, 12, sealed=False)
-    rotate(tmp_path, keep=1, best=None)
-    assert newest_sound(tmp_path) == tmp_path / "checkpoint-11"
+    rotate(tmp_path, keep=2, newest=tmp_path / "checkpoint-11", best=tmp_path / "checkpoint-11")
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-10", "checkpoint-11"]
+    rotate(tmp_path, keep=1, newest=tmp_path / "checkpoint-10", best=None)  # 11 is another run's
+    assert newest_sound(tmp_path) == tmp_path / "checkpoint-10"
 
 
 def test_a_discarded_checkpoint_is_none_before_its_files_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
