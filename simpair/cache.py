@@ -35,14 +35,10 @@ class Cached(NamedTuple):
 
 def load_cache(folder: Path, known: Callable[[int, str], bool], *, dimension: int) -> Cached | None:
     """Returns the newest index that ``save_cache`` left of a known state, mapped read-only, or None."""
-    try:
-        states = sorted((_state(path), path) for path in folder.glob("faiss-*.index") if _NAME.fullmatch(path.name))
-    except OSError as error:
-        _log.warning("%s cannot be looked through for a cache (%s); it is built anew", folder, error)
-        return None
-    for (number, name), path in reversed(states):
+    for number, name in sorted(cached_states(folder), reverse=True):
         if not known(number, name):
             continue
+        path = _path(folder, number, name)
         try:
             told = _seal(path).read_bytes()
             longest = float(json.loads(told)["longest"])
@@ -68,7 +64,7 @@ def save_cache(cached: Cached, folder: Path) -> Path:
     Raises:
         OSError: The folder cannot be written.
     """
-    path = folder / f"faiss-{cached.number}-{cached.name}.index"
+    path = _path(folder, cached.number, cached.name)
     try:
         cached.exact.write(Path(f"{path}.tmp"))
         # Without a seal the file is nothing: an old one goes first, the new one comes last.
@@ -88,9 +84,11 @@ def save_cache(cached: Cached, folder: Path) -> Path:
 def cached_states(folder: Path) -> list[tuple[int, str]]:
     """Returns the numbers and names of the states of which there are caches, known or not."""
     try:
-        return [_state(path) for path in folder.glob("faiss-*.index") if _NAME.fullmatch(path.name)]
-    except OSError:  # as if there were none
+        names = [_NAME.fullmatch(path.name) for path in folder.glob("faiss-*.index")]
+    except OSError as error:
+        _log.warning("%s cannot be looked through for a cache (%s); it is built anew", folder, error)
         return []
+    return [(int(name[1]), name[2]) for name in names if name]
 
 
 def cache_faults(folder: Path) -> list[str]:
@@ -116,10 +114,8 @@ def cache_faults(folder: Path) -> list[str]:
     return faults
 
 
-def _state(path: Path) -> tuple[int, str]:
-    found = _NAME.fullmatch(path.name)
-    assert found is not None, "only such names are asked for"
-    return int(found[1]), found[2]
+def _path(folder: Path, number: int, name: str) -> Path:
+    return folder / f"faiss-{number}-{name}.index"
 
 
 def _seal(path: Path) -> Path:

@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import time
 import warnings
+from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -92,16 +93,21 @@ def test_a_cache_serves_later_states_of_the_same_index(
     assert cached.exists()
 
 
-def test_a_restored_copy_does_not_take_the_cache_of_what_came_after_it(index: SearchIndex, folder: Path) -> None:
-    index.add(["a", "b"])
+def as_it_was_before(index: SearchIndex, folder: Path, later: Callable[[SearchIndex], object]) -> SearchIndex:
+    """The index opened as a copy from before ``later``, in a folder that still has the cache of what came after."""
     index.close()
     database = folder / "documents.sqlite"
     old = database.read_bytes()
     with SearchIndex.open(folder, HashEncoder()) as other:
-        other.add("lost")
-        other.search("a")
+        later(other)
+        other.optimize()
     database.write_bytes(old)
-    with SearchIndex.open(folder, HashEncoder()) as restored:
+    return SearchIndex.open(folder, HashEncoder())
+
+
+def test_a_restored_copy_does_not_take_the_cache_of_what_came_after_it(index: SearchIndex, folder: Path) -> None:
+    index.add(["a", "b"])
+    with as_it_was_before(index, folder, lambda other: other.add("lost")) as restored:
         restored.add("instead")
         assert [hit.text for hit in restored.search("lost", 9)[0] if hit.score > 0.99] == []
         assert restored.search("instead", 1)[0][0].text == "instead"
@@ -109,18 +115,10 @@ def test_a_restored_copy_does_not_take_the_cache_of_what_came_after_it(index: Se
 
 def test_a_cache_of_what_a_restored_copy_never_was_stands_in_nobodys_way(index: SearchIndex, folder: Path) -> None:
     index.add(["a", "b"])
-    index.close()
-    database = folder / "documents.sqlite"
-    old = database.read_bytes()
-    with SearchIndex.open(folder, HashEncoder()) as other:
-        for number in range(5):
-            other.add(f"lost {number}")
-        other.optimize()
-    (stale,) = folder.glob("faiss-*.index")
-    database.write_bytes(old)
-    with SearchIndex.open(folder, HashEncoder()) as restored:
+    with as_it_was_before(index, folder, lambda other: [other.add(f"lost {n}") for n in range(5)]) as restored:
+        (stale,) = folder.glob("faiss-*.index")
         restored.search("a")
-    (present,) = folder.glob("faiss-*.index")
+        (present,) = folder.glob("faiss-*.index")
     assert present != stale
 
 

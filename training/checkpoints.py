@@ -10,7 +10,6 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 from simpair._version import __version__
@@ -26,7 +25,8 @@ _NAME = re.compile(r"checkpoint-([0-9]{1,18})")
 
 def checkpoints(run: Path) -> list[Path]:
     """Returns the folders of checkpoints in a run's folder, sealed or not, the oldest first."""
-    found = {int(name[1]): path for path in _entries(run) if (name := _NAME.fullmatch(path.name))}
+    folders = (path for path in run.glob("checkpoint-*") if path.is_dir())
+    found = {int(name[1]): path for path in folders if (name := _NAME.fullmatch(path.name))}
     return [found[step] for step in sorted(found)]
 
 
@@ -101,7 +101,3 @@ def rotate(run: Path, *, keep: int, newest: Path, best: Path | None) -> None:
     for path in (*checkpoints(run), *run.glob(".checkpoint-*")):  # the last: what a crash left of one
         if path not in kept:
             discard(path)
-
-
-def _entries(run: Path) -> Iterator[Path]:
-    return (path for path in run.iterdir() if path.is_dir()) if run.is_dir() else iter(())

@@ -38,14 +38,23 @@ class RetrievalPair(NamedTuple):
 Records: TypeAlias = list[ScoredPair] | list[RetrievalPair]
 
 _NAMES = {  # field → the columns that may hold it
-    "text1": ("text1", "sentence1", "text_1", "sentence_1", "text_a", "sentence_a"),
-    "text2": ("text2", "sentence2", "text_2", "sentence_2", "text_b", "sentence_b"),
-    "label": ("label", "score", "similarity"),
-    "anchor": ("anchor", "query", "question"),
-    "positive": ("positive", "passage", "answer", "pos"),
-    "negatives": ("negatives", "negative", "neg"),
+    "text1": ("text1", "sentence1"),
+    "text2": ("text2", "sentence2"),
+    "label": ("label", "score"),
+    "anchor": ("anchor", "query"),
+    "positive": ("positive", "passage"),
+    "negatives": ("negatives", "negative"),
+}
+_MORE_NAMES = {  # those that mean something else as often, and are read where the first do not suffice
+    "text1": ("text_1", "sentence_1", "text_a", "sentence_a"),
+    "text2": ("text_2", "sentence_2", "text_b", "sentence_b"),
+    "label": ("similarity",),
+    "anchor": ("question",),
+    "positive": ("answer", "pos"),
+    "negatives": ("neg",),
 }
 _FIELDS = {name: field for field, names in _NAMES.items() for name in names}
+_ALL_FIELDS = _FIELDS | {name: field for field, names in _MORE_NAMES.items() for name in names}
 _NUMBERED = re.compile(r"negative_?([1-9][0-9]{0,2})")  # negative1, negative_2: one negative each
 _KINDS = ({"text1", "text2", "label"}, {"anchor", "positive"}, {"anchor", "positive", "negatives"})
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
@@ -60,7 +69,8 @@ def read_pairs(path: str | Path | Sequence[str | Path], *, label_range: tuple[fl
     line), in UTF-8, each also with ``.gz``, and ``.parquet``. Columns are found by name, so csv and tsv files start
     with a header line: text1, text2 and label (also sentence1, text_a, score, similarity …) give ScoredPair; anchor,
     positive and perhaps negative (also query, question, passage, answer, pos, neg …) give RetrievalPair. Others are
-    ignored. Several negatives are a list, in JSONL and Parquet, or columns negative1, negative2, ….
+    ignored, and so are less usual names beside those that suffice. Several negatives are a list, in JSONL and Parquet,
+    or columns negative1, negative2, ….
 
     Args:
         path: One file, or several that hold the same kind of record.
@@ -134,19 +144,26 @@ def _record(fields: object, low: float, high: float) -> ScoredPair | RetrievalPa
 
 def _columns(names: list[str]) -> dict[str, str]:
     """Returns which name holds which field of the record, for names that describe exactly one kind of record."""
-    columns: dict[str, str] = {}
-    for name in names:
-        field = _FIELDS.get(name)
-        if field in columns:
-            raise ValueError(f"{columns[field]!r} and {name!r} both mean {field}; keep one of them")
-        if field is not None:
-            columns[field] = name
+    columns = _resolved(names, _FIELDS)
+    if columns.keys() not in _KINDS:
+        columns = _resolved(names, _ALL_FIELDS)
     if "negatives" in columns and (numbered := _numbered(names)):
         raise ValueError(f"{columns['negatives']!r} and {numbered[0]!r} both mean negatives; keep one of them")
     if columns.keys() not in _KINDS:
         expected = "text1, text2 and label, or else anchor, positive and perhaps negative, in the header or as keys"
         found = ", ".join(map(reprlib.repr, names[:12])) or "nothing"
         raise ValueError(f"found the names {found}; expected {expected}")
+    return columns
+
+
+def _resolved(names: list[str], fields: Mapping[str, str]) -> dict[str, str]:
+    columns: dict[str, str] = {}
+    for name in names:
+        field = fields.get(name)
+        if field in columns:
+            raise ValueError(f"{columns[field]!r} and {name!r} both mean {field}; keep one of them")
+        if field is not None:
+            columns[field] = name
     return columns
 
 
@@ -194,5 +211,5 @@ def _read_file(path: Path) -> Iterator[_Row]:
 
 def _cell(name: str, cell: object) -> object:
     """Returns the number in a label's cell; what is written in any other way stays a text, which no label may be."""
-    is_number = _FIELDS.get(name) == "label" and isinstance(cell, str) and _NUMBER.fullmatch(cell)
+    is_number = _ALL_FIELDS.get(name) == "label" and isinstance(cell, str) and _NUMBER.fullmatch(cell)
     return float(cast("str", cell)) if is_number else cell

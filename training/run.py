@@ -92,8 +92,6 @@ def fine_tune(
         TrainingError: The loss stopped being finite, or a checkpoint cannot be resumed.
     """
     _check_run(output_dir, resume=resume, batch_size=batch_size, epochs=epochs, max_steps=max_steps)
-    if mini_batch_size < 0:
-        raise InputError(f"mini_batch_size is {mini_batch_size}; give the texts of a forward, or 0 for all")
     records, held_out = _records(data, label_range), None if dev is None else _records(dev, label_range)
     loss_name = _fitting_loss(records, loss)
     _check_dev(records, held_out)

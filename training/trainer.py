@@ -57,9 +57,11 @@ class TwinTowerTrainingArguments(TrainingArguments):
     report_to: str | list[str] | None = field(default="none", metadata={"help": "where to report; none by default"})
 
     def __post_init__(self) -> None:
-        """Refuse a loss that does not exist: no other may stand in for it."""
+        """Refuse a loss that does not exist, for no other may stand in for it, and less than no text."""
         if self.loss not in get_args(LossName):
             raise InputError(f"loss is {self.loss!r}; expected one of {', '.join(get_args(LossName))}")
+        if self.mini_batch_size < 0:
+            raise InputError(f"mini_batch_size is {self.mini_batch_size}; give the texts of a forward, or 0 for all")
         super().__post_init__()  # type: ignore[no-untyped-call]
 
 
@@ -282,22 +284,13 @@ def right_answers(inputs: Mapping[str, Tensor]) -> Tensor:
     """
     names = [name for name in inputs if name.endswith("_input_ids")]
     width = max(inputs[name].shape[1] for name in names)
-    texts = {
-        name.removesuffix("_input_ids"): _identity(
-            inputs[name], inputs[name.replace("input_ids", "attention_mask")], width
-        )
-        for name in names
-    }
-    anchors, positives = texts.pop("text1"), texts["text2"]
-    candidates = torch.cat(list(texts.values()))
-    right = _equal(positives, candidates) | _equal(anchors, candidates)
-    right[:, : len(positives)] |= _equal(anchors, anchors)
+    texts = [_identity(inputs[name], inputs[name.replace("input_ids", "attention_mask")], width) for name in names]
+    numbers = torch.cat(texts).unique(dim=0, return_inverse=True)[1]  # equal texts have one number
+    anchors, candidates = numbers[: len(texts[0])], numbers[len(texts[0]) :]
+    positives = candidates[: len(anchors)]
+    right: Tensor = (positives[:, None] == candidates) | (anchors[:, None] == candidates)
+    right[:, : len(positives)] |= anchors[:, None] == anchors
     return right
-
-
-def _equal(left: Tensor, right: Tensor) -> Tensor:
-    """(B, C) bool: which rows of left (B, T) are which rows of right (C, T)."""
-    return (left[:, None] == right[None]).all(dim=-1)
 
 
 def _identity(input_ids: Tensor, attention_mask: Tensor, width: int) -> Tensor:

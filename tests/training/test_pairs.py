@@ -312,6 +312,8 @@ def test_no_records_are_refused():
         ({"text_a": "a", "text_b": "b", "similarity": 1}, ScoredPair("a", "b", 1.0)),
         ({"sentence_1": "a", "sentence_2": "b", "score": 0.5, "source": "x"}, ScoredPair("a", "b", 0.5)),
         ({"question": "a", "answer": "b"}, RetrievalPair("a", "b")),
+        ({"query": "a", "passage": "b", "answer": "c", "pos": 3}, RetrievalPair("a", "b")),
+        ({"sentence1": "a", "sentence2": "b", "label": 1, "similarity": 9, "neg": 0}, ScoredPair("a", "b", 1.0)),
         ({"query": "a", "pos": "b", "neg": ["c", "d"]}, RetrievalPair("a", "b", ("c", "d"))),
         ({"negative_2": "d", "anchor": "a", "positive": "b", "negative_1": "c"}, RetrievalPair("a", "b", ("c", "d"))),
         ({"anchor": "a", "positive": "b", "negative10": "d", "negative9": "c"}, RetrievalPair("a", "b", ("c", "d"))),

@@ -1,8 +1,11 @@
 """fine_tune reads what users have, trains in place, and says what it did."""
 
+import json
+
 import pytest
 
 from simpair import TwinTowerEncoder
+from simpair.cli import main
 from simpair.errors import DataError, InputError, TrainingError
 from simpair.training import RetrievalPair, ScoredPair, evaluate_records, fine_tune
 
@@ -166,3 +169,14 @@ def test_records_may_be_drawn_from_anything(tiny_model):
         fine_tune(encoder, data, max_steps=1, batch_size=4)
         prints.append(encoder.fingerprint)
     assert prints[0] == prints[1] == prints[2]
+
+
+def test_the_way_to_train_reaches_the_trainer_from_the_command_line(tiny_model, tmp_path):
+    path = tmp_path / "pairs.csv"
+    path.write_text("text1,text2,label\n" + "".join(f"{a},{b},{label}\n" for a, b, label in PAIRS), encoding="utf-8")
+    command = ["train", str(path), "--base", str(tiny_model), "--out", str(tmp_path / "out"), "--loss", "angle"]
+    assert main([*command, "--bf16", "--mini-batch-size", "3"]) == 0
+    (arguments,) = (tmp_path / "out").glob("checkpoint-*/training_args.json")
+    told = json.loads(arguments.read_text(encoding="utf-8"))
+    assert (told["loss"], told["bf16"], told["mini_batch_size"]) == ("angle", True, 3)
+    assert told["save_total_limit"] == 2, "though the trainer does without it while it saves"
