@@ -1,4 +1,4 @@
-"""``simpair train``, ``evaluate`` and ``push``: pairs → a model, its scores, its place on the Hub."""
+"""``simpair train`` and ``push``: pairs → a model, its place on the Hub."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from simpair.cli.folders import made_only_on_success
 from simpair.cli.output import Output, add_format, positive
-from simpair.cli.progress import WithProgress
 from simpair.errors import InputError
 
 if TYPE_CHECKING:
     from simpair.training.evaluate import PairScores, RetrievalScores
 
-__all__ = ["register"]
+__all__ = ["DATA", "add_label_range", "label_range_of", "named", "register"]
 
-_DATA = (
+DATA = (
     ".csv, .tsv, .jsonl (also .gz) or .parquet with text1, text2 and label, or with anchor, positive and perhaps "
     "negative; found by these names, and by others that are usual"
 )
@@ -27,11 +26,11 @@ _DATA = (
 def register(commands: Any) -> None:
     """Declare the commands of this group."""
     train = commands.add_parser("train", help="train a model on pairs", description=_train.__doc__)
-    train.add_argument("data", metavar="DATA", nargs="+", help=_DATA)
+    train.add_argument("data", metavar="DATA", nargs="+", help=DATA)
     train.add_argument("--out", metavar="FOLDER", type=Path, required=True, help="a new folder for the trained model")
     train.add_argument("--base", metavar="M", help="the model to start from; default: the bundled model")
     train.add_argument("--dev", metavar="FILE", help="pairs to measure on before and after, never trained on")
-    _add_label_range(train)
+    add_label_range(train)
     losses = ("cosine_mse", "cosent", "angle", "info_nce")
     train.add_argument("--loss", choices=losses, help="default: what fits the data")
     train.add_argument("--epochs", type=_positive_float, default=1.0, help="passes over the data (default 1)")
@@ -47,13 +46,6 @@ def register(commands: Any) -> None:
     add_format(train)
     train.set_defaults(run=_train)
 
-    evaluate = commands.add_parser("evaluate", help="measure a model on pairs", description=_evaluate.__doc__)
-    evaluate.add_argument("model", metavar="MODEL", help="folder, bundled name or Hub id")
-    evaluate.add_argument("data", metavar="DATA", nargs="+", help=_DATA)
-    _add_label_range(evaluate)
-    add_format(evaluate)
-    evaluate.set_defaults(run=_evaluate)
-
     push = commands.add_parser("push", help="publish a model on the Hugging Face Hub", description=_push.__doc__)
     push.add_argument("folder", metavar="FOLDER", type=Path, help="the folder of a saved model")
     push.add_argument("repo_id", metavar="REPO_ID", help="org/name; made if it does not exist")
@@ -62,7 +54,8 @@ def register(commands: Any) -> None:
     push.set_defaults(run=_push)
 
 
-def _add_label_range(parser: argparse.ArgumentParser) -> None:
+def add_label_range(parser: argparse.ArgumentParser) -> None:
+    """Declare ``--label-range``."""
     names = ("LOW", "HIGH")
     parser.add_argument("--label-range", type=float, nargs=2, metavar=names, help="of the files' labels; default 0 1")
 
@@ -74,7 +67,7 @@ def _train(arguments: argparse.Namespace) -> None:
     from simpair.training.pairs import read_pairs
     from simpair.training.run import fine_tune
 
-    label_range = _label_range(arguments)
+    label_range = label_range_of(arguments)
     records = read_pairs(arguments.data, label_range=label_range)
     held_out = None if arguments.dev is None else read_pairs(arguments.dev, label_range=label_range)
     encoder = TwinTowerEncoder.from_pretrained(arguments.base)
@@ -99,19 +92,8 @@ def _train(arguments: argparse.Namespace) -> None:
             resume=arguments.resume,
             show_progress=sys.stderr.isatty(),
         )
-    measured = {"before": _named(report.before), "after": _named(report.after)}
+    measured = {"before": named(report.before), "after": named(report.after)}
     Output(arguments.format).facts(**(report._asdict() | measured), folder=str(arguments.out))
-
-
-def _evaluate(arguments: argparse.Namespace) -> None:
-    """Print how well a model's scores follow the labels (Spearman, Pearson), or find the positives (MRR@10)."""
-    from simpair.model import TwinTowerEncoder
-    from simpair.training.evaluate import evaluate_records
-    from simpair.training.pairs import read_pairs
-
-    records = read_pairs(arguments.data, label_range=_label_range(arguments))
-    encoder = WithProgress(TwinTowerEncoder.from_pretrained(arguments.model))
-    Output(arguments.format).facts(**_named(evaluate_records(encoder, records)) or {})
 
 
 def _push(arguments: argparse.Namespace) -> None:
@@ -135,7 +117,7 @@ def _check_out(folder: Path, *, resume: bool) -> None:
         raise InputError(f"{folder} is not empty; give --out a new folder, or --resume to go on with the run in it")
 
 
-def _named(scores: PairScores | RetrievalScores | None) -> dict[str, float] | None:
+def named(scores: PairScores | RetrievalScores | None) -> dict[str, float] | None:
     """The scores by name, with the k of the retrieval scores in their names."""
     if scores is None:
         return None
@@ -144,7 +126,8 @@ def _named(scores: PairScores | RetrievalScores | None) -> dict[str, float] | No
     return {name.replace("_at_k", f"_at_{k}"): value for name, value in named.items()}
 
 
-def _label_range(arguments: argparse.Namespace) -> tuple[float, float] | None:
+def label_range_of(arguments: argparse.Namespace) -> tuple[float, float] | None:
+    """The lowest and the highest label that the command line gives, or None."""
     return None if arguments.label_range is None else (arguments.label_range[0], arguments.label_range[1])
 
 
