@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from itertools import chain
 from threading import Lock
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -237,14 +238,15 @@ class Tokens:
         Raises:
             InputError: An entry is not a string, or has a lone surrogate.
         """
-        sequences = self.ids(texts, role=role)
-        shape = (len(sequences), max(map(len, sequences), default=0))
-        input_ids = torch.full(shape, self.pad_token_id, dtype=torch.int64)
-        attention_mask = torch.zeros(shape, dtype=torch.int64)
-        for row, sequence in enumerate(sequences):
-            input_ids[row, : len(sequence)] = torch.tensor(sequence, dtype=torch.int64)
-            attention_mask[row, : len(sequence)] = 1
-        return PaddedBatch(input_ids, attention_mask)
+        return self.pad_ids(self.ids(texts, role=role))
+
+    def pad_ids(self, sequences: Sequence[Sequence[int]]) -> PaddedBatch:
+        """Token ids of texts as a padded batch, right-padded to the longest: two (B, T) int64 tensors."""
+        lengths = torch.tensor([len(sequence) for sequence in sequences], dtype=torch.int64)
+        real = torch.arange(max(map(len, sequences), default=0)) < lengths[:, None]
+        input_ids = torch.full(real.shape, self.pad_token_id, dtype=torch.int64)
+        input_ids[real] = torch.tensor(list(chain.from_iterable(sequences)), dtype=torch.int64)
+        return PaddedBatch(input_ids, real.to(torch.int64))
 
     def plain(self) -> Tokenizer:
         """A copy of the tokenizer without truncation or padding, as ``tokenizer.json`` holds it."""

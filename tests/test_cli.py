@@ -357,7 +357,7 @@ class TestTrain:
         assert (ran.code, ran.out) == (1, "")
         assert "is not empty" in ran.err
         ran = run("train", scored, "--base", tiny_model, "--out", tmp_path, "--label-range", 0, 5, "--resume")
-        assert "no checkpoint to resume from" in ran.err
+        assert "no run to resume" in ran.err
 
     def test_a_bad_label_names_its_line(self, run: Callable[..., Ran], scored: Path, tiny_model: Path) -> None:
         ran = run("evaluate", tiny_model, scored)

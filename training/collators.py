@@ -5,6 +5,7 @@ Knows a tokenizer. Knows no model and no loss.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,12 +19,17 @@ from .pairs import RetrievalPair, ScoredPair, check_records
 
 __all__ = ["PairCollator"]
 
+_KEPT = 1 << 25
+"""Tokens, 128 MB; of larger data only what came first is known in the next epoch."""
+_OVERHEAD = 50
+"""Tokens that would fit into what Python needs beside those of a text."""
+
 
 class PairCollator:
     """Turns records into padded batches for both towers.
 
     A scored pair is symmetric, so its texts take the default role; of a retrieval pair the anchor is a query, the
-    positive and the negatives are documents.
+    positive and the negatives are documents. A text is tokenised once: its ids are kept for the next epoch.
 
     Args:
         tokens: The tokenizer of the encoder that will read the batches.
@@ -31,6 +37,8 @@ class PairCollator:
 
     def __init__(self, tokens: Tokens) -> None:
         self._tokens = tokens
+        self._known: dict[Role | None, dict[str, array[int]]] = {None: {}, "query": {}, "document": {}}
+        self._room = _KEPT
 
     def __call__(self, records: Sequence[ScoredPair | RetrievalPair | Mapping[str, Any]]) -> dict[str, Tensor]:
         """The batch of B records of one kind.
@@ -57,5 +65,17 @@ class PairCollator:
         return batch
 
     def _columns(self, name: str, texts: Sequence[str], role: Role | None) -> dict[str, Tensor]:
-        input_ids, attention_mask = self._tokens.pad(texts, role=role)
+        input_ids, attention_mask = self._tokens.pad_ids(self._ids(texts, role))
         return {f"{name}_input_ids": input_ids, f"{name}_attention_mask": attention_mask}
+
+    def _ids(self, texts: Sequence[str], role: Role | None) -> list[array[int]]:
+        """The token ids of texts; those of an earlier epoch are still known."""
+        known = self._known[role]
+        new = [text for text in dict.fromkeys(texts) if text not in known]
+        found = {text: array("i", ids) for text, ids in zip(new, self._tokens.ids(new, role=role), strict=True)}
+        ids = [found[text] if text in found else known[text] for text in texts]
+        size = sum(len(sequence) + _OVERHEAD for sequence in found.values())
+        if size <= self._room:
+            known.update(found)
+            self._room -= size
+        return ids

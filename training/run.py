@@ -6,24 +6,30 @@ import logging
 import math
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-from transformers import PrinterCallback
+from transformers import PrinterCallback, TrainerCallback
+from transformers.trainer_utils import TrainOutput
 
 from simpair.errors import DataError, InputError, TrainingError
 from simpair.model import TwinTowerEncoder
 
-from .checkpoints import checkpoints, newest_sound
+from .checkpoints import newest_sound
 from .evaluate import PairScores, RetrievalScores, evaluate_records
-from .pairs import Records, RetrievalPair, ScoredPair, check_records, read_pairs
+from .mixture import Mixture
+from .pairs import Records, ScoredPair
+from .report import SourceReport, describe, report_sources
+from .settings import RUN_FILE, check_run, describe_run, write_run
+from .sources import Data, Source, as_retrieval, read_source, read_sources
 from .trainer import LossName, TwinTowerTrainer, TwinTowerTrainingArguments
 
 __all__ = ["FineTuneReport", "fine_tune"]
 
 _log = logging.getLogger("simpair")
-Data = str | Path | Iterable[str | Path] | Iterable[ScoredPair | RetrievalPair | Mapping[str, Any]]
+_TIMED = 5
+"""Steps after which the time that is left is told; the first is slower than the rest and does not count."""
 
 
 class FineTuneReport(NamedTuple):
@@ -37,6 +43,7 @@ class FineTuneReport(NamedTuple):
         seconds: Time of the training loop.
         before: Metrics on the dev data before training, or None without dev data.
         after: The same after it.
+        sources: What was read, source by source.
     """
 
     records: int
@@ -46,14 +53,16 @@ class FineTuneReport(NamedTuple):
     seconds: float
     before: PairScores | RetrievalScores | None
     after: PairScores | RetrievalScores | None
+    sources: tuple[SourceReport, ...]
 
 
 def fine_tune(
     encoder: TwinTowerEncoder,
-    data: Data,
+    data: Data | Source | Mapping[str, Data | Source],
     *,
+    weights: Mapping[str, float] | None = None,
     output_dir: str | Path | None = None,
-    dev: Data | None = None,
+    dev: Data | Source | None = None,
     loss: LossName | None = None,
     epochs: float = 1.0,
     max_steps: int = -1,
@@ -63,18 +72,27 @@ def fine_tune(
     bf16: bool = False,
     seed: int = 0,
     label_range: tuple[float, float] | None = None,
+    skip_empty: bool = False,
     resume: bool = False,
     show_progress: bool = False,
+    callbacks: Sequence[TrainerCallback] = (),
+    arguments: Mapping[str, Any] | None = None,
 ) -> FineTuneReport:
     """Train the encoder in place on pairs, and return what happened.
 
+    What was read is told before training (to the log "simpair", at level INFO), and the time that it takes soon after.
+
     Args:
         encoder: Changed in place; save it with ``save_pretrained``.
-        data: Files (CSV, TSV, JSONL, also .gz, or Parquet) or records of one kind: scored pairs, or retrieval pairs.
-            A ``datasets.Dataset`` is such records, also one that streams; all of it is read.
-        output_dir: Where a checkpoint is kept after every epoch and the trained encoder is saved; None keeps nothing.
-        dev: Data of the same kind to measure on before and after; never trained on.
-        loss: None takes ``cosent`` for scored pairs and ``info_nce`` for retrieval pairs.
+        data: Files (CSV, TSV, JSONL, also .gz, or Parquet) or records of one kind: scored or labelled pairs, inference
+            pairs, positives alone, or triplets. A ``datasets.Dataset`` is such records, also one that streams; all of
+            it is read. Or several sources, of any kinds, by name; then every batch is of one source.
+        weights: How often each source has its turn, by name; None for as often as it has records.
+        output_dir: Where a checkpoint is kept after every epoch and the trained encoder is saved, beside ``run.json``,
+            which tells what the run was made of; None keeps nothing.
+        dev: Data to measure on before and after; never trained on.
+        loss: None takes ``cosent`` for pairs with labels, ``info_nce`` for those without, and for labelled pairs that
+            are all alike. ``info_nce`` makes positives, and negatives, of labelled and inference pairs.
         epochs: Passes over the data.
         max_steps: Optimizer steps instead of ``epochs``; -1 for none.
         batch_size: Records in a step.
@@ -82,57 +100,130 @@ def fine_tune(
         learning_rate: Peak of a linear schedule with a tenth of warm-up.
         bf16: Multiply in bfloat16, which is faster where the processor has it; weights and losses stay float32.
         seed: Of the order of the records and of dropout.
-        label_range: The lowest and highest possible label of files, mapped to 0 and 1; None for labels in 0..1.
-        resume: Go on from the newest checkpoint in ``output_dir``.
+        label_range: The lowest and highest possible label, mapped to 0 and 1; None for labels in 0..1.
+        skip_empty: Leave rows with an empty text out, in place of refusing them.
+        resume: Go on from the newest checkpoint in ``output_dir``, with the data and settings that it was begun with.
         show_progress: A bar on stderr.
+        callbacks: More of them for the trainer.
+        arguments: Any other ``TwinTowerTrainingArguments``, which come before the ones here.
 
     Raises:
-        DataError: A file or record cannot be used, or the dev data are of another kind.
+        DataError: A file or record cannot be used.
         InputError: An argument is out of range, or the loss does not fit the records.
-        TrainingError: The loss stopped being finite, or a checkpoint cannot be resumed.
+        TrainingError: The loss or its gradient stopped being finite, or a checkpoint cannot be resumed, or was begun
+            with something else.
     """
     _check_run(output_dir, resume=resume, batch_size=batch_size, epochs=epochs, max_steps=max_steps)
-    records, held_out = _records(data, label_range), None if dev is None else _records(dev, label_range)
-    loss_name = _fitting_loss(records, loss)
-    _check_dev(records, held_out)
+    given = read_sources(data, label_range=label_range, skip_empty=skip_empty)
+    held_out = None if dev is None else read_source(dev, label_range=label_range, skip_empty=skip_empty).records
+    material = _prepare(given, weights, held_out, loss)
+    rows = len(material.mixture)
+    steps = max_steps if max_steps > 0 else math.ceil(epochs * math.ceil(rows / batch_size))
+    settings: dict[str, Any] = {
+        "loss": material.loss_name,
+        "num_train_epochs": epochs,
+        "max_steps": max_steps,
+        "per_device_train_batch_size": batch_size,
+        "mini_batch_size": mini_batch_size,
+        "bf16": bf16,
+        "learning_rate": learning_rate,
+        "warmup_steps": steps // 10,
+        "lr_scheduler_type": "linear",
+        "seed": seed,
+        **(arguments or {}),
+    }
+    start_from = _begin(output_dir, encoder, material, settings, resume=resume)
     before = None if held_out is None else evaluate_records(encoder, held_out)
-    steps = max_steps if max_steps > 0 else math.ceil(epochs * math.ceil(len(records) / batch_size))
-    with tempfile.TemporaryDirectory() as scratch:
-        args = TwinTowerTrainingArguments(
-            output_dir=str(output_dir or scratch),
-            loss=loss_name,
-            num_train_epochs=epochs,
-            max_steps=max_steps,
-            per_device_train_batch_size=batch_size,
-            mini_batch_size=mini_batch_size,
-            bf16=bf16,
-            learning_rate=learning_rate,
-            warmup_steps=steps // 10,
-            lr_scheduler_type="linear",
-            save_strategy="no" if output_dir is None else "epoch",
-            save_total_limit=2,
-            logging_strategy="no",
-            seed=seed,
-            use_cpu=encoder.device.type == "cpu",
-            disable_tqdm=not show_progress,
-        )
-        trainer = TwinTowerTrainer(encoder, args, train_dataset=records)
-        trainer.remove_callback(PrinterCallback)
-        start = time.perf_counter()
-        result = trainer.train(resume_from_checkpoint=_newest(output_dir) if resume else None)
-        seconds = time.perf_counter() - start
+    start = time.perf_counter()
+    result = _train(
+        encoder, material, output_dir, start_from, settings | {"disable_tqdm": not show_progress}, callbacks
+    )
+    seconds = time.perf_counter() - start
     encoder.eval()
     if output_dir is not None:
         encoder.save_pretrained(output_dir)
     return FineTuneReport(
-        records=len(records),
-        loss_name=loss_name,
+        records=rows,
+        loss_name=material.loss_name,
         steps=result.global_step,
         loss=result.training_loss,
         seconds=seconds,
         before=before,
         after=None if held_out is None else evaluate_records(encoder, held_out),
+        sources=material.reports,
     )
+
+
+class _Material(NamedTuple):
+    """What a run is made of, beside the encoder and the arguments."""
+
+    sources: list[Source]
+    mixture: Mixture
+    dev: Records | None
+    loss_name: LossName
+    reports: tuple[SourceReport, ...]
+
+
+def _prepare(
+    given: list[Source], weights: Mapping[str, float] | None, dev: Records | None, loss: LossName | None
+) -> _Material:
+    """The sources as the loss takes them, told of before anything else happens."""
+    loss_name, sources = _fitting_loss(given, loss)
+    _check_dev(dev)
+    mixture = Mixture(sources, weights=_weights(sources, weights))
+    reports = report_sources(sources, shares=mixture.shares, dev=dev)
+    for report in reports:
+        _log.info("%s", describe(report))
+    return _Material(sources, mixture, dev, loss_name, tuple(reports))
+
+
+def _train(
+    encoder: TwinTowerEncoder,
+    material: _Material,
+    output_dir: str | Path | None,
+    start_from: str | None,
+    settings: Mapping[str, Any],
+    callbacks: Sequence[TrainerCallback],
+) -> TrainOutput:
+    with tempfile.TemporaryDirectory() as scratch:
+        defaults: dict[str, Any] = {
+            "output_dir": str(output_dir or scratch),
+            "save_strategy": "no" if output_dir is None else "epoch",
+            "save_total_limit": 2,
+            "logging_strategy": "no",
+            "use_cpu": encoder.device.type == "cpu",
+        }
+        trainer = TwinTowerTrainer(
+            encoder,
+            TwinTowerTrainingArguments(**(defaults | settings)),
+            train_dataset=material.mixture,
+            eval_dataset=material.dev,
+            callbacks=[_TimeLeft(), *callbacks],
+        )
+        trainer.remove_callback(PrinterCallback)
+        result: TrainOutput = trainer.train(resume_from_checkpoint=start_from)
+    return result
+
+
+class _TimeLeft(TrainerCallback):
+    """Tells, a few steps after the start, how long the rest will take."""
+
+    def __init__(self) -> None:
+        self._first, self._began = -1, 0.0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Look at the clock."""
+        if self._first < 0:
+            self._first, self._began = state.global_step, time.perf_counter()
+        elif state.global_step == self._first + _TIMED:
+            left = (time.perf_counter() - self._began) / _TIMED * (state.max_steps - state.global_step)
+            _log.info("step %d of %d; about %s left", state.global_step, state.max_steps, _duration(left))
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
 def _check_run(output_dir: str | Path | None, *, resume: bool, batch_size: int, epochs: float, max_steps: int) -> None:
@@ -143,44 +234,77 @@ def _check_run(output_dir: str | Path | None, *, resume: bool, batch_size: int, 
         raise InputError(f"{output_dir} is a file; output_dir must be a folder, or not exist yet")
     if resume and output_dir is None:
         raise InputError("resume needs the output_dir of the interrupted run")
-    if resume and not checkpoints(Path(str(output_dir))):
-        raise TrainingError(f"{output_dir} holds no checkpoint to resume from; leave resume out to start anew")
+    if resume and not (Path(str(output_dir)) / RUN_FILE).is_file():
+        raise TrainingError(f"{output_dir} holds no run to resume; leave resume out to start anew")
 
 
-def _newest(output_dir: str | Path | None) -> str | None:
-    """The checkpoint to go on from; None where an interruption left no complete one."""
-    found = newest_sound(Path(str(output_dir)))
-    if found is None:
+def _begin(
+    output_dir: str | Path | None,
+    encoder: TwinTowerEncoder,
+    material: _Material,
+    settings: Mapping[str, Any],
+    *,
+    resume: bool,
+) -> str | None:
+    """The checkpoint to go on from; None for a beginning, which is written down in the folder."""
+    if output_dir is None:
+        return None
+    folder, (sources, mixture, dev, _, _) = Path(output_dir), material
+    run = describe_run(base=encoder.fingerprint, arguments=settings, sources=sources, shares=mixture.shares, dev=dev)
+    if resume:
+        check_run(folder, run)
+        found = newest_sound(folder)
+        if found is not None:
+            return str(found)
         _log.warning("%s: no checkpoint is complete; starting from the beginning", output_dir)
-    return None if found is None else str(found)
+    write_run(folder, run)
+    return None
 
 
-def _fitting_loss(records: Records, loss: LossName | None) -> LossName:
-    """The loss for the kind of the records, or the one asked for where it fits."""
-    scored = isinstance(records[0], ScoredPair)
+def _fitting_loss(sources: Sequence[Source], loss: LossName | None) -> tuple[LossName, list[Source]]:
+    """The loss for the kinds of the sources, or the one asked for where it fits them; and the sources as it takes them.
+
+    Raises:
+        DataError: The labels of a source are all the same, so that there is nothing to learn from them.
+        InputError: The loss does not fit.
+    """
+    if loss is not None and loss not in get_args(LossName):
+        raise InputError(f"loss is {loss!r}; expected one of {', '.join(get_args(LossName))}")
+    if loss in (None, "auto"):
+        taken = [as_retrieval(source) if _are_alike(source) else source for source in sources]
+    else:
+        taken = [as_retrieval(source) for source in sources] if loss == "info_nce" else list(sources)
+    with_labels = [isinstance(source.records[0], ScoredPair) for source in taken]
+    if loss in ("cosine_mse", "cosent", "angle") and not all(with_labels):
+        source = taken[with_labels.index(False)]
+        raise InputError(f"the loss {loss} takes pairs with labels, and {source.name} has none; use info_nce or auto")
+    for source in taken:
+        _check_labels(source)
     if loss is None:
-        return "cosent" if scored else "info_nce"
-    if loss in get_args(LossName) and scored == (loss == "info_nce"):
-        kind, fitting = ("scored", "cosent, angle or cosine_mse") if scored else ("retrieval", "info_nce")
-        raise InputError(f"the loss {loss} does not fit {kind} pairs; use {fitting}")
-    return loss
+        loss = "auto" if len(set(with_labels)) > 1 else "cosent" if with_labels[0] else "info_nce"
+    return loss, taken
 
 
-def _check_dev(records: Records, held_out: Records | None) -> None:
-    if held_out is not None and type(held_out[0]) is not type(records[0]):
-        raise DataError(
-            f"the dev data are {type(held_out[0]).__name__}s and the training data {type(records[0]).__name__}s; "
-            "measure on the kind that is trained"
-        )
+def _are_alike(source: Source) -> bool:
+    """Whether every label is 1."""
+    return source.kind == "labelled" and all(pair[2] == 1 for pair in source.records)
+
+
+def _check_labels(source: Source) -> None:
+    labels = {record.label for record in source.records if isinstance(record, ScoredPair)}
+    if len(labels) == 1 and len(source.records) > 1:
+        raise DataError(f"{source.name}: every label is {labels.pop():g}, so there is nothing to tell apart")
+
+
+def _check_dev(held_out: Records | None) -> None:
     if held_out is not None and isinstance(held_out[0], ScoredPair) and len({pair[2] for pair in held_out}) < 2:
         raise DataError("the dev data have a single label; a correlation takes pairs of different labels")
 
 
-def _records(data: Data, label_range: tuple[float, float] | None) -> Records:
-    if isinstance(data, str | Path):
-        return read_pairs(data, label_range=label_range)
-    given = list(data)
-    paths = [item for item in given if isinstance(item, str | Path)]
-    if paths and len(paths) == len(given):
-        return read_pairs(paths, label_range=label_range)
-    return check_records(given, label_range=label_range)  # type: ignore[arg-type] # it says what is none
+def _weights(sources: Sequence[Source], weights: Mapping[str, float] | None) -> list[float] | None:
+    names = [source.name for source in sources]
+    if weights is None:
+        return None
+    if sorted(weights) != sorted(names):
+        raise InputError(f"weights are given for {', '.join(weights)}; the sources are {', '.join(names)}")
+    return [weights[name] for name in names]

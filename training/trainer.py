@@ -6,7 +6,6 @@ differs is the loss, and that checkpoints are written and read by simpair, whole
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,10 +26,11 @@ from .checkpoints import check, discard, newest_sound, rotate, seal
 from .collators import PairCollator
 from .evaluate import pearson, spearman
 from .losses import angle, cosent, cosine_mse, info_nce, matryoshka
+from .watch import ROWS, Numbered, Numbering, Watch
 
 __all__ = ["LossName", "TwinTowerTrainer", "TwinTowerTrainingArguments", "embed_columns", "right_answers"]
 
-LossName = Literal["cosine_mse", "cosent", "angle", "info_nce"]
+LossName = Literal["cosine_mse", "cosent", "angle", "info_nce", "auto"]
 _RESUMED = ("optimizer.pt", "scheduler.pt", "trainer_state.json")
 
 
@@ -40,7 +40,7 @@ class TwinTowerTrainingArguments(TrainingArguments):
 
     Attributes:
         loss: ``cosine_mse``, ``cosent`` and ``angle`` (with ``cosent`` added) for batches with labels, ``info_nce``
-            for those without.
+            for those without; ``auto`` is ``cosent`` for the ones and ``info_nce`` for the others.
         scale: Inverse temperature of all but ``cosine_mse``.
         symmetric: Whether in ``info_nce`` the positives look for their anchors as well.
         matryoshka_dims: The loss is summed over the first d numbers of the embeddings for each d of these.
@@ -48,7 +48,7 @@ class TwinTowerTrainingArguments(TrainingArguments):
             the whole batch, and every text is run forward twice (gradient caching). 0 takes all.
     """
 
-    loss: LossName = field(default="cosine_mse", metadata={"help": "cosine_mse, cosent, angle or info_nce"})
+    loss: LossName = field(default="cosine_mse", metadata={"help": ", ".join(get_args(LossName))})
     scale: float = field(default=20.0, metadata={"help": "inverse temperature of all but cosine_mse"})
     symmetric: bool = field(default=False, metadata={"help": "info_nce in both directions"})
     matryoshka_dims: list[int] | None = field(default=None, metadata={"help": "sum the loss over these widths"})
@@ -104,6 +104,7 @@ class TwinTowerTrainer(Trainer):
         kwargs.setdefault("compute_metrics", _pair_metrics)
         super().__init__(model, args, **kwargs)
         self.loss_is_scaled_for_ga = False
+        self._watch = Watch(getattr(self.train_dataset, "place", None))
 
     def compute_loss(
         self,
@@ -116,6 +117,8 @@ class TwinTowerTrainer(Trainer):
         embeddings = embed_columns(model, inputs, at_once=self.args.mini_batch_size)
         if self.args.world_size > 1 and torch.is_grad_enabled():
             embeddings, inputs = self._gathered(embeddings, inputs)
+        if model.training:
+            self._watch.embeddings(embeddings, inputs)
         loss_of = self._loss(inputs)
         if self.args.matryoshka_dims:
             loss = matryoshka(loss_of, *embeddings, dims=self.args.matryoshka_dims)
@@ -145,8 +148,10 @@ class TwinTowerTrainer(Trainer):
 
     def _loss(self, inputs: Mapping[str, Tensor]) -> Callable[..., Tensor]:
         """The loss of a batch as a function of the embeddings of its columns."""
-        scale = self.args.scale
-        if self.args.loss == "info_nce":
+        scale, name = self.args.scale, self.args.loss
+        if name == "auto":
+            name = "cosent" if "labels" in inputs else "info_nce"
+        if name == "info_nce":
             if "labels" in inputs:
                 raise TrainingError("info_nce takes every pair for a positive, but the batch has labels; use cosent")
             same, symmetric = right_answers(inputs), self.args.symmetric
@@ -157,9 +162,11 @@ class TwinTowerTrainer(Trainer):
 
             return ranked
         labels = _labels(inputs)
-        if self.args.loss == "cosine_mse":
+        if self.is_in_train:
+            self._watch.labels(labels, ranked=name != "cosine_mse")
+        if name == "cosine_mse":
             return lambda text1, text2: cosine_mse(text1, text2, labels)
-        if self.args.loss == "cosent":
+        if name == "cosent":
             return lambda text1, text2: cosent(text1, text2, labels, scale=scale)
         return lambda text1, text2: cosent(text1, text2, labels, scale=scale) + angle(text1, text2, labels, scale=scale)
 
@@ -177,16 +184,35 @@ class TwinTowerTrainer(Trainer):
             if found is None:
                 raise TrainingError(f"{self.args.output_dir} holds no complete checkpoint; start anew")
             resume_from_checkpoint = str(found)
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+        result = super().train(resume_from_checkpoint, *args, **kwargs)
+        self._watch.end()
+        return result
 
-    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+    def get_train_dataloader(self) -> Any:
+        """As ``Trainer.get_train_dataloader``, where each batch also tells which records it holds."""
+        dataset, collator = self.train_dataset, self.data_collator
+        if not hasattr(dataset, "__getitem__"):  # a stream
+            return super().get_train_dataloader()
+        self.train_dataset, self.data_collator = Numbered(dataset), Numbering(collator)
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.train_dataset, self.data_collator = dataset, collator
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """As in ``Trainer``, where a dataset may bring a sampler of its own, such as that of a mixture."""
+        dataset = self.train_dataset
+        sampler_of = getattr(dataset.records if isinstance(dataset, Numbered) else dataset, "sampler", None)
+        group = self._train_batch_size * self.args.world_size
+        sampler = None if sampler_of is None else sampler_of(group, self.args.data_seed or self.args.seed)
+        return super()._get_train_sampler(train_dataset) if sampler is None else sampler
+
+    def training_step(self, model: nn.Module, inputs: Mapping[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         """One step, stopped where the loss is not finite: the stock trainer would report 0 and train on."""
-        loss: Tensor = super().training_step(*args, **kwargs)
-        if not bool(torch.isfinite(loss)):
-            raise TrainingError(
-                f"the loss of step {self.state.global_step + 1} is {loss.item()}; lower the learning rate "
-                f"({self.args.learning_rate}) or look at the data of that step"
-            )
+        columns = dict(inputs)
+        self._watch.begin(self.state.global_step + 1, columns.pop(ROWS, None))
+        loss: Tensor = super().training_step(model, columns, *args, **kwargs)
+        self._watch.finite(self.state.global_step + 1, loss.item(), "loss", self.args.learning_rate)
         return loss
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
@@ -195,11 +221,8 @@ class TwinTowerTrainer(Trainer):
         scaler = getattr(self.accelerator, "scaler", None)
         if scaler is not None and scaler.is_enabled():  # float16: the scaler leaves such a step out, and scales less
             return norm
-        if norm is not None and not math.isfinite(norm):
-            raise TrainingError(
-                f"the gradient of step {self.state.global_step + 1} is {norm}; lower the learning rate "
-                f"({self.args.learning_rate}) or look at the data of that step"
-            )
+        if norm is not None:
+            self._watch.finite(self.state.global_step + 1, float(norm), "gradient", self.args.learning_rate)
         return norm
 
     def prediction_step(

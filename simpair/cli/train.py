@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -14,6 +15,7 @@ from simpair.errors import InputError
 
 if TYPE_CHECKING:
     from simpair.training.evaluate import PairScores, RetrievalScores
+    from simpair.training.sources import Source
 
 __all__ = ["DATA", "add_label_range", "label_range_of", "named", "register"]
 
@@ -29,9 +31,17 @@ def register(commands: Any) -> None:
     train.add_argument("data", metavar="DATA", nargs="+", help=DATA)
     train.add_argument("--out", metavar="FOLDER", type=Path, required=True, help="a new folder for the trained model")
     train.add_argument("--base", metavar="M", help="the model to start from; default: the bundled model")
+    train.add_argument(
+        "--weights",
+        type=_positive_float,
+        nargs="+",
+        metavar="W",
+        help="how often each DATA has its turn, a batch at a time; default: as often as it has rows",
+    )
     train.add_argument("--dev", metavar="FILE", help="pairs to measure on before and after, never trained on")
     add_label_range(train)
-    losses = ("cosine_mse", "cosent", "angle", "info_nce")
+    train.add_argument("--skip-empty", action="store_true", help="leave rows with an empty text out")
+    losses = ("cosine_mse", "cosent", "angle", "info_nce", "auto")
     train.add_argument("--loss", choices=losses, help="default: what fits the data")
     train.add_argument("--epochs", type=_positive_float, default=1.0, help="passes over the data (default 1)")
     train.add_argument("--max-steps", type=positive, default=-1, help="stop after that many steps, whatever the epochs")
@@ -64,21 +74,26 @@ def _train(arguments: argparse.Namespace) -> None:
     """Train a model on pairs, save it in --out, and print what happened."""
     _check_out(arguments.out, resume=arguments.resume)
     from simpair.model import TwinTowerEncoder
-    from simpair.training.pairs import read_pairs
+    from simpair.training.interruption import SaveAtSignal
     from simpair.training.run import fine_tune
+    from simpair.training.sources import read_source
 
-    label_range = label_range_of(arguments)
-    records = read_pairs(arguments.data, label_range=label_range)
-    held_out = None if arguments.dev is None else read_pairs(arguments.dev, label_range=label_range)
+    logging.getLogger("simpair").setLevel(logging.INFO)  # what was read, and how long it will take
+    reading = {"label_range": label_range_of(arguments), "skip_empty": arguments.skip_empty}
+    sources = _sources(arguments.data, weighted=arguments.weights is not None, **reading)
+    weights = _weights(list(sources), arguments.weights)
+    held_out = None if arguments.dev is None else read_source(arguments.dev, name=arguments.dev, **reading)
     encoder = TwinTowerEncoder.from_pretrained(arguments.base)
     with (
         made_only_on_success(arguments.out),
-        redirect_stdout(sys.stderr),
-    ):  # the stock trainer's bar writes its last line to stdout
+        redirect_stdout(sys.stderr),  # the stock trainer's bar writes its last line to stdout
+        SaveAtSignal() as save_at_signal,
+    ):
         arguments.out.mkdir(parents=True, exist_ok=True)  # where it cannot be written, now is the time to hear of it
         report = fine_tune(
             encoder,
-            records,
+            sources,
+            weights=weights,
             output_dir=arguments.out,
             dev=held_out,
             loss=arguments.loss,
@@ -91,9 +106,29 @@ def _train(arguments: argparse.Namespace) -> None:
             seed=arguments.seed,
             resume=arguments.resume,
             show_progress=sys.stderr.isatty(),
+            callbacks=[save_at_signal],
         )
     measured = {"before": named(report.before), "after": named(report.after)}
-    Output(arguments.format).facts(**(report._asdict() | measured), folder=str(arguments.out))
+    facts = {name: value for name, value in report._asdict().items() if name != "sources"}
+    Output(arguments.format).facts(**(facts | measured), folder=str(arguments.out))
+
+
+def _sources(paths: list[str], *, weighted: bool, **reading: Any) -> dict[str, Source]:
+    """Files of one kind as one source, unless each has a weight; files of several kinds as a source each."""
+    from simpair.training.sources import read_source
+
+    sources = {path: read_source(path, name=path, **reading) for path in paths}
+    kinds = {(type(source.records[0]), source.kind == "inference") for source in sources.values()}
+    if weighted or len(kinds) > 1 or len(sources) == 1:
+        return sources
+    name = f"{paths[0]} and {len(paths) - 1} more"
+    return {name: read_source(paths, name=name, **reading)}
+
+
+def _weights(paths: list[str], weights: list[float] | None) -> dict[str, float] | None:
+    if weights is not None and len(weights) != len(paths):
+        raise InputError(f"--weights gives {len(weights)} numbers for {len(paths)} files; give one each")
+    return None if weights is None else dict(zip(paths, weights, strict=True))
 
 
 def _push(arguments: argparse.Namespace) -> None:
@@ -111,8 +146,8 @@ def _push(arguments: argparse.Namespace) -> None:
 
 def _check_out(folder: Path, *, resume: bool) -> None:
     """Refuse, before the work, a folder without the run to resume, or with files that a new run would mix with."""
-    if resume and not any(folder.glob("checkpoint-*")):
-        raise InputError(f"{folder} holds no checkpoint to resume from; leave --resume out to start anew")
+    if resume and not (folder / "run.json").is_file():
+        raise InputError(f"{folder} holds no run to resume; leave --resume out to start anew")
     if not resume and folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder} is not empty; give --out a new folder, or --resume to go on with the run in it")
 

@@ -55,13 +55,9 @@ def test_an_output_folder_holds_the_trained_encoder_and_can_be_resumed(tiny_mode
     fine_tune(whole, PAIRS, output_dir=tmp_path / "whole", epochs=2, batch_size=8)
     assert TwinTowerEncoder.from_pretrained(tmp_path / "whole").fingerprint == whole.fingerprint
     resumed = TwinTowerEncoder.from_pretrained(tiny_model)
-    for path in (tmp_path / "whole").iterdir():
-        if path.name not in ("checkpoint-2", "checkpoint-4"):
-            continue
-        target = tmp_path / "half" / path.name
-        if path.name == "checkpoint-2":
-            target.parent.mkdir(exist_ok=True)
-            path.rename(target)
+    (tmp_path / "half").mkdir()
+    for name in ("checkpoint-2", "run.json"):
+        (tmp_path / "whole" / name).rename(tmp_path / "half" / name)
     report = fine_tune(resumed, PAIRS, output_dir=tmp_path / "half", epochs=2, batch_size=8, resume=True)
     assert report.steps == 4
     assert resumed.fingerprint == whole.fingerprint
@@ -113,7 +109,10 @@ def test_what_would_train_nothing_or_the_wrong_thing_is_refused_first(tiny_encod
         (InputError, PAIRS, {"epochs": 0}),
         (InputError, PAIRS, {"output_dir": tmp_path / "file"}),
         (TrainingError, PAIRS, {"output_dir": tmp_path, "resume": True}),
-        (DataError, PAIRS, {"dev": ASKED}),
+        (DataError, [pair._replace(label=0.5) for pair in PAIRS], {}),
+        (InputError, PAIRS, {"weights": {"data": 0}}),
+        (InputError, {"a": PAIRS, "b": ASKED}, {"weights": {"a": 1}}),
+        (InputError, {"a": PAIRS, "b": ASKED}, {"loss": "cosent"}),
         (DataError, PAIRS, {"dev": PAIRS[:1]}),
     ):
         with pytest.raises(error):
@@ -152,7 +151,9 @@ def test_mini_batches_give_the_same_weights_and_bfloat16_others_that_are_near(ti
 
 
 def test_a_run_that_never_saved_a_whole_checkpoint_begins_anew(tiny_model, tmp_path, caplog):
-    (tmp_path / "run" / "checkpoint-1").mkdir(parents=True)
+    fine_tune(TwinTowerEncoder.from_pretrained(tiny_model), PAIRS, max_steps=2, batch_size=8, output_dir=tmp_path / "run")
+    for sealed in (tmp_path / "run").glob("checkpoint-*/checkpoint.json"):
+        sealed.unlink()
     prints = []
     for options in ({"output_dir": tmp_path / "run", "resume": True}, {}):
         encoder = TwinTowerEncoder.from_pretrained(tiny_model)

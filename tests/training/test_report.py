@@ -1,0 +1,63 @@
+"""Before training a user hears what was read, and what of it looks wrong."""
+
+import logging
+
+import pytest
+
+from simpair.training import RetrievalPair, ScoredPair, fine_tune
+from simpair.training.report import describe, pair_key, report_sources
+from simpair.training.sources import read_source
+
+PAIRS = [ScoredPair(f"the cat {n}", f"a dog {n % 3}", (n % 4) / 3) for n in range(16)]
+
+
+def report(records, **options):
+    return report_sources([read_source(records, name="mine", skip_empty=True)], **options)[0]
+
+
+def test_rows_labels_and_repeats_are_counted():
+    found = report([*PAIRS, PAIRS[3], ScoredPair(" THE cat 3!", "Ａ dog 0", 1.0), ScoredPair("", "a", 0)], dev=PAIRS[:4])
+    assert (found.rows, found.duplicates, found.in_dev, found.left_out) == (18, 2, 6, 1)
+    assert found.labels == {"0": 4, "0.3333": 4, "0.6667": 4, "1": 6}
+    text = describe(found)
+    assert text.startswith("mine: 18 scored pairs (text1, text2, label)\n  labels 0: 4, 0.3333: 4")
+    assert "2 of them said before" in text
+    assert "6 of them also in the dev data" in text
+    assert "1 of them left out" in text or "1 left out" in text
+
+
+def test_what_is_in_order_is_not_spoken_of():
+    assert describe(report([RetrievalPair("a", "b", ("c", "d"))])) == (
+        "mine: 1 triplets of 2 negatives each (anchor, positive, negatives)"
+    )
+
+
+def test_many_labels_are_told_by_tenths():
+    found = report([ScoredPair("a", f"b{n}", n / 20) for n in range(21)])
+    assert list(found.labels) == [f"{n / 10:.1f}–{(n + 1) / 10:.1f}" for n in range(10)]
+    assert list(found.labels.values()) == [2] * 9 + [3], "1 belongs to the last tenth"
+
+
+def test_names_of_columns_are_told_where_they_are_others():
+    text = describe(report([{"premise": "a", "hypothesis": "b", "label": "neutral"}]))
+    assert text.startswith("mine: 1 inference pairs (text1 ← premise, text2 ← hypothesis, label)")
+
+
+def test_shares_are_told_of_several_sources():
+    sources = [read_source(PAIRS, name="one"), read_source(PAIRS[:4], name="two")]
+    assert [found.share for found in report_sources(sources)] == pytest.approx([0.8, 0.2])
+    assert "50% of the batches" in describe(report_sources(sources, shares=[0.5, 0.5])[1])
+
+
+@pytest.mark.parametrize("other", [("b", "a"), ("A ", "b!"), ("Ａ", "b"), ("a-", "(b)")])
+def test_a_pair_is_the_same_however_it_is_written(other):
+    assert pair_key("a", "b") == pair_key(*other)
+    assert pair_key("a", "b") != pair_key("a", "bb")
+
+
+def test_fine_tune_tells_what_it_read_and_how_long_it_takes(tiny_encoder, caplog):
+    caplog.set_level(logging.INFO, logger="simpair")
+    found = fine_tune(tiny_encoder, {"mine": PAIRS}, max_steps=9, batch_size=4)
+    assert caplog.messages[0].startswith("mine: 16 scored pairs")
+    assert any(message.startswith("step 6 of 9; about 0 s left") for message in caplog.messages)
+    assert found.sources[0].rows == 16

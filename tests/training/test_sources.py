@@ -1,0 +1,136 @@
+"""Data in any form become sources: of one kind, with the place of every record."""
+
+import pytest
+
+from simpair.errors import DataError, InputError
+from simpair.training.pairs import RetrievalPair, ScoredPair
+from simpair.training.sources import as_retrieval, digest, read_source, read_sources
+
+LABELLED = [ScoredPair("a", "b", 1.0), ScoredPair("a", "c", 0.0), ScoredPair("d", "e", 1.0)]
+
+
+def write(path, *lines):
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("records", "kind"),
+    [
+        ([ScoredPair("a", "b", 0.5), ScoredPair("a", "b", 1.0)], "scored"),
+        (LABELLED, "labelled"),
+        ([{"premise": "a", "hypothesis": "b", "label": "neutral"}], "inference"),
+        ([{"text1": "a", "text2": "b", "label": "entailment"}], "inference"),
+        ([{"text1": "a", "text2": "b"}], "positives"),
+        ([RetrievalPair("a", "b")], "positives"),
+        ([{"query": "a", "passage": "b", "negative1": "c", "negative2": "d"}], "triplets"),
+    ],
+)
+def test_the_kind_comes_from_the_fields_and_their_labels(records, kind):
+    assert read_source(records).kind == kind
+
+
+def test_words_of_inference_are_degrees():
+    words = ["entailment", "neutral", "contradiction"]
+    source = read_source([{"premise": "a", "hypothesis": "b", "label": word} for word in words])
+    assert [pair.label for pair in source.records] == [1.0, 0.5, 0.0]
+
+
+@pytest.mark.parametrize("label", [0, 1, 2, 0.5, -1, "not_entailment", "Entailment", None])
+def test_numbers_of_classes_are_refused_for_they_mean_different_things(label):
+    with pytest.raises(DataError, match=r"row:1: label of a premise and a hypothesis must be one of entailment, "):
+        read_source([{"premise": "a", "hypothesis": "b", "label": label}])
+
+
+def test_words_and_numbers_do_not_mix_in_one_source():
+    with pytest.raises(DataError, match="row:2: its label is a number, after rows where it is entailment"):
+        read_source([{"text1": "a", "text2": "b", "label": "neutral"}, {"text1": "a", "text2": "b", "label": 0.5}])
+
+
+def test_two_texts_beside_an_unknown_column_are_no_positives():
+    """The column may be the label under another name: a pair that is unlike would be taught to be alike."""
+    with pytest.raises(DataError, match=r"found the names 'text1', 'text2', 'gold'; expected text1, text2 and label"):
+        read_source([{"text1": "a", "text2": "b", "gold": 0}])
+
+
+def test_every_record_knows_its_line(tmp_path):
+    first = write(tmp_path / "a.csv", "text1,text2,label", "a,b,1", "", ",c,0", '"x\ny",c,0')
+    second = write(tmp_path / "b.jsonl", '{"sentence1": "a", "sentence2": "b", "score": 1}')
+    source = read_source([first, second], skip_empty=True)
+    assert [source.place(row) for row in range(3)] == [f"{first}:2", f"{first}:5", f"{second}:1"]
+    assert (source.left_out, len(source.records)) == (1, 3)
+    assert source.fields == {"text1": "text1", "text2": "text2", "label": "label"}
+    with pytest.raises(DataError, match=r"a\.csv:4: text1 is empty; .* --skip-empty"):
+        read_source([first, second])
+
+
+def test_records_in_memory_know_their_row():
+    given = [ScoredPair("", "b", 1.0), ScoredPair("a", "b", 1.0)]
+    assert read_source(given, name="mine", skip_empty=True).place(0) == "mine, row 2"
+
+
+def test_nothing_but_empty_texts_is_no_data():
+    with pytest.raises(DataError, match=r"no records \(1 with an empty text were left out\)"):
+        read_source([ScoredPair("", "b", 1.0)], skip_empty=True)
+
+
+def test_a_source_is_taken_as_it_is_and_a_mapping_is_several():
+    source = read_source(LABELLED, name="mine")
+    assert read_source(source) is source
+    assert [part.name for part in read_sources({"one": source, "two": LABELLED})] == ["mine", "two"]
+    assert [part.name for part in read_sources(LABELLED)] == ["data"]
+
+
+def test_the_splits_of_a_data_set_are_not_sources():
+    class DatasetDict(dict):
+        pass
+
+    with pytest.raises(InputError, match="one to train on"):
+        read_sources(DatasetDict(train=LABELLED, test=LABELLED))
+
+
+def test_other_numbers_of_negatives_are_told_of_with_both_places(tmp_path):
+    path = write(
+        tmp_path / "a.jsonl",
+        '{"anchor": "a", "positive": "b", "negatives": ["c"]}',
+        '{"anchor": "a", "positive": "b", "negatives": ["c", "d"]}',
+    )
+    with pytest.raises(DataError, match=rf"{path}:2: has 2 negatives, {path}:1 has 1"):
+        read_sources(path)
+    assert len(read_source(path).records) == 2, "what is measured on needs no negatives"
+
+
+def test_labelled_pairs_become_positives_with_the_negatives_of_their_text():
+    source = as_retrieval(read_source(LABELLED))
+    assert source.kind == "triplets"
+    assert source.records == [RetrievalPair("a", "b", ("c",))], "d has no negative, and a batch has one number of them"
+    assert source.place(0) == "data, row 1"
+
+
+def test_negatives_of_one_text_take_turns():
+    pairs = [ScoredPair("a", text, float(text in "bc")) for text in "bcxy"]
+    assert as_retrieval(read_source(pairs)).records == [RetrievalPair("a", "b", ("x",)), RetrievalPair("a", "c", ("y",))]
+
+
+def test_pairs_that_are_all_alike_are_positives_alone():
+    source = as_retrieval(read_source([pair for pair in LABELLED if pair.label]))
+    assert (source.kind, source.records) == ("positives", [RetrievalPair("a", "b"), RetrievalPair("d", "e")])
+
+
+def test_places_survive_the_change_of_kind(tmp_path):
+    first = write(tmp_path / "a.csv", "text1,text2,label", "a,x,0", "b,y,1")
+    second = write(tmp_path / "b.csv", "text1,text2,label", "b,z,0", "a,w,1")
+    source = as_retrieval(read_source([first, second]))
+    assert [source.place(row) for row in range(2)] == [f"{first}:3", f"{second}:3"]
+
+
+@pytest.mark.parametrize("labels", [(0.5, 1.0), (0.0, 0.0)])
+def test_degrees_and_unlike_pairs_alone_make_no_positives(labels):
+    with pytest.raises(InputError, match="data: info_nce takes pairs that are alike"):
+        as_retrieval(read_source([ScoredPair("a", "b", label) for label in labels]))
+
+
+def test_a_digest_is_of_what_records_hold_and_of_their_order(tmp_path):
+    path = write(tmp_path / "a.csv", "text1,text2,label", *(f"{a},{b},{label}" for a, b, label in LABELLED))
+    assert digest(read_source(path).records) == digest(LABELLED) != digest(LABELLED[::-1])
+    assert digest([ScoredPair("a', 'b", "c", 1.0)]) != digest([ScoredPair("a", "b', 'c", 1.0)])

@@ -1,0 +1,62 @@
+"""SIGTERM or SIGINT → a checkpoint, and then the end. Knows the trainer's callbacks and no model."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType, TracebackType
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl
+
+__all__ = ["SaveAtSignal"]
+
+
+class SaveAtSignal(TrainerCallback):
+    """Lets a run that is told to stop finish its step, save a checkpoint, and stop; a second signal ends it at once.
+
+    A context manager, for the main thread; the run is inside it. Ctrl-C comes out of the run as ``KeyboardInterrupt``,
+    SIGTERM as ``SystemExit`` with the status that a shell gives to what it ended, 143. Before the first step and after
+    the last one, signals do what they do elsewhere.
+    """
+
+    def __init__(self) -> None:
+        self._received: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> SaveAtSignal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._restore()
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        """From now on, wait for the end of a step."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._receive)
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        """There is nothing left to save."""
+        self._restore()
+
+    def on_step_end(self, args: Any, state: Any, control: TrainerControl, **_: Any) -> TrainerControl:
+        """Ask for a checkpoint where a signal came."""
+        if self._received is not None:
+            control.should_save = control.should_training_stop = True
+        return control
+
+    def on_save(self, *_: Any, **__: Any) -> None:
+        """End the run, now that the checkpoint is whole."""
+        if self._received == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self._received is not None:
+            raise SystemExit(128 + self._received)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self._received = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,185 @@
+"""Data in any form a user has them → sources: records of one kind, under a name, each with the place it came from.
+
+Knows no model and no loss.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeAlias, cast
+
+from simpair.errors import DataError, InputError
+
+from .pairs import Entry, Records, RetrievalPair, ScoredPair, draw_files, draw_records
+
+__all__ = ["Data", "Kind", "Source", "as_retrieval", "digest", "read_source", "read_sources"]
+
+Data: TypeAlias = str | Path | Iterable[str | Path] | Iterable[ScoredPair | RetrievalPair | Mapping[str, Any]]
+Kind = Literal["scored", "labelled", "inference", "positives", "triplets"]
+
+
+class Source(NamedTuple):
+    """Records of one kind.
+
+    Attributes:
+        name: What reports and errors call it.
+        kind: ``scored`` pairs, ``labelled`` ones (every label 0 or 1), ``inference`` (the label was a word),
+            ``positives`` alone, or ``triplets``: positives with one negative or more.
+        records: What was read, in its order.
+        fields: Field of a record → the name it stood under in the first row.
+        left_out: Rows without a record, since a text of theirs is empty.
+        lines: The line of each record in its file; in memory its row, 1 for the first.
+        files: The files, each with the number of records before it; none in memory.
+    """
+
+    name: str
+    kind: Kind
+    records: Records
+    fields: Mapping[str, str]
+    left_out: int
+    lines: array[int]
+    files: tuple[tuple[int, Path], ...]
+
+    def place(self, row: int) -> str:
+        """Returns where a record came from, as errors write it: file:line, or the source's name and the row."""
+        if not self.files:
+            return f"{self.name}, row {self.lines[row]}"
+        first = bisect_right(self.files, row, key=lambda file: file[0]) - 1
+        return f"{self.files[first][1]}:{self.lines[row]}"
+
+
+def read_source(
+    data: Data | Source, *, name: str = "data", label_range: tuple[float, float] | None = None, skip_empty: bool = False
+) -> Source:
+    """Returns files, or records in memory, as one source.
+
+    Args:
+        data: A path, paths, or records (also a ``datasets.Dataset``, which may stream), all of one kind. A source is
+            returned as it is.
+        name: Of the source.
+        label_range: As in :func:`~simpair.training.pairs.read_pairs`.
+        skip_empty: As there.
+
+    Raises:
+        DataError: A file or a row cannot be used, or there is none.
+        InputError: label_range is not two finite numbers, the lower one first.
+    """
+    if isinstance(data, Source):
+        return data
+    given: list[Any] = [data] if isinstance(data, str | Path) else list(data)
+    of_files = bool(given) and all(isinstance(item, str | Path) for item in given)
+    draw = draw_files if of_files else draw_records
+    records: list[Any] = []
+    lines, files, first, left_out = array("q"), list[tuple[int, Path]](), cast("Entry | None", None), 0
+    for entry in draw(given, label_range=label_range, skip_empty=skip_empty):
+        if entry.path is not None and (not files or files[-1][1] != entry.path):
+            files.append((len(records), entry.path))
+        if entry.record is None:
+            left_out += 1
+            continue
+        first = first or entry
+        records.append(entry.record)
+        lines.append(entry.line)
+    if first is None:
+        left = f" ({left_out} with an empty text were left out)" if left_out else ""
+        raise DataError(f"no records{left}; training and evaluation need at least one")
+    kind = _kind(records, is_inference=first.is_inference)
+    return Source(name, kind, records, dict(first.fields), left_out, lines, tuple(files))
+
+
+def read_sources(
+    data: Data | Source | Mapping[str, Data | Source],
+    *,
+    label_range: tuple[float, float] | None = None,
+    skip_empty: bool = False,
+) -> list[Source]:
+    """Returns what is trained on: the sources of a mapping of names to data, or other data as one called ``data``.
+
+    Raises:
+        DataError: As for :func:`read_source`; also where some rows of a source have more negatives than others.
+        InputError: label_range is not two finite numbers, the lower one first; or the mapping is of the splits of a
+            data set, of which one is for training.
+    """
+    if type(data).__name__ in ("DatasetDict", "IterableDatasetDict"):
+        raise InputError('data holds the splits of a data set; give the one to train on, such as data["train"]')
+    named = data if isinstance(data, Mapping) else {"data": data}
+    if not named:
+        raise DataError("no source of records; give at least one")
+    sources = [
+        read_source(part, name=name, label_range=label_range, skip_empty=skip_empty) for name, part in named.items()
+    ]
+    for source in sources:
+        _check_negatives(source)
+    return sources
+
+
+def as_retrieval(source: Source) -> Source:
+    """Returns labelled or inference pairs as positives, each with a negative where any of them has one.
+
+    Positives are the pairs of label 1; a negative is the other text of a pair of label 0 with the same text1. Where
+    some positives have a negative and others none, those are left out, since a batch holds one number of negatives.
+
+    Raises:
+        InputError: The source has scores between 0 and 1, or no pair of label 1.
+    """
+    if source.kind not in ("labelled", "inference"):
+        return source if source.kind in ("positives", "triplets") else _refuse(source, "its labels are degrees")
+    pairs = cast("list[ScoredPair]", source.records)
+    unlike: defaultdict[str, list[str]] = defaultdict(list)
+    for pair in pairs:
+        if pair.label == 0:
+            unlike[pair.text1].append(pair.text2)
+    alike = [row for row, pair in enumerate(pairs) if pair.label == 1]
+    if not alike:
+        _refuse(source, "no pair has the label 1")
+    opposed = [row for row in alike if pairs[row].text1 in unlike]
+    used: dict[str, int] = defaultdict(int)
+    records: list[RetrievalPair] = []
+    for row in opposed or alike:
+        text1, text2, _ = pairs[row]
+        negatives = unlike.get(text1, [])
+        records.append(
+            RetrievalPair(text1, text2, tuple(negatives[used[text1] % len(negatives) :][:1] if negatives else ()))
+        )
+        used[text1] += 1
+    lines = array("q", (source.lines[row] for row in opposed or alike))
+    kept = opposed or alike
+    files = tuple((sum(row < start for row in kept), path) for start, path in source.files)
+    kind: Kind = "triplets" if opposed else "positives"
+    return source._replace(kind=kind, records=records, lines=lines, files=files)
+
+
+def digest(records: Records) -> str:
+    """Returns the sha256, in hexadecimal, of what records hold and of their order, whatever file they came from."""
+    found = hashlib.sha256()
+    for record in records:
+        found.update(repr(tuple(record)).encode("utf-8"))
+    return found.hexdigest()
+
+
+def _refuse(source: Source, reason: str) -> Source:
+    raise InputError(
+        f"{source.name}: info_nce takes pairs that are alike, and {reason}; use cosent, angle or cosine_mse"
+    )
+
+
+def _check_negatives(source: Source) -> None:
+    """A batch holds one number of negatives: better to hear of another one now than in the middle of a run."""
+    counts = [len(record.negatives) if isinstance(record, RetrievalPair) else 0 for record in source.records]
+    other = next((row for row, count in enumerate(counts) if count != counts[0]), None)
+    if other is not None:
+        reason = f"{counts[other]} negatives, {source.place(0)} has {counts[0]}; give every row the same number"
+        raise DataError(f"{source.place(other)}: has {reason}")
+
+
+def _kind(records: Records, *, is_inference: bool) -> Kind:
+    if isinstance(records[0], RetrievalPair):
+        return "triplets" if records[0].negatives else "positives"
+    if is_inference:
+        return "inference"
+    return "labelled" if all(pair[2] in (0.0, 1.0) for pair in records) else "scored"
