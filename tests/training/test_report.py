@@ -16,7 +16,9 @@ def report(records, **options):
 
 
 def test_rows_labels_and_repeats_are_counted():
-    found = report([*PAIRS, PAIRS[3], ScoredPair(" THE cat 3!", "Ａ dog 0", 1.0), ScoredPair("", "a", 0)], dev=PAIRS[:4])
+    found = report(
+        [*PAIRS, PAIRS[3], ScoredPair(" THE cat 3!", "Ａ dog 0", 1.0), ScoredPair("", "a", 0)], dev=PAIRS[:4]
+    )
     assert (found.rows, found.duplicates, found.in_dev, found.left_out) == (18, 2, 6, 1)
     assert found.labels == {"0": 4, "0.3333": 4, "0.6667": 4, "1": 6}
     text = describe(found)

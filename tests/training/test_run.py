@@ -151,7 +151,9 @@ def test_mini_batches_give_the_same_weights_and_bfloat16_others_that_are_near(ti
 
 
 def test_a_run_that_never_saved_a_whole_checkpoint_begins_anew(tiny_model, tmp_path, caplog):
-    fine_tune(TwinTowerEncoder.from_pretrained(tiny_model), PAIRS, max_steps=2, batch_size=8, output_dir=tmp_path / "run")
+    fine_tune(
+        TwinTowerEncoder.from_pretrained(tiny_model), PAIRS, max_steps=2, batch_size=8, output_dir=tmp_path / "run"
+    )
     for sealed in (tmp_path / "run").glob("checkpoint-*/checkpoint.json"):
         sealed.unlink()
     prints = []

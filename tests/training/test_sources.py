@@ -109,7 +109,10 @@ def test_labelled_pairs_become_positives_with_the_negatives_of_their_text():
 
 def test_negatives_of_one_text_take_turns():
     pairs = [ScoredPair("a", text, float(text in "bc")) for text in "bcxy"]
-    assert as_retrieval(read_source(pairs)).records == [RetrievalPair("a", "b", ("x",)), RetrievalPair("a", "c", ("y",))]
+    assert as_retrieval(read_source(pairs)).records == [
+        RetrievalPair("a", "b", ("x",)),
+        RetrievalPair("a", "c", ("y",)),
+    ]
 
 
 def test_pairs_that_are_all_alike_are_positives_alone():

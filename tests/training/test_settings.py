@@ -1,0 +1,149 @@
+"""A run goes on only with what it was begun with, and ends with a checkpoint where it is told to stop."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from simpair import TwinTowerEncoder
+from simpair.errors import TrainingError
+from simpair.training import ScoredPair, fine_tune
+
+PAIRS = [ScoredPair(f"the cat {n}", f"a dog {n % 3}", (n % 4) / 3) for n in range(16)]
+BEGUN = {"max_steps": 4, "batch_size": 4, "learning_rate": 1e-3, "seed": 1}
+
+
+@pytest.fixture
+def run(tiny_model, tmp_path):
+    """A run of four steps with a checkpoint after each epoch's two."""
+    fine_tune(TwinTowerEncoder.from_pretrained(tiny_model), PAIRS[:8], output_dir=tmp_path / "run", **BEGUN)
+    return tmp_path / "run"
+
+
+def go_on(tiny_model, run, data=PAIRS[:8], **options):
+    encoder = TwinTowerEncoder.from_pretrained(tiny_model)
+    fine_tune(encoder, data, output_dir=run, resume=True, **(BEGUN | options))
+    return encoder
+
+
+def test_what_a_run_is_made_of_stands_beside_the_weights(run, tiny_model):
+    told = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    assert told["base"] == TwinTowerEncoder.from_pretrained(tiny_model).fingerprint
+    assert told["arguments"]["seed"] == 1
+    assert (told["data"]["data"]["kind"], told["data"]["data"]["rows"]) == ("scored", 8)
+    assert len(told["data"]["data"]["sha256"]) == 64
+    assert {"simpair", "torch", "transformers"} <= told["versions"].keys()
+    assert "the cat" not in json.dumps(told), "no text of the data"
+
+
+def test_tokens_are_not_written_down(tiny_encoder, tmp_path):
+    secret = "hf_" + "a" * 30
+    fine_tune(tiny_encoder, PAIRS, output_dir=tmp_path, max_steps=1, arguments={"hub_token": secret})
+    for path in tmp_path.rglob("*"):
+        assert path.is_dir() or secret.encode() not in path.read_bytes(), path
+
+
+def test_the_same_run_goes_on(run, tiny_model):
+    ended = TwinTowerEncoder.from_pretrained(run).fingerprint
+    assert go_on(tiny_model, run).fingerprint == ended
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"data": PAIRS[:7]}, "data.data.rows: 8, now 7"),
+        ({"data": PAIRS[7::-1]}, "data.data.sha256: "),
+        ({"learning_rate": 2e-3}, "arguments.learning_rate: 0.001, now 0.002"),
+        ({"loss": "angle"}, "arguments.loss: cosent, now angle"),
+        ({"seed": 2}, "arguments.seed: 1, now 2"),
+        ({"dev": PAIRS}, "dev: None, now"),
+        ({"arguments": {"weight_decay": 0.1}}, "arguments.weight_decay: None, now 0.1"),
+    ],
+)
+def test_another_run_does_not(run, tiny_model, options, named):
+    files = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(TrainingError, match=f"was begun with other settings: .*{named}"):
+        go_on(tiny_model, run, **options)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == files
+
+
+def test_another_base_does_not(run):
+    with pytest.raises(TrainingError, match="base: "):
+        go_on(run, run)
+
+
+def test_other_versions_are_told_of(run, tiny_model, caplog):
+    told = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    told["versions"]["torch"] = "1.0"
+    (run / "run.json").write_text(json.dumps(told), encoding="utf-8")
+    go_on(tiny_model, run)
+    assert "begun with other versions: versions.torch: 1.0, now" in caplog.text
+
+
+@pytest.mark.parametrize("content", ["", "{", None])
+def test_a_run_that_is_not_described_does_not_go_on(run, tiny_model, content):
+    (run / "run.json").unlink()
+    if content is not None:
+        (run / "run.json").write_text(content, encoding="utf-8")
+    with pytest.raises(TrainingError, match="run"):
+        go_on(tiny_model, run)
+
+
+COMMAND = """
+import os, signal, sys
+from simpair.cli import main
+from simpair.training import interruption
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what was begun in the background ignores it
+number = getattr(signal, sys.argv[1])
+asked = interruption.SaveAtSignal.on_step_end
+
+def on_step_end(self, args, state, control, **others):
+    if state.global_step == 3:
+        os.kill(os.getpid(), number)
+    return asked(self, args, state, control, **others)
+
+if number:
+    interruption.SaveAtSignal.on_step_end = on_step_end
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_run_that_is_told_to_stop_saves_and_goes_on_to_the_same_weights(tiny_model, tmp_path, name, status):
+    data = tmp_path / "pairs.jsonl"
+    data.write_text("".join(json.dumps(pair._asdict()) + "\n" for pair in PAIRS), encoding="utf-8")
+    weights = []
+    for out, stopped in (("whole", False), ("half", True)):
+        arguments = ["train", data, "--base", tiny_model, "--out", tmp_path / out, "--batch-size", "4", "--epochs", "2"]
+        command = [sys.executable, "-c", COMMAND.replace("if number:", f"if {stopped}:"), name, *map(str, arguments)]
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        assert ran.returncode == (status if stopped else 0), ran.stderr
+        if stopped:
+            assert [path.name for path in (tmp_path / out).glob("checkpoint-*")] == ["checkpoint-3"]
+            command = [sys.executable, "-m", "simpair.cli", *map(str, arguments), "--resume"]
+            subprocess.run(command, capture_output=True, timeout=300, check=True)
+        weights.append((tmp_path / out / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1]
+
+
+def test_a_second_signal_ends_a_run_at_once(tiny_encoder, tmp_path):
+    from simpair.training.interruption import SaveAtSignal
+
+    class Impatient(SaveAtSignal):
+        def on_step_begin(self, *_, **__):
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with Impatient() as impatient, pytest.raises(KeyboardInterrupt):
+            fine_tune(tiny_encoder, PAIRS, output_dir=tmp_path, callbacks=[impatient])
+        assert not list(tmp_path.glob("checkpoint-*"))
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
