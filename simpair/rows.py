@@ -59,7 +59,7 @@ def read_lines(path: Path) -> Iterator[Line]:
     except (OSError, EOFError, zlib.error) as error:
         strerror = getattr(error, "strerror", None)
         reason = f"cannot be read: {strerror or error}; check the {'path' if strerror else 'file'}"
-        raise DataError(reason, path=path, line=number + 1 if number else None) from error
+        raise DataError(reason, path=path, line=None if strerror and not number else number + 1) from error
 
 
 def decode_lines(file: IO[bytes], path: Path) -> Iterator[Line]:
@@ -146,7 +146,7 @@ def read_parquet(path: Path) -> Iterator[Row]:
                     number += 1
                     yield Row(number, {name: _plain(value) for name, value in cells.items() if value is not None})
     except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
-        raise DataError(f"cannot be read: {error}", path=path, line=number or None) from error
+        raise DataError(f"cannot be read: {error}", path=path, line=max(1, number)) from error
 
 
 def _plain(value: Any) -> object:

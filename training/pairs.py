@@ -260,7 +260,7 @@ def _read_file(path: Path) -> Iterator[_Row]:
         fields = {name: _cell(name, value) for name, value in row.fields.items()} if is_table else row.fields
         yield _Row(path, row.line, fields)
     if row is None:
-        raise DataError("holds no rows; check the path, or write a record into it", path=path)
+        raise DataError("holds no rows; check the path, or write a record into it", path=path, line=1)
 
 
 def _cell(name: str, cell: object) -> object:

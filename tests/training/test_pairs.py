@@ -127,10 +127,10 @@ OBJECT = '{"text1": "a", "text2": "b", "label": 1}\n'
 DEEP = "[" * 100_000
 
 BAD_FILES = {
-    "empty csv": ("a.csv", "", None, "holds no rows"),
-    "empty jsonl": ("a.jsonl", "\n\n", None, "holds no rows"),
-    "empty jsonl with a byte order mark": ("a.jsonl", b"\xef\xbb\xbf", None, "holds no rows"),
-    "header only": ("a.csv", HEADER, None, "holds no rows"),
+    "empty csv": ("a.csv", "", 1, "holds no rows"),
+    "empty jsonl": ("a.jsonl", "\n\n", 1, "holds no rows"),
+    "empty jsonl with a byte order mark": ("a.jsonl", b"\xef\xbb\xbf", 1, "holds no rows"),
+    "header only": ("a.csv", HEADER, 1, "holds no rows"),
     "unknown ending": ("a.json", OBJECT, None, r"must end in \.csv, \.tsv or \.jsonl"),
     "unknown ending in gz": ("a.txt.gz", OBJECT, None, r"must end in \.csv, \.tsv or \.jsonl"),
     "no header": ("a.csv", GOOD, 1, "found the names 'a', 'b', '1'; expected text1, text2 and label"),
@@ -238,7 +238,7 @@ def test_kinds_are_not_mixed_over_files(tmp_path):
 
 
 def test_each_of_several_files_must_hold_rows(tmp_path):
-    with pytest.raises(DataError, match=r"b\.csv: holds no rows"):
+    with pytest.raises(DataError, match=r"b\.csv:1: holds no rows"):
         read_pairs([write(tmp_path, "a.csv", HEADER + GOOD), write(tmp_path, "b.csv", HEADER)])
     with pytest.raises(DataError, match="no records"):
         read_pairs([])
@@ -256,8 +256,8 @@ def test_a_damaged_gz_file_is_a_data_error(tmp_path):
     whole = gzip.compress((OBJECT * 1000).encode())
     for content, reason in [
         (whole[:-20], r"a\.jsonl\.gz:\d+: cannot be read: .*ended before"),
-        (OBJECT.encode(), r"a\.jsonl\.gz: cannot be read: Not a gzipped file"),
-        (whole[:10] + b"\xff" * 20, r"a\.jsonl\.gz: cannot be read"),
+        (OBJECT.encode(), r"a\.jsonl\.gz:1: cannot be read: Not a gzipped file"),
+        (whole[:10] + b"\xff" * 20, r"a\.jsonl\.gz:1: cannot be read"),
     ]:
         path = tmp_path / "a.jsonl.gz"
         path.write_bytes(content)
