@@ -11,18 +11,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .collators import PairCollator
     from .evaluate import PairScores, RetrievalScores, evaluate_pairs, evaluate_records, evaluate_retrieval
+    from .interruption import SaveAtSignal
     from .losses import angle, cosent, cosine_mse, distillation, info_nce, matryoshka, similarity_distillation
+    from .mixture import Mixture
     from .pairs import RetrievalPair, ScoredPair, read_pairs
     from .run import FineTuneReport, fine_tune
+    from .sources import Source, read_source
     from .trainer import TwinTowerTrainer, TwinTowerTrainingArguments, embed_columns
 
 __all__ = [
     "FineTuneReport",
+    "Mixture",
     "PairCollator",
     "PairScores",
     "RetrievalPair",
     "RetrievalScores",
+    "SaveAtSignal",
     "ScoredPair",
+    "Source",
     "TwinTowerTrainer",
     "TwinTowerTrainingArguments",
     "angle",
@@ -37,6 +43,7 @@ __all__ = [
     "info_nce",
     "matryoshka",
     "read_pairs",
+    "read_source",
     "similarity_distillation",
 ]
 
@@ -52,7 +59,10 @@ _HOMES = {
         "matryoshka",
         "similarity_distillation",
     ],
+    "interruption": ["SaveAtSignal"],
+    "mixture": ["Mixture"],
     "pairs": ["RetrievalPair", "ScoredPair", "read_pairs"],
+    "sources": ["Source", "read_source"],
     "run": ["FineTuneReport", "fine_tune"],
     "trainer": ["TwinTowerTrainer", "TwinTowerTrainingArguments", "embed_columns"],
 }

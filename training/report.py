@@ -74,11 +74,11 @@ def describe(report: SourceReport) -> str:
     if report.labels:
         lines.append("labels " + ", ".join(f"{label}: {count:,}" for label, count in report.labels.items()))
     counted = (
-        (report.left_out, "left out for an empty text"),
-        (report.duplicates, "said before"),
-        (report.in_dev or 0, "also in the dev data, which will look better than they are"),
+        (report.left_out, "left out, since a text is empty"),
+        (report.duplicates, "repeated"),
+        (report.in_dev or 0, "also in the dev data, which makes scores there too good"),
     )
-    lines += [f"{count:,} of them {what}" for count, what in counted if count]
+    lines += [f"rows {what}: {count:,}" for count, what in counted if count]
     return "\n  ".join(lines)
 
 

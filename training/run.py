@@ -195,7 +195,7 @@ def _train(
         }
         trainer = TwinTowerTrainer(
             encoder,
-            TwinTowerTrainingArguments(**(defaults | settings)),
+            TwinTowerTrainingArguments(**{**defaults, **settings}),
             train_dataset=material.mixture,
             eval_dataset=material.dev,
             callbacks=[_TimeLeft(), *callbacks],

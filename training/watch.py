@@ -128,7 +128,7 @@ class Watch:
 
 def _texts_differ(inputs: Mapping[str, Tensor]) -> bool:
     """Whether a batch holds two texts of other tokens."""
-    texts = set()
+    texts: set[tuple[int, ...]] = set()
     for name, ids in inputs.items():
         if name.endswith("_input_ids"):
             mask = inputs[name.replace("input_ids", "attention_mask")].bool()

@@ -78,3 +78,26 @@ def test_records_that_make_no_batch_are_refused(collate, records):
 
 def test_the_stock_trainer_finds_no_tokenizer_to_save(collate):
     assert not hasattr(collate, "tokenizer")
+
+
+def test_a_text_is_tokenised_once_for_each_role(tiny_encoder, monkeypatch):
+    tokenised = []
+    ids = tiny_encoder.tokenizer.ids
+    monkeypatch.setattr(
+        tiny_encoder.tokenizer, "ids", lambda texts, **role: tokenised.append(texts) or ids(texts, **role)
+    )
+    collate = PairCollator(tiny_encoder.tokenizer)
+    records = [ScoredPair("the cat", "a dog", 0.5), ScoredPair("a dog", "a dog", 1.0)]
+    first, again = collate(records), collate(records[::-1])
+    assert [text for texts in tokenised for text in texts] == ["the cat", "a dog"]
+    for name in ("text1_input_ids", "text1_attention_mask", "text2_input_ids"):
+        assert torch.equal(first[name], again[name].flip(0))
+    collate([RetrievalPair("the cat", "a dog")])
+    assert [text for texts in tokenised for text in texts] == ["the cat", "a dog", "the cat", "a dog"], "with prompts"
+
+
+def test_what_does_not_fit_is_tokenised_again(tiny_encoder, monkeypatch):
+    monkeypatch.setattr("simpair.training.collators._KEPT", 0)
+    collate = PairCollator(tiny_encoder.tokenizer)
+    first, again = (collate([ScoredPair("the cat", "a dog", 0.5)]) for _ in range(2))
+    assert all(torch.equal(first[name], again[name]) for name in first)
