@@ -24,8 +24,9 @@ from simpair.model import TwinTowerEncoder
 
 from .checkpoints import check, discard, newest_sound, rotate, seal
 from .collators import PairCollator
-from .evaluate import pearson, spearman
+from .evaluate import evaluate_retrieval, pearson, spearman
 from .losses import angle, cosent, cosine_mse, info_nce, matryoshka
+from .pairs import RetrievalPair
 from .watch import ROWS, Numbered, Numbering, Watch
 
 __all__ = ["LossName", "TwinTowerTrainer", "TwinTowerTrainingArguments", "embed_columns", "right_answers"]
@@ -239,6 +240,18 @@ class TwinTowerTrainer(Trainer):
         if prediction_loss_only:
             return loss.detach(), None, None
         return loss.detach(), outputs["scores"].detach(), inputs.get("labels")
+
+    def evaluation_loop(self, dataloader: Any, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
+        """As in ``Trainer``; where the data are retrieval pairs, also how early the positives are found among them."""
+        output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+        records = dataloader.dataset
+        if isinstance(records, list) and all(isinstance(record, RetrievalPair) for record in records):
+            found = evaluate_retrieval(self._encoder(), records)
+            names = ("mrr_at_k", "accuracy_at_1", "accuracy_at_k")
+            output.metrics.update(
+                {f"{metric_key_prefix}_{name.replace('_k', f'_{found.k}')}": getattr(found, name) for name in names}
+            )
+        return output
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """Write a checkpoint that opens everywhere, and the arguments as JSON without tokens; nothing is pickled."""

@@ -5,8 +5,10 @@ from itertools import islice
 
 import pytest
 import torch
+from accelerate.data_loader import BatchSamplerShard
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.data import BatchSampler
 
 from simpair import TwinTowerEncoder
 from simpair.errors import InputError
@@ -112,3 +114,12 @@ def test_the_batches_of_the_trainer_are_those_of_the_sampler(tiny_encoder, tmp_p
         drawn = iter(sampler)
         assert rows == [list(islice(drawn, 4)) for _ in rows]
         assert len(rows) == 8
+
+
+def test_the_processes_of_a_run_have_batches_of_one_source():
+    sampler = mixture([2, 1]).sampler(2 * 4, 0)
+    batches = BatchSampler(sampler, 4, drop_last=False)
+    shards = [list(BatchSamplerShard(batches, num_processes=2, process_index=rank)) for rank in range(2)]
+    assert len(shards[0]) == len(shards[1]) == 4
+    for rows in zip(*shards, strict=True):
+        assert len({row < len(SCORED) for batch in rows for row in batch}) == 1

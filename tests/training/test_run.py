@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from transformers import EarlyStoppingCallback
 
 from simpair import TwinTowerEncoder
 from simpair.cli import main
@@ -183,3 +184,18 @@ def test_the_way_to_train_reaches_the_trainer_from_the_command_line(tiny_model, 
     told = json.loads(arguments.read_text(encoding="utf-8"))
     assert (told["loss"], told["bf16"], told["mini_batch_size"]) == ("angle", True, 3)
     assert told["save_total_limit"] == 2, "though the trainer does without it while it saves"
+
+
+def test_the_best_epoch_on_dev_is_kept_and_a_run_that_gets_no_better_stops(tiny_encoder, tmp_path):
+    patience = EarlyStoppingCallback(early_stopping_patience=2)
+    wanted = {"eval_strategy": "epoch", "load_best_model_at_end": True, "metric_for_best_model": "mrr_at_10"}
+    report = fine_tune(
+        tiny_encoder, ASKED, dev=ASKED[:9], epochs=60, batch_size=8, learning_rate=1e-3, output_dir=tmp_path,
+        callbacks=[patience], arguments=wanted,
+    )  # fmt: skip
+    assert report.steps < 120, "stopped early"
+    state = json.loads(
+        max(tmp_path.glob("checkpoint-*/trainer_state.json"), key=lambda path: path.stat().st_mtime).read_text()
+    )
+    scores = {entry["step"]: entry["eval_mrr_at_10"] for entry in state["log_history"] if "eval_mrr_at_10" in entry}
+    assert state["best_metric"] == max(scores.values()) == pytest.approx(report.after.mrr_at_k)
