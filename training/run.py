@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,9 @@ from .trainer import LossName, TwinTowerTrainer, TwinTowerTrainingArguments
 __all__ = ["FineTuneReport", "fine_tune"]
 
 _log = logging.getLogger("simpair")
+_OWN = {"output_dir", "loss", "num_train_epochs", "max_steps", "per_device_train_batch_size", "mini_batch_size", "bf16"}
+_OWN |= {"learning_rate", "seed"}
+"""Arguments of the trainer that are parameters of ``fine_tune``, under these names or others."""
 _TIMED = 5
 """Steps after which the time that is left is told; the first is slower than the rest and does not count."""
 
@@ -105,7 +109,7 @@ def fine_tune(
         resume: Go on from the newest checkpoint in ``output_dir``, with the data and settings that it was begun with.
         show_progress: A bar on stderr.
         callbacks: More of them for the trainer.
-        arguments: Any other ``TwinTowerTrainingArguments``, which come before the ones here.
+        arguments: Any other ``TwinTowerTrainingArguments``, such as ``report_to`` or ``eval_strategy``.
 
     Raises:
         DataError: A file or record cannot be used.
@@ -114,11 +118,15 @@ def fine_tune(
             with something else.
     """
     _check_run(output_dir, resume=resume, batch_size=batch_size, epochs=epochs, max_steps=max_steps)
+    others = dict(arguments or {})
+    if own := sorted(_OWN & others.keys()):
+        raise InputError(f"arguments gives {', '.join(own)}, which fine_tune has a parameter for; use that")
     given = read_sources(data, label_range=label_range, skip_empty=skip_empty)
     held_out = None if dev is None else read_source(dev, label_range=label_range, skip_empty=skip_empty).records
     material = _prepare(given, weights, held_out, loss)
     rows = len(material.mixture)
-    steps = max_steps if max_steps > 0 else math.ceil(epochs * math.ceil(rows / batch_size))
+    together = batch_size * others.get("gradient_accumulation_steps", 1) * int(os.environ.get("WORLD_SIZE", "1"))
+    steps = max_steps if max_steps > 0 else math.ceil(epochs * math.ceil(rows / together))
     settings: dict[str, Any] = {
         "loss": material.loss_name,
         "num_train_epochs": epochs,
@@ -130,7 +138,7 @@ def fine_tune(
         "warmup_steps": steps // 10,
         "lr_scheduler_type": "linear",
         "seed": seed,
-        **(arguments or {}),
+        **others,
     }
     start_from = _begin(output_dir, encoder, material, settings, resume=resume)
     before = None if held_out is None else evaluate_records(encoder, held_out)
@@ -140,7 +148,7 @@ def fine_tune(
     )
     seconds = time.perf_counter() - start
     encoder.eval()
-    if output_dir is not None:
+    if output_dir is not None and _is_first():
         encoder.save_pretrained(output_dir)
     return FineTuneReport(
         records=rows,
@@ -257,8 +265,14 @@ def _begin(
         if found is not None:
             return str(found)
         _log.warning("%s: no checkpoint is complete; starting from the beginning", output_dir)
-    write_run(folder, run)
+    if _is_first():
+        write_run(folder, run)
     return None
+
+
+def _is_first() -> bool:
+    """Whether this is the process of several that writes."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _fitting_loss(sources: Sequence[Source], loss: LossName | None) -> tuple[LossName, list[Source]]:

@@ -9,7 +9,8 @@ import hashlib
 from array import array
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
@@ -129,29 +130,15 @@ def as_retrieval(source: Source) -> Source:
     """
     if source.kind not in ("labelled", "inference"):
         return source if source.kind in ("positives", "triplets") else _refuse(source, "its labels are degrees")
-    pairs = cast("list[ScoredPair]", source.records)
-    unlike: defaultdict[str, list[str]] = defaultdict(list)
-    for pair in pairs:
-        if pair.label == 0:
-            unlike[pair.text1].append(pair.text2)
-    alike = [row for row, pair in enumerate(pairs) if pair.label == 1]
-    if not alike:
+    positives = _positives(cast("list[ScoredPair]", source.records))
+    if not positives:
         _refuse(source, "no pair has the label 1")
-    opposed = [row for row in alike if pairs[row].text1 in unlike]
-    used: dict[str, int] = defaultdict(int)
-    records: list[RetrievalPair] = []
-    for row in opposed or alike:
-        text1, text2, _ = pairs[row]
-        negatives = unlike.get(text1, [])
-        records.append(
-            RetrievalPair(text1, text2, tuple(negatives[used[text1] % len(negatives) :][:1] if negatives else ()))
-        )
-        used[text1] += 1
-    lines = array("q", (source.lines[row] for row in opposed or alike))
-    kept = opposed or alike
-    files = tuple((sum(row < start for row in kept), path) for start, path in source.files)
+    opposed = {row: pair for row, pair in positives.items() if pair.negatives}
+    kept = opposed or positives
     kind: Kind = "triplets" if opposed else "positives"
-    return source._replace(kind=kind, records=records, lines=lines, files=files)
+    lines = array("q", (source.lines[row] for row in kept))
+    files = tuple((sum(row < start for row in kept), path) for start, path in source.files)
+    return source._replace(kind=kind, records=list(kept.values()), lines=lines, files=files)
 
 
 def digest(records: Records) -> str:
@@ -166,6 +153,21 @@ def _refuse(source: Source, reason: str) -> Source:
     raise InputError(
         f"{source.name}: info_nce takes pairs that are alike, and {reason}; use cosent, angle or cosine_mse"
     )
+
+
+def _positives(pairs: Sequence[ScoredPair]) -> dict[int, RetrievalPair]:
+    """The pairs of label 1 by their row, each with the next of the texts that are unlike its text1, where any is."""
+    alike = {(text1, text2) for text1, text2, label in pairs if label == 1}
+    unlike: defaultdict[str, list[str]] = defaultdict(list)
+    for text1, text2, label in pairs:
+        if label == 0 and (text1, text2) not in alike:
+            unlike[text1].append(text2)
+    next_of = {text: cycle(others) for text, others in unlike.items()}
+    return {
+        row: RetrievalPair(text1, text2, (next(next_of[text1]),) if text1 in next_of else ())
+        for row, (text1, text2, label) in enumerate(pairs)
+        if label == 1
+    }
 
 
 def _check_negatives(source: Source) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from simpair import TwinTowerEncoder
 from simpair.training import PairCollator, RetrievalPair, ScoredPair, TwinTowerTrainer, TwinTowerTrainingArguments
+from simpair.training.checkpoints import check
 
 # Texts of different lengths, one of them on both sides, so that the processes' batches are padded differently.
 ASKED = [RetrievalPair(f"query {n} {'more ' * n}", f"text pair {n % 6} runs", (f"slow mat {n}",)) for n in range(8)]
@@ -41,21 +42,26 @@ os._exit(0)  # a thread of gloo that is left would abort a process that ends as 
 """
 
 
+def launch(script, *arguments):
+    """Two processes of a script."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone"]
+    ran = subprocess.run(
+        [*command, *map(str, (script, *arguments))],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr[-3000:]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("loss", "mini"), [("info_nce", 0), ("info_nce", 5), ("cosent", 0), ("cosine_mse", 0)])
 def test_two_processes_give_the_gradients_of_the_joined_batch(tiny_model, tmp_path, loss, mini):
     script, out = tmp_path / "worker.py", tmp_path / "gradients.pt"
     script.write_text(WORKER, encoding="utf-8")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone"]
-    ran = subprocess.run(
-        [*launch, str(script), str(tiny_model), loss, str(mini), str(out)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr[-3000:]
+    launch(script, tiny_model, loss, mini, out)
     encoder = TwinTowerEncoder.from_pretrained(tiny_model, device="cpu").eval()
     args = TwinTowerTrainingArguments(output_dir=str(tmp_path / "run"), use_cpu=True, loss=loss)
     batch = PairCollator(encoder.tokenizer)(ASKED if loss == "info_nce" else SCORED)
@@ -64,3 +70,35 @@ def test_two_processes_give_the_gradients_of_the_joined_batch(tiny_model, tmp_pa
     apart = sum(float((value.grad - theirs[name]).square().sum()) for name, value in encoder.named_parameters())
     whole = sum(float(value.grad.square().sum()) for value in encoder.parameters())
     assert (apart / whole) ** 0.5 <= 1e-5
+
+
+RUN = """
+import os
+import sys
+import torch
+from simpair import TwinTowerEncoder
+from simpair.training import fine_tune
+from tests.training.test_processes import ASKED, SCORED
+
+model, out = sys.argv[1:]
+encoder = TwinTowerEncoder.from_pretrained(model, device="cpu")
+wanted = {"ddp_backend": "gloo"}
+fine_tune(encoder, {"a": SCORED, "b": SCORED[:4]}, batch_size=2, epochs=2, output_dir=out, arguments=wanted)
+torch.distributed.barrier()
+torch.distributed.destroy_process_group()
+os._exit(0)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_fine_tune_into_one_folder(tiny_model, tmp_path):
+    script, out = tmp_path / "run.py", tmp_path / "out"
+    script.write_text(RUN, encoding="utf-8")
+    launch(script, tiny_model, out)
+    (last,) = (path for path in out.glob("checkpoint-*") if path.name == "checkpoint-6")
+    check(last)
+    assert {path.name for path in last.glob("rng_state_*")} == {"rng_state_0.pth", "rng_state_1.pth"}
+    whole = TwinTowerEncoder.from_pretrained(out)
+    assert whole.fingerprint == TwinTowerEncoder.from_pretrained(last).fingerprint
+    assert whole.fingerprint != TwinTowerEncoder.from_pretrained(tiny_model).fingerprint
+    assert (out / "run.json").is_file()

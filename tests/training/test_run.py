@@ -107,6 +107,7 @@ def test_what_would_train_nothing_or_the_wrong_thing_is_refused_first(tiny_encod
         (InputError, ASKED, {"loss": "cosent"}),
         (InputError, PAIRS, {"loss": "mse"}),
         (InputError, PAIRS, {"batch_size": 0}),
+        (InputError, PAIRS, {"arguments": {"seed": 1}}),
         (InputError, PAIRS, {"epochs": 0}),
         (InputError, PAIRS, {"output_dir": tmp_path / "file"}),
         (TrainingError, PAIRS, {"output_dir": tmp_path, "resume": True}),

@@ -115,6 +115,11 @@ def test_negatives_of_one_text_take_turns():
     ]
 
 
+def test_a_pair_that_is_called_alike_and_unlike_is_no_negative():
+    pairs = [ScoredPair("a", "b", 1.0), ScoredPair("a", "b", 0.0)]
+    assert as_retrieval(read_source(pairs)).records == [RetrievalPair("a", "b")]
+
+
 def test_pairs_that_are_all_alike_are_positives_alone():
     source = as_retrieval(read_source([pair for pair in LABELLED if pair.label]))
     assert (source.kind, source.records) == ("positives", [RetrievalPair("a", "b"), RetrievalPair("d", "e")])
