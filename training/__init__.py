@@ -12,12 +12,15 @@ if TYPE_CHECKING:
     from .collators import PairCollator
     from .evaluate import PairScores, RetrievalScores, evaluate_pairs, evaluate_records, evaluate_retrieval
     from .losses import angle, cosent, cosine_mse, distillation, info_nce, matryoshka, similarity_distillation
+    from .mining import MinedNegatives, mine_negatives
     from .pairs import RetrievalPair, ScoredPair, read_pairs
     from .run import FineTuneReport, fine_tune
     from .trainer import TwinTowerTrainer, TwinTowerTrainingArguments, embed_columns
+    from .writing import write_pairs
 
 __all__ = [
     "FineTuneReport",
+    "MinedNegatives",
     "PairCollator",
     "PairScores",
     "RetrievalPair",
@@ -36,8 +39,10 @@ __all__ = [
     "fine_tune",
     "info_nce",
     "matryoshka",
+    "mine_negatives",
     "read_pairs",
     "similarity_distillation",
+    "write_pairs",
 ]
 
 _HOMES = {
@@ -52,9 +57,11 @@ _HOMES = {
         "matryoshka",
         "similarity_distillation",
     ],
+    "mining": ["MinedNegatives", "mine_negatives"],
     "pairs": ["RetrievalPair", "ScoredPair", "read_pairs"],
     "run": ["FineTuneReport", "fine_tune"],
     "trainer": ["TwinTowerTrainer", "TwinTowerTrainingArguments", "embed_columns"],
+    "writing": ["write_pairs"],
 }
 
 
