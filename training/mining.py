@@ -72,7 +72,7 @@ def mine_negatives(
     encoder: TextEncoder,
     pairs: Iterable[RetrievalPair | Mapping[str, object]],
     *,
-    corpus: Sequence[str] = (),
+    corpus: Iterable[str] = (),
     count: int = 1,
     margin: float = 0.05,
     skip: int = 0,
@@ -101,9 +101,9 @@ def mine_negatives(
             ``count`` negatives.
     """
     records = retrieval_pairs(pairs)
-    _check(corpus, count=count, margin=margin, skip=skip)
+    _check(count, margin, skip)
     given = (text for pair in records for text in pair.negatives)
-    texts = list(dict.fromkeys([*(pair.positive for pair in records), *corpus, *given]))
+    texts = list(dict.fromkeys([*(pair.positive for pair in records), *_negatives(corpus), *given]))
     forms, anchors = _anchors(records, texts)
     index = ExactIndex.build(encoder.encode_document(texts))
     queries = encoder.encode_query(list(anchors))
@@ -141,18 +141,24 @@ def retrieval_pairs(pairs: Iterable[RetrievalPair | ScoredPair | Mapping[str, ob
     return records
 
 
-def _check(corpus: Sequence[str], *, count: int, margin: float, skip: int) -> None:
+def _check(count: int, margin: float, skip: int) -> None:
     if count < 1 or skip < 0:
         raise InputError(f"count is {count} and skip {skip}; take 1 negative or more, and pass over 0 or more")
     if not 0 <= margin <= 1:
         raise InputError(f"margin is {margin}; give a share of the positive's score from 0 to 1")
+
+
+def _negatives(corpus: Iterable[str]) -> list[str]:
+    """Returns the texts of a corpus, each of which a file of pairs could hold as a negative."""
     if isinstance(corpus, str):
         raise InputError("corpus is one text; give a list of texts")
+    texts = list(corpus)
     try:
-        if corpus:
-            check_records(RetrievalPair("anchor", "positive", (text,)) for text in corpus)
+        if texts:
+            check_records(RetrievalPair("anchor", "positive", (text,)) for text in texts)
     except DataError as error:
         raise InputError(f"the corpus holds a text that can be no negative; {error}") from None
+    return texts
 
 
 def _anchors(records: Sequence[RetrievalPair], texts: Sequence[str]) -> tuple[list[int], dict[str, _Anchor]]:

@@ -181,7 +181,7 @@ def test_an_anchor_with_many_right_answers_is_looked_at_as_deep_as_it_takes():
 def test_each_distinct_text_is_encoded_once_in_its_role():
     encoder = GridEncoder()
     pairs = [RetrievalPair("1 0", "9 0", ("3 0",)), RetrievalPair("1 0", "8 0"), RetrievalPair("0 1", "9 0")]
-    mine_negatives(encoder, pairs, corpus=["3 0", "1 0", "8 0"])
+    mine_negatives(encoder, iter(pairs), corpus=iter(["3 0", "1 0", "8 0"]))
     assert encoder.calls == [("document", ["9 0", "8 0", "3 0", "1 0"]), ("query", ["1 0", "0 1"])]
 
 
