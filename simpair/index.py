@@ -179,7 +179,7 @@ class ExactIndex:
         while depth and len(pending):
             depth = min(depth + _MARGIN, size)
             scanned, rows = self._scan(wanted[pending], depth, members)
-            scores = self._score(wanted[pending], rows)
+            scores = self.score(wanted[pending], rows)
             left = []
             for place, query in enumerate(pending.tolist()):
                 enough = _last_wanted(scanned[place], most, min_score)
@@ -238,8 +238,8 @@ class ExactIndex:
         scores[rows < 0] = -np.inf  # the part has fewer members
         return scores, rows + first
 
-    def _score(self, queries: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Returns the scores (Q, K) of rows (Q, K)."""
+    def score(self, queries: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Returns the scores (Q, K) of rows (Q, K), those that a search gives them, for queries (Q, D)."""
         wide = queries.astype(np.float64)
         scores = np.empty(rows.size, np.float32)
         asked, flat = np.repeat(np.arange(len(rows)), rows.shape[1]), rows.reshape(-1)

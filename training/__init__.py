@@ -13,14 +13,17 @@ if TYPE_CHECKING:
     from .evaluate import PairScores, RetrievalScores, evaluate_pairs, evaluate_records, evaluate_retrieval
     from .interruption import SaveAtSignal
     from .losses import angle, cosent, cosine_mse, distillation, info_nce, matryoshka, similarity_distillation
+    from .mining import MinedNegatives, mine_negatives
     from .mixture import Mixture
     from .pairs import RetrievalPair, ScoredPair, read_pairs
     from .run import FineTuneReport, fine_tune
     from .sources import Source, read_source
     from .trainer import TwinTowerTrainer, TwinTowerTrainingArguments, embed_columns
+    from .writing import write_pairs
 
 __all__ = [
     "FineTuneReport",
+    "MinedNegatives",
     "Mixture",
     "PairCollator",
     "PairScores",
@@ -42,9 +45,11 @@ __all__ = [
     "fine_tune",
     "info_nce",
     "matryoshka",
+    "mine_negatives",
     "read_pairs",
     "read_source",
     "similarity_distillation",
+    "write_pairs",
 ]
 
 _HOMES = {
@@ -61,10 +66,12 @@ _HOMES = {
     ],
     "interruption": ["SaveAtSignal"],
     "mixture": ["Mixture"],
+    "mining": ["MinedNegatives", "mine_negatives"],
     "pairs": ["RetrievalPair", "ScoredPair", "read_pairs"],
     "sources": ["Source", "read_source"],
     "run": ["FineTuneReport", "fine_tune"],
     "trainer": ["TwinTowerTrainer", "TwinTowerTrainingArguments", "embed_columns"],
+    "writing": ["write_pairs"],
 }
 
 
