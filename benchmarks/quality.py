@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from benchmarks.engines import Engine, Identity, open_engine
 from benchmarks.machine import facts, markdown_table, write_json
@@ -33,9 +32,9 @@ from benchmarks.sets import (
     read_translations,
     trained_pairs,
 )
-from simpair.training.evaluate import accuracy_at_k, mrr_at_k, spearman
+from simpair.training.metrics import accuracy_at_k, mrr_at_k, ndcg_at_k, spearman
 
-__all__ = ["METRICS", "Report", "Score", "main", "mean_of", "means", "measure", "ndcg_at_k", "read_reports", "rows"]
+__all__ = ["METRICS", "Report", "Score", "main", "mean_of", "means", "measure", "read_reports", "rows"]
 
 METRICS: dict[Kind, str] = {"sts": "Spearman", "bitext": "accuracy@1", "retrieval": "nDCG@10"}
 
@@ -100,27 +99,6 @@ def _measure_pairs(engine: Engine, one: EvalSet, data: Path, trained: set[tuple[
         return score._replace(shared=0)
     without = _percent(spearman(scores[new], labels[new])) if new.sum() > 1 else None
     return score._replace(shared=int((~new).sum()), without_shared=without)
-
-
-def ndcg_at_k(gains: ArrayLike, relevant: Sequence[Sequence[float]], k: int) -> float:
-    """The mean over the queries of the discounted gain of the first k hits, as a share of the best possible.
-
-    The gain of a hit at rank r counts 1 / log2(r + 1) (Järvelin & Kekäläinen 2002, with linear gains, as trec_eval).
-
-    Args:
-        gains: (Q, K), what the hit of each query at each rank is worth, 0 when it is not relevant.
-        relevant: For each query, what all its relevant documents are worth, in any order; at least one.
-        k: How many ranks count.
-    """
-    shares = [
-        _discounted(hits[:k]) / _discounted(np.sort(best)[::-1][:k])
-        for hits, best in zip(np.asarray(gains, dtype=np.float64), relevant, strict=True)
-    ]
-    return float(np.mean(shares))
-
-
-def _discounted(gains: NDArray[np.float64]) -> float:
-    return float((gains / np.log2(np.arange(len(gains)) + 2)).sum())
 
 
 def _percent(share: float) -> float:

@@ -10,13 +10,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .collators import PairCollator
-    from .evaluate import PairScores, RetrievalScores, evaluate_pairs, evaluate_records, evaluate_retrieval
+    from .evaluate import (
+        BitextScores,
+        PairScores,
+        RetrievalScores,
+        evaluate_bitext,
+        evaluate_pairs,
+        evaluate_records,
+        evaluate_retrieval,
+        pair_intervals,
+        retrieval_intervals,
+    )
     from .losses import angle, cosent, cosine_mse, distillation, info_nce, matryoshka, similarity_distillation
+    from .outcomes import rank_pairs, score_pairs
     from .pairs import RetrievalPair, ScoredPair, read_pairs
     from .run import FineTuneReport, fine_tune
     from .trainer import TwinTowerTrainer, TwinTowerTrainingArguments, embed_columns
 
 __all__ = [
+    "BitextScores",
     "FineTuneReport",
     "PairCollator",
     "PairScores",
@@ -30,19 +42,34 @@ __all__ = [
     "cosine_mse",
     "distillation",
     "embed_columns",
+    "evaluate_bitext",
     "evaluate_pairs",
     "evaluate_records",
     "evaluate_retrieval",
     "fine_tune",
     "info_nce",
     "matryoshka",
+    "pair_intervals",
+    "rank_pairs",
     "read_pairs",
+    "retrieval_intervals",
+    "score_pairs",
     "similarity_distillation",
 ]
 
 _HOMES = {
     "collators": ["PairCollator"],
-    "evaluate": ["PairScores", "RetrievalScores", "evaluate_pairs", "evaluate_records", "evaluate_retrieval"],
+    "evaluate": [
+        "BitextScores",
+        "PairScores",
+        "RetrievalScores",
+        "evaluate_bitext",
+        "evaluate_pairs",
+        "evaluate_records",
+        "evaluate_retrieval",
+        "pair_intervals",
+        "retrieval_intervals",
+    ],
     "losses": [
         "angle",
         "cosent",
@@ -52,6 +79,7 @@ _HOMES = {
         "matryoshka",
         "similarity_distillation",
     ],
+    "outcomes": ["rank_pairs", "score_pairs"],
     "pairs": ["RetrievalPair", "ScoredPair", "read_pairs"],
     "run": ["FineTuneReport", "fine_tune"],
     "trainer": ["TwinTowerTrainer", "TwinTowerTrainingArguments", "embed_columns"],

@@ -25,8 +25,8 @@ from simpair.model import TwinTowerEncoder
 
 from .checkpoints import check, discard, newest_sound, rotate, seal
 from .collators import PairCollator
-from .evaluate import pearson, spearman
 from .losses import angle, cosent, cosine_mse, info_nce, matryoshka
+from .metrics import pearson, spearman
 
 __all__ = ["LossName", "TwinTowerTrainer", "TwinTowerTrainingArguments", "embed_columns", "right_answers"]
 

@@ -84,5 +84,5 @@ def _label(name: str) -> str:
 
 def _shown(value: object) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{_label(name)} {_shown(part)}" for name, part in value.items())
+        return ", ".join(f"{_label(name)} {_shown(part)}" for name, part in value.items() if part is not None)
     return f"{value:.4f}" if isinstance(value, float) else str(value)
