@@ -43,6 +43,7 @@ __all__ = [
     "TextEncoder",
     "bitext_intervals",
     "bitext_scores",
+    "check_dev",
     "evaluate_bitext",
     "evaluate_pairs",
     "evaluate_records",
@@ -109,24 +110,35 @@ def evaluate_pairs(
         InputError: There are fewer than two pairs, or the labels (or the scores) are all the same; ``dev`` is the pairs
             themselves, or has, or they have, other labels than 0 and 1.
     """
-    if dev is not None and list(dev) == list(pairs):
-        raise InputError("dev holds the pairs that are measured; choose the threshold on others, or leave dev out")
+    if dev is not None:
+        check_dev(pairs, dev)
     series = score_pairs(encoder, pairs)
     return pair_scores(series, dev=None if dev is None else score_pairs(encoder, dev))
+
+
+def check_dev(pairs: Sequence[ScoredPair], dev: Sequence[ScoredPair]) -> None:
+    """Refuse dev pairs that cannot give the threshold for these pairs.
+
+    Raises:
+        InputError: They are the same, or the labels of either are other than exactly 0 and 1.
+    """
+    if list(dev) == list(pairs):
+        raise InputError("dev holds the pairs that are measured; choose the threshold on others, or leave dev out")
+    for name, one in (("the pairs", pairs), ("the dev pairs", dev)):
+        labels = {pair.label for pair in one}
+        if labels != {0, 1}:
+            shown = ", ".join(f"{label:g}" for label in sorted(labels)[:5]) or "none"
+            raise InputError(f"a threshold takes labels of 0 and of 1 alone; {name} have {shown}; leave dev out")
 
 
 def pair_scores(series: PairSeries, *, dev: PairSeries | None = None) -> PairScores:
     """Returns the metrics of scored pairs, as :func:`evaluate_pairs`.
 
     Raises:
-        InputError: A threshold is to be chosen, and labels are other than 0 and 1.
+        InputError: There is a dev series, and labels are other than 0 and 1.
     """
     scores, labels = series
     basic = PairScores(spearman(scores, labels), pearson(scores, labels), len(scores))
-    for name, one in (("the pairs", series), ("dev", dev)):
-        if dev is not None and one is not None and not one.binary:
-            shown = ", ".join(f"{label:g}" for label in np.unique(one.labels)[:5])
-            raise InputError(f"a threshold takes labels of 0 and 1, and {name} have {shown}; leave dev out")
     if series.binary:
         basic = basic._replace(
             average_precision=average_precision(scores, labels),

@@ -263,7 +263,8 @@ def ndcg_by_query(gains: ArrayLike, relevant: Sequence[Sequence[float]], k: int)
     best = np.array([_discounted(np.sort(np.asarray(all_of_them, np.float64))[::-1][:k]) for all_of_them in relevant])
     if not (best > 0).all():
         raise InputError(f"query {int((best > 0).argmin())} has no relevant document; leave it out, or judge one")
-    return _discounted(worth) / best
+    shares: NDArray[np.float64] = _discounted(worth) / best
+    return shares
 
 
 def _discounted(gains: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -118,8 +118,10 @@ def test_labels_between_0_and_1_are_no_classes():
     assert evaluate_pairs(CompassEncoder(), graded)[3:] == (None,) * 5
     with pytest.raises(InputError, match=r"the pairs have 0, 0\.5, 1; leave dev out"):
         evaluate_pairs(CompassEncoder(), graded, dev=DEV)
-    with pytest.raises(InputError, match=r"dev have 0, 0\.5, 1; leave dev out"):
+    with pytest.raises(InputError, match=r"the dev pairs have 0, 0\.5, 1; leave dev out"):
         evaluate_pairs(CompassEncoder(), TEST, dev=graded)
+    with pytest.raises(InputError, match="the dev pairs have 1; leave dev out"):
+        evaluate_pairs(CompassEncoder(), TEST, dev=DEV[:2])
 
 
 def test_a_threshold_is_not_chosen_on_what_it_is_measured_on():
