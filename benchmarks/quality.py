@@ -12,12 +12,12 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from benchmarks.engines import Engine, Identity, open_engine
 from benchmarks.machine import facts, markdown_table, write_json
@@ -33,9 +33,10 @@ from benchmarks.sets import (
     read_translations,
     trained_pairs,
 )
-from simpair.training.evaluate import accuracy_at_k, mrr_at_k, spearman
+from simpair.errors import InputError
+from simpair.training.metrics import accuracy_at_k, bootstrap, mrr_at_k, ndcg_by_query, spearman
 
-__all__ = ["METRICS", "Report", "Score", "main", "mean_of", "means", "measure", "ndcg_at_k", "read_reports", "rows"]
+__all__ = ["METRICS", "Report", "Score", "main", "mean_of", "means", "measure", "read_reports", "rows"]
 
 METRICS: dict[Kind, str] = {"sts": "Spearman", "bitext": "accuracy@1", "retrieval": "nDCG@10"}
 
@@ -53,6 +54,8 @@ class Score(NamedTuple):
         mrr: MRR@10, for retrieval.
         shared: Pairs that also stand in the training data; None when that was not looked at.
         without_shared: ``value`` without those pairs, when there are any.
+        low: Where the 95 % bootstrap interval of ``value`` begins; None for means, and where it was not measured.
+        high: Where it ends.
     """
 
     value: float
@@ -60,6 +63,8 @@ class Score(NamedTuple):
     mrr: float | None = None
     shared: int | None = None
     without_shared: float | None = None
+    low: float | None = None
+    high: float | None = None
 
 
 class Report(NamedTuple):
@@ -78,21 +83,25 @@ def measure(engine: Engine, one: EvalSet, data: Path, trained: set[tuple[str, st
         candidates = list(dict.fromkeys(translations))
         best = engine.rank(texts, candidates, 1, one.language, roles=False)[:, 0]
         right = [[candidates[row] == wanted] for row, wanted in zip(best, translations, strict=True)]
-        return Score(_percent(accuracy_at_k(right, 1)), len(texts))
+        score = Score(_percent(accuracy_at_k(right, 1)), len(texts))
+        return _with_interval(score, lambda hits: accuracy_at_k(hits, 1), right)
     questions, documents = read_questions(data, one)
     found = engine.rank([question.text for question in questions], documents, _DEPTH, one.language, roles=True)
     gains = [
         [question.gains.get(row, 0.0) for row in hits] for question, hits in zip(questions, found.tolist(), strict=True)
     ]
-    ndcg = ndcg_at_k(gains, [list(question.gains.values()) for question in questions], _DEPTH)
-    return Score(_percent(ndcg), len(questions), mrr=_percent(mrr_at_k(np.array(gains) > 0, _DEPTH)))
+    shares = ndcg_by_query(gains, [list(question.gains.values()) for question in questions], _DEPTH)
+    mrr = _percent(mrr_at_k(np.array(gains) > 0, _DEPTH))
+    return _with_interval(
+        Score(_percent(float(shares.mean())), len(questions), mrr=mrr), lambda some: float(some.mean()), shares
+    )
 
 
 def _measure_pairs(engine: Engine, one: EvalSet, data: Path, trained: set[tuple[str, str]] | None) -> Score:
     pairs = read_scored(data, one)
     scores = engine.pairwise([pair.text1 for pair in pairs], [pair.text2 for pair in pairs], one.language)
     labels = np.array([pair.label for pair in pairs])
-    score = Score(_percent(spearman(scores, labels)), len(pairs))
+    score = _with_interval(Score(_percent(spearman(scores, labels)), len(pairs)), spearman, scores, labels)
     if trained is None:
         return score
     new = np.array([pair_key(pair.text1, pair.text2) not in trained for pair in pairs])
@@ -102,25 +111,13 @@ def _measure_pairs(engine: Engine, one: EvalSet, data: Path, trained: set[tuple[
     return score._replace(shared=int((~new).sum()), without_shared=without)
 
 
-def ndcg_at_k(gains: ArrayLike, relevant: Sequence[Sequence[float]], k: int) -> float:
-    """The mean over the queries of the discounted gain of the first k hits, as a share of the best possible.
-
-    The gain of a hit at rank r counts 1 / log2(r + 1) (Järvelin & Kekäläinen 2002, with linear gains, as trec_eval).
-
-    Args:
-        gains: (Q, K), what the hit of each query at each rank is worth, 0 when it is not relevant.
-        relevant: For each query, what all its relevant documents are worth, in any order; at least one.
-        k: How many ranks count.
-    """
-    shares = [
-        _discounted(hits[:k]) / _discounted(np.sort(best)[::-1][:k])
-        for hits, best in zip(np.asarray(gains, dtype=np.float64), relevant, strict=True)
-    ]
-    return float(np.mean(shares))
-
-
-def _discounted(gains: NDArray[np.float64]) -> float:
-    return float((gains / np.log2(np.arange(len(gains)) + 2)).sum())
+def _with_interval(score: Score, metric: Callable[..., float], *arrays: ArrayLike) -> Score:
+    """The score with the interval of its metric over the items of the arrays, unless they are too few for one."""
+    try:
+        low, high = bootstrap(metric, *arrays)
+    except InputError:
+        return score
+    return score._replace(low=_percent(low), high=_percent(high))
 
 
 def _percent(share: float) -> float:

@@ -27,7 +27,7 @@ WEIGHTS = ROOT / "simpair" / "pretrained" / BUNDLED
 def results() -> card.Results:
     """Made-up figures of every set, for two models, beside the published ones that are in the tree."""
     scores = {one.name: Score(50 + row / 8, 10, mrr=40.0 + row, shared=0) for row, one in enumerate(SETS)}
-    scores["sts12"] = Score(71.25, 10, shared=3, without_shared=66.5)
+    scores["sts12"] = Score(71.25, 10, shared=3, without_shared=66.5, low=70.5, high=72.0)
     speed = {"texts": 2500, "ratio": 2.05, "tokens": {"mean": 30.1}}
     return card.read_results(RESULTS)._replace(
         quality=[Report(Identity(BUNDLED, "f" * 64), scores), Report(Identity("lexical"), scores)],

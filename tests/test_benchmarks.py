@@ -11,19 +11,24 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from benchmarks import quality
 from benchmarks.corpus import read_texts, standard_corpus
 from benchmarks.engines import EncoderEngine, Identity, LexicalEngine, open_engine
 from benchmarks.machine import timed
-from benchmarks.quality import Score, means, measure, ndcg_at_k
+from benchmarks.quality import Score, means, measure
 from benchmarks.sets import MEANS, SETS, EvalSet, choose, pair_key, read_questions, read_scored, trained_pairs
 from simpair.errors import DataError
 from simpair.model import TwinTowerEncoder
 from simpair.training import RetrievalPair, ScoredPair
 from simpair.training.evaluate import evaluate_pairs, evaluate_retrieval
+from simpair.training.metrics import bootstrap, spearman
+
+
+def plain(score: Score) -> Score:
+    """The score without its interval."""
+    return score._replace(low=None, high=None)
+
 
 STS = EvalSet("mine", "Mine", "sts", "zh", "pairs/test", scale=(0, 5))
 
@@ -118,34 +123,20 @@ def test_a_judgement_of_an_unknown_document_is_refused_with_its_line(retrieval: 
 # --- metrics ----------------------------------------------------------------------------------------------------------
 
 
-def test_ndcg_worked_by_hand() -> None:
-    second = 1 / math.log2(3)
-    assert ndcg_at_k([[1, 0, 0]], [[1]], 3) == 1
-    assert ndcg_at_k([[0, 1, 0]], [[1]], 3) == pytest.approx(second)
-    assert ndcg_at_k([[1, 2, 0]], [[2, 1]], 3) == pytest.approx((1 + 2 * second) / (2 + second))
-    assert ndcg_at_k([[1], [0]], [[1, 1, 1], [1]], 1) == pytest.approx(0.5)
-
-
-@given(st.lists(st.sampled_from([0, 0, 1, 2]), min_size=2, max_size=10), st.data())
-def test_ndcg_is_a_share_and_never_falls_when_a_better_hit_moves_up(gains: list[int], data: st.DataObject) -> None:
-    relevant = [gain for gain in gains if gain] or [1]
-    before = ndcg_at_k([gains], [relevant], 10)
-    place = data.draw(st.integers(1, len(gains) - 1))
-    gains[place - 1 : place + 1] = sorted(gains[place - 1 : place + 1], reverse=True)
-    assert 0 <= before <= ndcg_at_k([gains], [relevant], 10) <= 1 + 1e-12
-
-
 def test_retrieval_is_scored_by_ndcg_and_mrr(retrieval: Path) -> None:
     score = measure(Oracle({}), RETRIEVAL, retrieval, None)
     first = (1 + 2 / math.log2(3)) / (2 + 1 / math.log2(3))  # "cats": both documents tie, the first comes first
-    assert score == Score(round(100 * (first + 1) / 2, 2), 2, mrr=100.0)
+    assert plain(score) == Score(round(100 * (first + 1) / 2, 2), 2, mrr=100.0)
+    assert (score.low, score.high) == (round(100 * first, 2), 100)  # a draw of one query twice, or of the other
 
 
 def test_translations_are_scored_by_the_first_hit(tmp_path: Path) -> None:
     rows = [{"zh": "一 a", "en": "a one"}, {"zh": "二 b", "en": "b two"}, {"zh": "三", "en": "c three"}]
     write_rows(tmp_path / "par" / "test.jsonl.gz", [*rows, {"zh": "又 一 a", "en": "a one"}])
     forth = EvalSet("forth", "Forth", "bitext", "zh", "par/test")
-    assert measure(Oracle({}), forth, tmp_path, None) == Score(75.0, 4)
+    score = measure(Oracle({}), forth, tmp_path, None)
+    assert plain(score) == Score(75.0, 4)
+    assert (score.low, score.high) == (25, 100)  # one of four right at most in 5 draws of 100, and four often
     assert measure(Oracle({}), forth._replace(language="en"), tmp_path, None).value == 50.0
 
 
@@ -161,7 +152,7 @@ def pairs(tmp_path: Path) -> Path:
 def test_pairs_are_scored_by_spearman_on_their_own_scale(pairs: Path) -> None:
     assert [pair.label for pair in read_scored(pairs, STS)] == [0, 0.4, 0.8, 1]
     agreeing, opposite = ({(a, b): sign * score for a, b, score in PAIRS} for sign in (1, -1))
-    assert measure(Oracle(agreeing), STS, pairs, None) == Score(100.0, 4)
+    assert measure(Oracle(agreeing), STS, pairs, None) == Score(100.0, 4, low=100.0, high=100.0)
     assert measure(Oracle(opposite), STS, pairs, None).value == -100
 
 
@@ -170,7 +161,9 @@ def test_shared_pairs_are_counted_and_left_out_of_a_second_score(pairs: Path) ->
     found = measure(Oracle(scores), STS, pairs, {pair_key("B", "a"), pair_key("x", "y")})
     assert (found.shared, found.without_shared) == (1, 100.0)
     assert found.value < 0
-    assert measure(Oracle(scores), STS, pairs, set()) == Score(found.value, 4, shared=0)
+    assert plain(measure(Oracle(scores), STS, pairs, set())) == Score(found.value, 4, shared=0)
+    low, high = bootstrap(spearman, [9.0, 1.0, 2.0, 3.0], [0, 0.4, 0.8, 1])
+    assert (found.low, found.high) == (round(100 * low, 2), round(100 * high, 2))
 
 
 def test_a_mean_needs_all_its_sets_and_takes_them_without_shared_pairs() -> None:
@@ -211,7 +204,7 @@ def test_an_encoder_scores_as_evaluation_does(tiny_encoder: TwinTowerEncoder) ->
     labelled = [ScoredPair(a, b, len(a) / 20) for a, b in pairwise(texts)]
     engine = EncoderEngine(tiny_encoder, "tiny")
     scores = engine.pairwise([pair.text1 for pair in labelled], [pair.text2 for pair in labelled], "zh")
-    ours = quality.spearman(scores, [pair.label for pair in labelled])
+    ours = spearman(scores, [pair.label for pair in labelled])
     assert ours == pytest.approx(evaluate_pairs(tiny_encoder, labelled).spearman)
     best = engine.rank(texts[:3], texts[3:], 1, "zh", roles=True)[:, 0]
     expected = evaluate_retrieval(tiny_encoder, list(map(RetrievalPair, texts[:3], texts[3:]))).accuracy_at_1

@@ -10,11 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .collators import PairCollator
-    from .evaluate import PairScores, RetrievalScores, evaluate_pairs, evaluate_records, evaluate_retrieval
+    from .evaluate import (
+        BitextScores,
+        PairScores,
+        RetrievalScores,
+        evaluate_bitext,
+        evaluate_pairs,
+        evaluate_records,
+        evaluate_retrieval,
+        pair_intervals,
+        retrieval_intervals,
+    )
     from .interruption import SaveAtSignal
     from .losses import angle, cosent, cosine_mse, distillation, info_nce, matryoshka, similarity_distillation
     from .mining import MinedNegatives, mine_negatives
     from .mixture import Mixture
+    from .outcomes import rank_pairs, score_pairs
     from .pairs import RetrievalPair, ScoredPair, read_pairs
     from .run import FineTuneReport, fine_tune
     from .sources import Source, read_source
@@ -22,6 +33,7 @@ if TYPE_CHECKING:
     from .writing import write_pairs
 
 __all__ = [
+    "BitextScores",
     "FineTuneReport",
     "MinedNegatives",
     "Mixture",
@@ -39,6 +51,7 @@ __all__ = [
     "cosine_mse",
     "distillation",
     "embed_columns",
+    "evaluate_bitext",
     "evaluate_pairs",
     "evaluate_records",
     "evaluate_retrieval",
@@ -46,15 +59,29 @@ __all__ = [
     "info_nce",
     "matryoshka",
     "mine_negatives",
+    "pair_intervals",
+    "rank_pairs",
     "read_pairs",
     "read_source",
+    "retrieval_intervals",
+    "score_pairs",
     "similarity_distillation",
     "write_pairs",
 ]
 
 _HOMES = {
     "collators": ["PairCollator"],
-    "evaluate": ["PairScores", "RetrievalScores", "evaluate_pairs", "evaluate_records", "evaluate_retrieval"],
+    "evaluate": [
+        "BitextScores",
+        "PairScores",
+        "RetrievalScores",
+        "evaluate_bitext",
+        "evaluate_pairs",
+        "evaluate_records",
+        "evaluate_retrieval",
+        "pair_intervals",
+        "retrieval_intervals",
+    ],
     "losses": [
         "angle",
         "cosent",
@@ -65,11 +92,12 @@ _HOMES = {
         "similarity_distillation",
     ],
     "interruption": ["SaveAtSignal"],
-    "mixture": ["Mixture"],
     "mining": ["MinedNegatives", "mine_negatives"],
+    "mixture": ["Mixture"],
+    "outcomes": ["rank_pairs", "score_pairs"],
     "pairs": ["RetrievalPair", "ScoredPair", "read_pairs"],
-    "sources": ["Source", "read_source"],
     "run": ["FineTuneReport", "fine_tune"],
+    "sources": ["Source", "read_source"],
     "trainer": ["TwinTowerTrainer", "TwinTowerTrainingArguments", "embed_columns"],
     "writing": ["write_pairs"],
 }

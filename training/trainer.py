@@ -24,8 +24,9 @@ from simpair.model import TwinTowerEncoder
 
 from .checkpoints import check, discard, newest_sound, rotate, seal
 from .collators import PairCollator
-from .evaluate import evaluate_retrieval, pearson, spearman
+from .evaluate import evaluate_retrieval
 from .losses import angle, cosent, cosine_mse, info_nce, matryoshka
+from .metrics import pearson, spearman
 from .pairs import RetrievalPair
 from .watch import ROWS, Numbered, Numbering, Watch
 

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from simpair.errors import TrainingError
 
-__all__ = ["ROWS", "Numbered", "Numbering", "Watch"]
+__all__ = ["Numbered", "Numbering", "Watch"]
 
 _log = logging.getLogger("simpair")
 ROWS = "rows"

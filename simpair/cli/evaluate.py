@@ -1,33 +1,288 @@
-"""``simpair evaluate``: a model and labelled data → its scores."""
+"""``simpair evaluate``: a model and files of labelled data → its scores on each, with intervals and pictures."""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
-from simpair.cli.output import Output, add_format
+from simpair.cli.folders import check_file, made_only_on_success
+from simpair.cli.output import Output, add_format, aligned, notice, positive
 from simpair.cli.progress import WithProgress
-from simpair.cli.train import DATA, add_label_range, label_range_of, named
+from simpair.cli.train import DATA, add_label_range, label_range_of
+from simpair.errors import DataError, InputError
+
+if TYPE_CHECKING:
+    from simpair.training.evaluate import TextEncoder
+    from simpair.training.outcomes import BitextRanking, PairSeries, Ranking
+    from simpair.training.pairs import Records, RetrievalPair, ScoredPair
 
 __all__ = ["register"]
+
+Kind = Literal["scored", "retrieval", "bitext"]
+_PACKAGES = ("numpy", "scikit-learn", "scipy", "torch")
+_COUNTS = ("pairs", "queries", "documents", "threshold")
 
 
 def register(commands: Any) -> None:
     """Declare the command."""
     evaluate = commands.add_parser("evaluate", help="measure a model on pairs", description=_evaluate.__doc__)
     evaluate.add_argument("model", metavar="MODEL", help="folder, bundled name or Hub id")
-    evaluate.add_argument("data", metavar="DATA", nargs="+", help=DATA)
+    evaluate.add_argument("data", metavar="DATA", nargs="+", help=f"each is measured on its own: {DATA}")
     add_label_range(evaluate)
+    evaluate.add_argument("--dev", metavar="FILE", help="pairs on which the threshold for labels 0 and 1 is chosen")
+    evaluate.add_argument("--bitext", action="store_true", help="anchors and positives are translations of each other")
+    evaluate.add_argument("--corpus", metavar="FILE", help="more texts to find: a text a line, or JSONL with text")
+    evaluate.add_argument("-k", "--k", type=positive, help="hits that a query looks at (default 10)")
+    evaluate.add_argument("--json", metavar="FILE", type=Path, help="also write the scores there, and what they are of")
+    evaluate.add_argument("--plots", metavar="FOLDER", type=Path, help="also write pictures there, as PNG")
     add_format(evaluate)
     evaluate.set_defaults(run=_evaluate)
 
 
-def _evaluate(arguments: argparse.Namespace) -> None:
-    """Print how well a model's scores follow the labels (Spearman, Pearson), or find the positives (MRR@10)."""
-    from simpair.model import TwinTowerEncoder
-    from simpair.training.evaluate import evaluate_records
-    from simpair.training.pairs import read_pairs
+class _Given(NamedTuple):
+    """A file, its digest, and what it holds."""
 
-    records = read_pairs(arguments.data, label_range=label_range_of(arguments))
-    encoder = WithProgress(TwinTowerEncoder.from_pretrained(arguments.model))
-    Output(arguments.format).facts(**named(evaluate_records(encoder, records)) or {})
+    path: str
+    digest: str
+    kind: Kind
+    records: Records
+
+
+class _Measured(NamedTuple):
+    """A file and what a model reached on it; the metrics that it has, by name."""
+
+    given: _Given
+    metrics: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    outcome: PairSeries | Ranking | BitextRanking
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    """Print how well a model's scores follow the labels, or find the positives, on each file, with 95 % intervals."""
+    from simpair.model import TwinTowerEncoder
+
+    _check_outputs(arguments)
+    files = [_read(path, arguments) for path in arguments.data]
+    dev = None if arguments.dev is None else _read(arguments.dev, arguments)
+    corpus = _read_corpus(arguments, files)
+    _check_dev(files, dev)
+    encoder = TwinTowerEncoder.from_pretrained(arguments.model)
+    output, measured = Output(arguments.format), []
+    with nullcontext() if arguments.plots is None else made_only_on_success(arguments.plots):
+        for one in _measure(WithProgress(encoder), files, dev, corpus, arguments.k or 10):
+            measured.append(one)
+            if not output.is_text:
+                output.row("", file=one.given.path, kind=one.given.kind, **one.metrics, intervals=one.intervals)
+        if output.is_text:
+            output.row("\n\n".join(_tables(measured)))
+        if arguments.plots is not None:
+            _plot(arguments.plots, measured, Path(arguments.model))
+        if arguments.json is not None:
+            name = Path(arguments.model).resolve().name if Path(arguments.model).exists() else arguments.model
+            model = {"name": name, "fingerprint": encoder.fingerprint, "dtype": encoder.dtype}
+            _write_json(arguments.json, {"model": model, **_about(dev, arguments.corpus)}, measured)
+
+
+# --- what is given
+
+
+def _check_outputs(arguments: argparse.Namespace) -> None:
+    if arguments.json is not None:
+        for path in [*arguments.data, arguments.dev, arguments.corpus]:
+            check_file(arguments.json, source=path)
+    if arguments.plots is not None:
+        from simpair.training.plots import check_matplotlib
+
+        check_matplotlib()
+        if arguments.plots.exists() and not arguments.plots.is_dir():
+            raise InputError(f"{arguments.plots} is a file; give --plots a folder")
+
+
+def _read(path: str, arguments: argparse.Namespace) -> _Given:
+    from simpair.disk import sha256
+    from simpair.training.pairs import ScoredPair, read_pairs
+
+    records = read_pairs(path, label_range=label_range_of(arguments))
+    scored = isinstance(records[0], ScoredPair)
+    if scored and arguments.bitext:
+        raise DataError("holds scored pairs; translations are in columns anchor and positive", path=path)
+    kind: Kind = "scored" if scored else "bitext" if arguments.bitext else "retrieval"
+    return _Given(path, sha256(Path(path)), kind, records)
+
+
+def _read_corpus(arguments: argparse.Namespace, files: Sequence[_Given]) -> list[str]:
+    from simpair.cli.inputs import read_documents
+
+    if (arguments.corpus or arguments.k) and not any(one.kind == "retrieval" for one in files):
+        raise InputError("--corpus and --k are for queries, and no file has any; leave them out")
+    return [] if arguments.corpus is None else [document.text for document in read_documents([arguments.corpus])]
+
+
+def _check_dev(files: Sequence[_Given], dev: _Given | None) -> None:
+    """Refuse, before the work, dev pairs that give no threshold for a file."""
+    from simpair.training.evaluate import check_dev
+
+    if dev is None:
+        return
+    for one in (dev, *files):
+        if one.kind != "scored":
+            raise DataError("holds no scored pairs, which --dev gives the threshold of; leave --dev out", path=one.path)
+    for one in files:
+        try:
+            check_dev(cast("list[ScoredPair]", one.records), cast("list[ScoredPair]", dev.records))
+        except InputError as error:
+            raise DataError(str(error), path=one.path) from None
+
+
+# --- measuring
+
+
+def _measure(
+    encoder: TextEncoder, files: Sequence[_Given], dev: _Given | None, corpus: list[str], k: int
+) -> Iterator[_Measured]:
+    from simpair.training.outcomes import score_pairs
+
+    chosen = None if dev is None else score_pairs(encoder, cast("list[ScoredPair]", dev.records))
+    for one in files:
+        try:
+            yield _measure_file(encoder, one, chosen, corpus, k)
+        except InputError as error:
+            raise DataError(str(error), path=one.path) from None
+
+
+def _measure_file(encoder: TextEncoder, one: _Given, dev: PairSeries | None, corpus: list[str], k: int) -> _Measured:
+    from simpair.training import evaluate, outcomes
+
+    if one.kind == "scored":
+        series = outcomes.score_pairs(encoder, cast("list[ScoredPair]", one.records))
+        scores = evaluate.pair_scores(series, dev=dev)
+        return _measured(one, scores, evaluate.pair_intervals(series, threshold=scores.threshold), series)
+    pairs = cast("list[RetrievalPair]", one.records)
+    if one.kind == "bitext":
+        both = outcomes.rank_bitext(encoder, pairs)
+        return _measured(one, evaluate.bitext_scores(both), evaluate.bitext_intervals(both), both)
+    ranking = outcomes.rank_pairs(encoder, pairs, corpus=corpus, k=k)
+    return _measured(one, evaluate.retrieval_scores(ranking), evaluate.retrieval_intervals(ranking), ranking, k=k)
+
+
+def _measured(
+    given: _Given, scores: Any, intervals: Any, outcome: PairSeries | Ranking | BitextRanking, *, k: int = 0
+) -> _Measured:
+    """The metrics and intervals that are there, by name, with k in it."""
+    metrics, bounds = (
+        {name.replace("_at_k", f"_at_{k}"): value for name, value in record._asdict().items() if value is not None}
+        for record in (scores, intervals)
+    )
+    metrics.pop("k", None)
+    return _Measured(given, metrics, {name: (one.low, one.high) for name, one in bounds.items()}, outcome)
+
+
+# --- what is told
+
+
+def _tables(measured: Sequence[_Measured]) -> Iterator[str]:
+    """A table for each kind of data: a row a file, and its intervals below."""
+    for kind in dict.fromkeys(one.given.kind for one in measured):
+        some = [one for one in measured if one.given.kind == kind]
+        names = list(dict.fromkeys(name for one in some for name in one.metrics))
+        names = [*(name for name in names if name in _COUNTS), *(name for name in names if name not in _COUNTS)]
+        rows = [("file", *(name.replace("_at_", "@").replace("_", " ") for name in names))]
+        for one in some:
+            rows.append((one.given.path, *(_cell(one.metrics.get(name)) for name in names)))
+            rows.append(("", *(_bounds(one.intervals.get(name)) for name in names)))
+        yield aligned(rows)
+
+
+def _cell(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+
+
+def _bounds(interval: tuple[float, float] | None) -> str:
+    return "" if interval is None else f"[{interval[0]:.3f}, {interval[1]:.3f}]"
+
+
+def _about(dev: _Given | None, corpus: str | None) -> dict[str, Any]:
+    """The other files that the scores depend on."""
+    from simpair.disk import sha256
+
+    about: dict[str, Any] = {}
+    if dev is not None:
+        about["dev"] = {"file": Path(dev.path).name, "sha256": dev.digest}
+    if corpus is not None:
+        about["corpus"] = {"file": Path(corpus).name, "sha256": sha256(Path(corpus))}
+    return about
+
+
+def _write_json(path: Path, about: dict[str, Any], measured: Sequence[_Measured]) -> None:
+    """Write what was measured and with what; names of files, not where they lie."""
+    import platform
+    from importlib.metadata import version
+
+    from simpair._version import __version__
+
+    versions = {name: version(name) for name in _PACKAGES}
+    content = {
+        "versions": {"simpair": __version__, "python": platform.python_version(), **versions},
+        **about,
+        "intervals": "percentile bootstrap over pairs or queries, 95 %, 1000 rounds, seed 0",
+        "files": [
+            {
+                "file": Path(one.given.path).name,
+                "sha256": one.given.digest,
+                "kind": one.given.kind,
+                "metrics": one.metrics,
+                "intervals": one.intervals,
+            }
+            for one in measured
+        ],
+    }
+    path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+def _plot(folder: Path, measured: Sequence[_Measured], model: Path) -> None:
+    """Write the pictures of each file, and of the run where the model is one's folder."""
+    from simpair.training import plots
+    from simpair.training.curves import read_curves
+    from simpair.training.outcomes import PairSeries, Ranking
+
+    folder.mkdir(parents=True, exist_ok=True)
+    written: list[Path] = []
+    taken: set[str] = set()
+
+    def place(name: str) -> Path:
+        written.append(folder / f"{name}.png")
+        return written[-1]
+
+    for one in measured:
+        name = _free_name(Path(one.given.path), taken)
+        if isinstance(one.outcome, PairSeries):
+            scores, labels = one.outcome
+            threshold = one.metrics.get("threshold")
+            plots.plot_scores(place(f"{name}-scores"), scores, labels, threshold=threshold)
+            if one.outcome.binary:
+                plots.plot_roc(place(f"{name}-roc"), scores, labels, threshold=threshold)
+                plots.plot_precision_recall(place(f"{name}-precision-recall"), scores, labels, threshold=threshold)
+            else:
+                plots.plot_similarity(place(f"{name}-similarity"), scores, labels)
+        elif isinstance(one.outcome, Ranking):
+            plots.plot_first_hits(place(f"{name}-ranks"), one.outcome.relevant)
+    if model.is_dir() and (curves := read_curves(model)):
+        plots.plot_training(place("training"), curves)
+    notice(
+        f"{len(written)} pictures in {folder}" + (f": {', '.join(path.name for path in written)}" if written else "")
+    )
+
+
+def _free_name(path: Path, taken: set[str]) -> str:
+    """The file's name without its endings, numbered where another file has the same."""
+    stem = name = Path(path.name.removesuffix(".gz")).stem
+    while name in taken or name == "training":
+        name = f"{stem}-{len(taken) + 1}"
+    taken.add(name)
+    return name

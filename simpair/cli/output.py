@@ -10,8 +10,9 @@ import json
 import shutil
 import sys
 import unicodedata
+from collections.abc import Sequence
 
-__all__ = ["Output", "add_format", "add_model", "cut", "non_blank", "notice", "positive"]
+__all__ = ["Output", "add_format", "add_model", "aligned", "cut", "non_blank", "notice", "positive"]
 
 
 class Output:
@@ -45,6 +46,21 @@ def cut(text: str, *, indent: int) -> str:
         if room < 0:
             return f"{line[: max(0, end - 1)]}…"
     return line
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """The rows as lines of columns, the first to the left and the others to the right."""
+    widths = [max(map(_columns, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for first, *others in rows:
+        padded = [" " * (width - _columns(cell)) + cell for cell, width in zip(others, widths[1:], strict=True)]
+        lines.append("  ".join([first + " " * (widths[0] - _columns(first)), *padded]).rstrip())
+    return "\n".join(lines)
+
+
+def _columns(text: str) -> int:
+    """How many columns of a terminal the text takes."""
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
 
 
 def add_format(parser: argparse.ArgumentParser) -> None:
@@ -84,5 +100,5 @@ def _label(name: str) -> str:
 
 def _shown(value: object) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{_label(name)} {_shown(part)}" for name, part in value.items())
+        return ", ".join(f"{_label(name)} {_shown(part)}" for name, part in value.items() if part is not None)
     return f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -9,14 +9,18 @@ from hypothesis import strategies as st
 
 from simpair.errors import InputError
 from simpair.training.evaluate import (
-    accuracy_at_k,
+    PairScores,
+    bitext_intervals,
+    evaluate_bitext,
     evaluate_pairs,
     evaluate_records,
     evaluate_retrieval,
-    mrr_at_k,
-    pearson,
-    spearman,
+    pair_intervals,
+    pair_scores,
+    retrieval_intervals,
 )
+from simpair.training.metrics import average_precision, bootstrap, roc_auc, spearman
+from simpair.training.outcomes import PairSeries, rank_bitext, rank_pairs, score_pairs
 from simpair.training.pairs import RetrievalPair, ScoredPair
 
 
@@ -39,85 +43,6 @@ class CompassEncoder:
 
     def encode_document(self, texts):
         return self._embed("document", texts, turn=180.0)
-
-
-# --- correlations
-
-
-def test_spearman_with_ties_by_hand():
-    # the ranks of x are 1, 2.5, 2.5, 4 and those of y 1, 2, 4, 3; their deviations from 2.5 give the rest
-    x, y = [10, 20, 20, 90], [0.1, 0.2, 0.9, 0.4]
-    covariance = (-1.5 * -1.5) + 0 * -0.5 + 0 * 1.5 + 1.5 * 0.5
-    by_hand = covariance / math.sqrt((1.5**2 + 1.5**2) * (1.5**2 + 0.5**2 + 1.5**2 + 0.5**2))
-    assert spearman(x, y) == pytest.approx(by_hand)
-
-
-def test_pearson_by_hand():
-    x, y = [1, 2, 3], [1, 2, 9]  # deviations -1, 0, 1 and -3, -2, 5
-    assert pearson(x, y) == pytest.approx((3 + 5) / math.sqrt(2 * (9 + 4 + 25)))
-
-
-def test_spearman_takes_order_only_and_pearson_the_values():
-    x = np.arange(1, 9)
-    assert spearman(x, np.exp(x)) == pytest.approx(1)
-    assert spearman(x, -(x**3)) == pytest.approx(-1)
-    assert pearson(x, 3 * x - 7) == pytest.approx(1)
-    assert pearson(x, np.exp(x)) < 0.9
-
-
-@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=2, max_size=20))
-def test_correlations_agree_with_numpy(points):
-    x, y = np.array(points).T
-    if len(set(x)) == 1 or len(set(y)) == 1:
-        for correlation in (spearman, pearson):
-            with pytest.raises(InputError, match="at least two different values"):
-                correlation(x, y)
-        return
-
-    def ranks(values):  # the mean place of equal values in the sorted series
-        return [np.mean(np.flatnonzero(np.sort(values) == value)) for value in values]
-
-    assert pearson(x, y) == pytest.approx(np.corrcoef(x, y)[0, 1])
-    assert spearman(x, y) == pytest.approx(np.corrcoef(ranks(x), ranks(y))[0, 1])
-
-
-@pytest.mark.parametrize(
-    ("x", "y", "reason"),
-    [
-        ([1, 1, 1], [1, 2, 3], "x are all 1, "),
-        ([1, 2, 3], [0.5, 0.5, 0.5], r"y are all 0\.5, "),
-        ([1, 2, 3], [1, 2], "one length, got 3 and 2"),
-        ([1], [2], r"two values or more, got x of shape \(1,\)"),
-        ([], [], r"got x of shape \(0,\)"),
-        ([[1, 2]], [1, 2], r"got x of shape \(1, 2\)"),
-        ([1, float("nan")], [1, 2], "x must be finite numbers, got nan"),
-        ([1, 2], [1, float("-inf")], "y must be finite numbers, got -inf"),
-    ],
-)
-@pytest.mark.parametrize("correlation", [spearman, pearson])
-def test_a_correlation_that_is_not_defined_is_an_input_error(correlation, x, y, reason):
-    with pytest.raises(InputError, match=reason):
-        correlation(x, y)
-
-
-# --- ranks
-
-RELEVANT = [[False, True, True], [True, False, False], [False, False, False], [False, False, True]]
-
-
-def test_mrr_by_hand():
-    assert mrr_at_k(RELEVANT, 3) == pytest.approx((1 / 2 + 1 + 0 + 1 / 3) / 4)
-    assert mrr_at_k(RELEVANT, 2) == pytest.approx((1 / 2 + 1) / 4)
-    assert mrr_at_k(RELEVANT, 10) == mrr_at_k(RELEVANT, 3)
-
-
-def test_accuracy_by_hand():
-    assert [accuracy_at_k(RELEVANT, k) for k in (1, 2, 3, 10)] == [1 / 4, 2 / 4, 3 / 4, 3 / 4]
-
-
-@given(st.lists(st.lists(st.booleans(), min_size=4, max_size=4), min_size=1), st.integers(1, 6))
-def test_mrr_lies_between_accuracy_at_1_and_at_k(relevant, k):
-    assert accuracy_at_k(relevant, 1) <= mrr_at_k(relevant, k) <= accuracy_at_k(relevant, k) <= 1
 
 
 # --- pairs
@@ -148,6 +73,82 @@ def test_pairs_that_allow_no_correlation_are_an_input_error():
         evaluate_pairs(CompassEncoder(), [ScoredPair("0", "1", 1.0), ScoredPair("0", "2", 1.0)])
     with pytest.raises(InputError, match="scores are all 1, "):
         evaluate_pairs(CompassEncoder(), [ScoredPair("0", "0", 0.0), ScoredPair("0", "0.0", 1.0)])
+
+
+# --- pairs of two classes
+
+
+def turned(angle, label):
+    """A pair whose score is the cosine of the angle."""
+    return ScoredPair("0", str(angle), label)
+
+
+TEST = [turned(10, 1), turned(30, 0), turned(40, 1), turned(50, 1), turned(80, 0)]
+DEV = [turned(20, 1), turned(50.5, 1), turned(70, 0), turned(75, 1), turned(85, 0)]
+
+
+def test_two_classes_by_hand():
+    scores = evaluate_pairs(CompassEncoder(), TEST)
+    assert scores.average_precision == pytest.approx((1 + 2 / 3 + 3 / 4) / 3)
+    assert scores.roc_auc == pytest.approx((2 + 1 + 1) / 6)
+    assert scores.spearman == pytest.approx(spearman([5, 4, 3, 2, 1], [1, 0, 1, 1, 0]))
+    assert (scores.threshold, scores.accuracy, scores.f1) == (None, None, None)  # none was chosen on other pairs
+
+
+def test_the_threshold_of_the_dev_pairs_is_applied_by_hand():
+    scores = evaluate_pairs(CompassEncoder(), TEST, dev=DEV)
+    # on dev, cosines from those of 50.5 on get 4 of 5 right, and so do those of 75 on; the highest counts
+    assert scores.threshold == pytest.approx((math.cos(math.radians(50.5)) + math.cos(math.radians(70))) / 2)
+    assert scores.accuracy == pytest.approx(4 / 5)  # all but 30, which is taken for positive
+    assert scores.f1 == pytest.approx(2 * 3 / (4 + 3))
+    assert scores[:5] == evaluate_pairs(CompassEncoder(), TEST)[:5]
+
+
+def test_the_threshold_comes_from_dev_alone():
+    lower = [pair._replace(label=1.0) for pair in DEV[:4]] + DEV[4:]
+    first, second = (evaluate_pairs(CompassEncoder(), TEST, dev=dev) for dev in (DEV, lower))
+    assert second.threshold < first.threshold
+    opposite = [pair._replace(label=1 - pair.label) for pair in TEST]
+    assert evaluate_pairs(CompassEncoder(), opposite, dev=DEV).threshold == first.threshold
+    assert evaluate_pairs(CompassEncoder(), opposite, dev=DEV).accuracy == pytest.approx(1 / 5)
+
+
+def test_labels_between_0_and_1_are_no_classes():
+    graded = [*TEST, turned(60, 0.5)]
+    assert evaluate_pairs(CompassEncoder(), graded)[3:] == (None,) * 5
+    with pytest.raises(InputError, match=r"the pairs have 0, 0\.5, 1; leave dev out"):
+        evaluate_pairs(CompassEncoder(), graded, dev=DEV)
+    with pytest.raises(InputError, match=r"the dev pairs have 0, 0\.5, 1; leave dev out"):
+        evaluate_pairs(CompassEncoder(), TEST, dev=graded)
+    with pytest.raises(InputError, match="the dev pairs have 1; leave dev out"):
+        evaluate_pairs(CompassEncoder(), TEST, dev=DEV[:2])
+
+
+def test_a_threshold_is_not_chosen_on_what_it_is_measured_on():
+    with pytest.raises(InputError, match="dev holds the pairs that are measured"):
+        evaluate_pairs(CompassEncoder(), TEST, dev=list(TEST))
+
+
+@given(st.lists(st.tuples(st.integers(0, 80), st.sampled_from([0.0, 1.0])), min_size=2, max_size=12))
+def test_no_metric_is_ever_nan(items):
+    pairs = [turned(angle, label) for angle, label in items]
+    try:
+        scores = evaluate_pairs(CompassEncoder(), pairs)
+    except InputError:
+        assert len({pair.label for pair in pairs}) == 1 or len({pair.text2 for pair in pairs}) == 1
+    else:
+        assert all(-1 <= value <= 1 for value in (*scores[:2], *scores[3:5]))
+
+
+def test_embeddings_that_are_not_finite_are_an_input_error():
+    class Broken(CompassEncoder):
+        def _embed(self, role, texts, turn=0.0):
+            return super()._embed(role, texts, turn) * np.float32("nan")
+
+    with pytest.raises(InputError, match="scores must be finite numbers, got nan"):
+        evaluate_pairs(Broken(), TEST)
+    with pytest.raises(InputError, match="finite"):
+        evaluate_retrieval(Broken(), [NEAR])
 
 
 # --- retrieval
@@ -196,6 +197,100 @@ def test_anchors_are_queries_and_candidates_documents():
     assert scores.accuracy_at_1 == 1 / 2  # "180 south" lies at 360 as a document: nearest to both queries
 
 
+def test_ndcg_and_recall_by_hand():
+    pairs = [FAR, NEAR, RetrievalPair("0", "30")]  # "0" finds 10, then 30, then 90; "12" finds 10 first
+    third, second = 1 / math.log2(4), 1 / math.log2(3)
+    scores = evaluate_retrieval(CompassEncoder(), pairs)
+    assert scores.ndcg_at_k == pytest.approx(((second + third) / (1 + second) + 1) / 2)
+    assert scores.recall_at_k == 1
+    scores = evaluate_retrieval(CompassEncoder(), pairs, k=2)
+    assert scores.ndcg_at_k == pytest.approx((second / (1 + second) + 1) / 2)
+    assert scores.recall_at_k == pytest.approx((1 / 2 + 1) / 2)
+
+
+def test_a_better_encoder_never_scores_less():
+    perfect = evaluate_retrieval(CompassEncoder(), [RetrievalPair(str(a), f"{a}.0") for a in range(0, 180, 30)])
+    assert perfect[:3] == (1, 1, 1)
+    assert (perfect.ndcg_at_k, perfect.recall_at_k) == (1, 1)
+
+
+# --- translations
+
+
+def test_translations_by_hand():
+    encoder = CompassEncoder()
+    pairs = [RetrievalPair("0", "4"), RetrievalPair("10", "13"), RetrievalPair("20", "18"), RetrievalPair("23", "30")]
+    scores = evaluate_bitext(encoder, pairs)
+    assert scores == (3 / 4, 1, 4)  # 23 is nearer to 18 than to 30, and 30 finds 23
+    assert encoder.calls == [(None, ["0", "10", "20", "23"]), (None, ["4", "13", "18", "30"])]
+
+
+def test_the_directions_of_translations_differ():
+    pairs = [RetrievalPair("0", "40"), RetrievalPair("30", "44")]  # both find 40; 40 and 44 find 30
+    assert evaluate_bitext(CompassEncoder(), pairs)[:2] == (1 / 2, 1 / 2)
+    pairs = [RetrievalPair("0", "40"), RetrievalPair("90", "44"), RetrievalPair("200", "170")]
+    assert evaluate_bitext(CompassEncoder(), pairs)[:2] == (1, 2 / 3)  # 40 and 44 find 0
+
+
+def test_any_of_several_translations_is_right():
+    pairs = [RetrievalPair("0", "1"), RetrievalPair("0", "50"), RetrievalPair("90", "80")]
+    scores = evaluate_bitext(CompassEncoder(), pairs)
+    assert scores == (1, 2 / 3, 3)  # 0 and 90 find theirs; of 1, 50 and 80, 50 finds 90
+
+
+def test_translations_take_no_role():
+    scores = evaluate_bitext(CompassEncoder(), [RetrievalPair("30 south", "31"), RetrievalPair("210", "212 south")])
+    assert scores.accuracy_at_1_forward == 1
+    with pytest.raises(InputError, match="got 0 pairs"):
+        evaluate_bitext(CompassEncoder(), [])
+
+
+# --- intervals
+
+
+def test_intervals_are_those_of_the_same_numbers():
+    series = score_pairs(CompassEncoder(), TEST * 8)
+    found = pair_intervals(series, threshold=0.5)
+    for name, metric in (("spearman", spearman), ("average_precision", average_precision), ("roc_auc", roc_auc)):
+        interval = getattr(found, name)
+        assert interval == bootstrap(metric, *series)
+        assert interval.low < getattr(pair_scores(series), name) < interval.high
+    assert found.accuracy.low < 4 / 5 < found.accuracy.high
+    assert found.f1 is not None
+    assert pair_intervals(series)[4:] == (None, None)
+
+
+def test_labels_of_several_levels_have_intervals_of_correlations_alone():
+    series = score_pairs(CompassEncoder(), [turned(angle, angle / 90) for angle in range(0, 90, 5)])
+    found = pair_intervals(series)
+    assert found.spearman == pytest.approx((-1, -1))
+    assert found[2:] == (None,) * 4
+    with pytest.raises(InputError, match="a threshold takes labels of 0 and 1"):
+        pair_intervals(series, threshold=0.5)
+
+
+def test_too_few_pairs_have_no_interval():
+    series = PairSeries(np.array([0.1, 0.9]), np.array([0.0, 1.0]))
+    assert pair_scores(series)[:5] == pytest.approx(PairScores(1, 1, 2, 1, 1)[:5])
+    assert pair_intervals(series).spearman in (None, pytest.approx((1, 1)))  # half of the draws have no correlation
+    assert retrieval_intervals(rank_pairs(CompassEncoder(), [NEAR])) == (None,) * 5
+
+
+def test_rankings_have_intervals_over_their_queries():
+    pairs = [RetrievalPair(str(angle), str((angle * 7) % 90)) for angle in range(0, 90, 4)]
+    ranking = rank_pairs(CompassEncoder(), pairs, k=5)
+    scores, found = evaluate_retrieval(CompassEncoder(), pairs, k=5), retrieval_intervals(ranking)
+    for name, interval in found._asdict().items():
+        assert interval.low < getattr(scores, name) < interval.high, name
+    both = bitext_intervals(rank_bitext(CompassEncoder(), pairs))
+    translated = evaluate_bitext(CompassEncoder(), pairs)
+    assert both.accuracy_at_1_forward.low <= translated.accuracy_at_1_forward <= both.accuracy_at_1_forward.high
+    assert both.accuracy_at_1_backward.low <= translated.accuracy_at_1_backward <= both.accuracy_at_1_backward.high
+
+
+# --- any of them
+
+
 def test_records_get_the_metrics_of_their_kind():
     scored = [ScoredPair("0", "0", 1.0), ScoredPair("0", "90", 0.1), ScoredPair("0", "60", 0.2)]
     retrieval = [RetrievalPair("30", "210 south"), RetrievalPair("90", "0")]
@@ -203,6 +298,11 @@ def test_records_get_the_metrics_of_their_kind():
     assert evaluate_records(CompassEncoder(), retrieval) == evaluate_retrieval(CompassEncoder(), retrieval)
     with pytest.raises(InputError):
         evaluate_records(CompassEncoder(), [])
+    with pytest.raises(InputError, match="3 scored pairs and 2 retrieval pairs; measure each on its own"):
+        evaluate_records(CompassEncoder(), scored + retrieval)
+    assert evaluate_records(CompassEncoder(), TEST, dev=DEV) == evaluate_pairs(CompassEncoder(), TEST, dev=DEV)
+    with pytest.raises(InputError, match="dev is for scored pairs"):
+        evaluate_records(CompassEncoder(), retrieval, dev=DEV)
 
 
 def test_retrieval_without_pairs_or_hits_is_an_input_error():
