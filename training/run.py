@@ -32,6 +32,8 @@ _log = logging.getLogger("simpair")
 _OWN = {"output_dir", "loss", "num_train_epochs", "max_steps", "per_device_train_batch_size", "mini_batch_size", "bf16"}
 _OWN |= {"learning_rate", "seed"}
 """Arguments of the trainer that are parameters of ``fine_tune``, under these names or others."""
+_LOGGED = 100
+"""Points of a run's curves."""
 _TIMED = 5
 """Steps after which the time that is left is told; the first is slower than the rest and does not count."""
 
@@ -144,7 +146,13 @@ def fine_tune(
     before = None if held_out is None else evaluate_records(encoder, held_out)
     start = time.perf_counter()
     result = _train(
-        encoder, material, output_dir, start_from, settings | {"disable_tqdm": not show_progress}, callbacks
+        encoder,
+        material,
+        output_dir,
+        start_from,
+        settings | {"disable_tqdm": not show_progress},
+        callbacks,
+        steps=steps,
     )
     seconds = time.perf_counter() - start
     encoder.eval()
@@ -192,13 +200,16 @@ def _train(
     start_from: str | None,
     settings: Mapping[str, Any],
     callbacks: Sequence[TrainerCallback],
+    *,
+    steps: int,
 ) -> TrainOutput:
     with tempfile.TemporaryDirectory() as scratch:
         defaults: dict[str, Any] = {
             "output_dir": str(output_dir or scratch),
             "save_strategy": "no" if output_dir is None else "epoch",
             "save_total_limit": 2,
-            "logging_strategy": "no",
+            "logging_strategy": "no" if output_dir is None else "steps",  # for the curves in trainer_state.json
+            "logging_steps": max(1, steps // _LOGGED),
             "use_cpu": encoder.device.type == "cpu",
         }
         trainer = TwinTowerTrainer(

@@ -244,14 +244,12 @@ class TwinTowerTrainer(Trainer):
 
     def evaluation_loop(self, dataloader: Any, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
         """As in ``Trainer``; where the data are retrieval pairs, also how early the positives are found among them."""
-        output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+        output: Any = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         records = dataloader.dataset
         if isinstance(records, list) and all(isinstance(record, RetrievalPair) for record in records):
             found = evaluate_retrieval(self._encoder(), records)
-            names = ("mrr_at_k", "accuracy_at_1", "accuracy_at_k")
-            output.metrics.update(
-                {f"{metric_key_prefix}_{name.replace('_k', f'_{found.k}')}": getattr(found, name) for name in names}
-            )
+            for name in ("mrr_at_k", "ndcg_at_k", "recall_at_k", "accuracy_at_1", "accuracy_at_k"):
+                output.metrics[f"{metric_key_prefix}_{name.replace('_k', f'_{found.k}')}"] = getattr(found, name)
         return output
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:

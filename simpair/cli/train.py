@@ -153,12 +153,12 @@ def _check_out(folder: Path, *, resume: bool) -> None:
 
 
 def named(scores: PairScores | RetrievalScores | None) -> dict[str, float] | None:
-    """The scores by name, with the k of the retrieval scores in their names."""
+    """The scores that there are by name, with the k of the retrieval scores in their names."""
     if scores is None:
         return None
     named = scores._asdict()
     k = named.pop("k", None)
-    return {name.replace("_at_k", f"_at_{k}"): value for name, value in named.items()}
+    return {name.replace("_at_k", f"_at_{k}"): value for name, value in named.items() if value is not None}
 
 
 def label_range_of(arguments: argparse.Namespace) -> tuple[float, float] | None:
