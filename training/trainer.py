@@ -242,9 +242,18 @@ class TwinTowerTrainer(Trainer):
             return loss.detach(), None, None
         return loss.detach(), outputs["scores"].detach(), inputs.get("labels")
 
-    def evaluation_loop(self, dataloader: Any, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> Any:
         """As in ``Trainer``; where the data are retrieval pairs, also how early the positives are found among them."""
-        output: Any = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+        output: Any = super().evaluation_loop(
+            dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+        )
         records = dataloader.dataset
         if isinstance(records, list) and all(isinstance(record, RetrievalPair) for record in records):
             found = evaluate_retrieval(self._encoder(), records)
