@@ -240,9 +240,9 @@ def _label(value: object, low: float, high: float, *, is_inference: bool) -> flo
     """Returns the label on the scale 0..1. Booleans, other strings, NaN and infinities are none."""
     if isinstance(value, str) and value in _INFERENCE:
         return _INFERENCE[value]
-    if is_inference:  # numbers of classes mean one thing in one set and another in the next
-        words = ", ".join(_INFERENCE)
-        raise ValueError(f"label of a premise and a hypothesis must be one of {words}, got {reprlib.repr(value)}")
+    if is_inference:
+        got = f"label of a premise and a hypothesis must be one of {', '.join(_INFERENCE)}, got {reprlib.repr(value)}"
+        raise ValueError(f"{got}; numbers of classes mean one thing in one set and another in the next")
     if isinstance(value, bool) or not isinstance(value, Real) or not low <= cast("float", value) <= high:
         got = f"label must be a number from {low:g} to {high:g}, got {reprlib.repr(value)}"
         raise ValueError(f"{got}; for another scale give its range, such as label_range=(0, 5) or --label-range 0 5")

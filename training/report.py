@@ -35,7 +35,8 @@ class SourceReport(NamedTuple):
         share: Of the batches, 0 to 1.
         fields: Field of a record → the name it was read under.
         negatives: Of each record.
-        labels: What labels there are → how many; of more than eight, tenths of the scale from 0 to 1.
+        scale: The lowest and the highest label where they were read.
+        labels: What labels there are, from 0 to 1 → how many; of more than eight, tenths of the scale.
         left_out: Rows left out for an empty text.
         duplicates: Pairs that stand there before, case, width, blanks and punctuation aside.
         in_dev: Pairs that also stand in the dev data, in the same sense; None without any.
@@ -47,6 +48,7 @@ class SourceReport(NamedTuple):
     share: float
     fields: Mapping[str, str]
     negatives: int
+    scale: tuple[float, float]
     labels: Mapping[str, int]
     left_out: int
     duplicates: int
@@ -72,7 +74,8 @@ def describe(report: SourceReport) -> str:
     share = f", {report.share:.0%} of the batches" if report.share < 1 else ""
     lines = [f"{report.name}: {report.rows:,} {_KINDS[report.kind]}{each}{share} ({names})"]
     if report.labels:
-        lines.append("labels " + ", ".join(f"{label}: {count:,}" for label, count in report.labels.items()))
+        scale = "" if report.scale == (0, 1) else f"from {report.scale[0]:g} to {report.scale[1]:g}, read as 0 to 1: "
+        lines.append(f"labels {scale}" + ", ".join(f"{label}: {count:,}" for label, count in report.labels.items()))
     counted = (
         (report.left_out, "left out, since a text is empty"),
         (report.duplicates, "repeated"),
@@ -98,6 +101,7 @@ def _report(source: Source, share: float, held_out: set[tuple[str, str]] | None)
         share=share,
         fields=source.fields,
         negatives=len(first.negatives) if isinstance(first, RetrievalPair) else 0,
+        scale=source.scale,
         labels=_labels(source.records),
         left_out=source.left_out,
         duplicates=len(keys) - len(set(keys)),

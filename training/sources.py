@@ -33,6 +33,7 @@ class Source(NamedTuple):
             ``positives`` alone, or ``triplets``: positives with one negative or more.
         records: What was read, in its order.
         fields: Field of a record → the name it stood under in the first row.
+        scale: The lowest and the highest label where they were read; in the records they are 0 and 1.
         left_out: Rows without a record, since a text of theirs is empty.
         lines: The line of each record in its file; in memory its row, 1 for the first.
         files: The files, each with the number of records before it; none in memory.
@@ -42,6 +43,7 @@ class Source(NamedTuple):
     kind: Kind
     records: Records
     fields: Mapping[str, str]
+    scale: tuple[float, float]
     left_out: int
     lines: array[int]
     files: tuple[tuple[int, Path], ...]
@@ -90,7 +92,8 @@ def read_source(
         left = f" ({left_out} with an empty text were left out)" if left_out else ""
         raise DataError(f"no records{left}; training and evaluation need at least one")
     kind = _kind(records, is_inference=first.is_inference)
-    return Source(name, kind, records, dict(first.fields), left_out, lines, tuple(files))
+    scale = (0.0, 1.0) if label_range is None else label_range
+    return Source(name, kind, records, dict(first.fields), scale, left_out, lines, tuple(files))
 
 
 def read_sources(

@@ -41,6 +41,12 @@ def test_many_labels_are_told_by_tenths():
     assert list(found.labels.values()) == [2] * 9 + [3], "1 belongs to the last tenth"
 
 
+def test_a_scale_is_told_with_what_became_of_it():
+    source = read_source([{"text1": "a", "text2": "b", "label": label} for label in (1, 5)], label_range=(1, 5))
+    (found,) = report_sources([source])
+    assert "labels from 1 to 5, read as 0 to 1: 0: 1, 1: 1" in describe(found)
+
+
 def test_names_of_columns_are_told_where_they_are_others():
     text = describe(report([{"premise": "a", "hypothesis": "b", "label": "neutral"}]))
     assert text.startswith("mine: 1 inference pairs (text1 ← premise, text2 ← hypothesis, label)")
