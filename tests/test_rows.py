@@ -106,5 +106,5 @@ def test_a_file_that_cannot_be_opened_says_what_to_check(tmp_path: Path) -> None
     with pytest.raises(DataError, match=r"none\.csv: cannot be read: No such file or directory; check the path"):
         read(tmp_path / "none.csv")
     (tmp_path / "a.csv.gz").write_bytes(b"x,y\n")
-    with pytest.raises(DataError, match=r"a\.csv\.gz: cannot be read: Not a gzipped file.*; check the file"):
+    with pytest.raises(DataError, match=r"a\.csv\.gz:1: cannot be read: Not a gzipped file.*; check the file"):
         read(tmp_path / "a.csv.gz")
