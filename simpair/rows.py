@@ -128,8 +128,13 @@ def read_objects(path: Path) -> Iterator[Row]:
         yield Row(line, fields)
 
 
-def read_parquet(path: Path) -> Iterator[Row]:
-    """Yields the rows of a Parquet file, numbered from 1; dates and times as ISO 8601 texts, empty cells left out.
+def read_parquet(path: Path, *, choose: Callable[[list[str]], list[str]] | None = None) -> Iterator[Row]:
+    """Yields the rows of a Parquet file, numbered from 1; dates and times as ISO 8601 texts.
+
+    Args:
+        path: The file.
+        choose: The names of all columns → those to read, whose empty cells are None; raises ValueError for names that
+            cannot be used. None reads all of them, and leaves empty cells out.
 
     Raises:
         DataError: The file cannot be read, pyarrow is not installed, or a value is none that JSON has.
@@ -141,11 +146,14 @@ def read_parquet(path: Path) -> Iterator[Row]:
     number = 0
     try:
         with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
+            names = list(_distinct([(name, None) for name in file.schema_arrow.names]))
+            wanted = None if choose is None else choose(names)
+            for batch in file.iter_batches(batch_size=_PARQUET_ROWS, columns=wanted):
                 for cells in batch.to_pylist():
                     number += 1
-                    yield Row(number, {name: _plain(value) for name, value in cells.items() if value is not None})
-    except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
+                    kept = {name: value for name, value in cells.items() if value is not None or choose is not None}
+                    yield Row(number, {name: _plain(value) for name, value in kept.items()})
+    except (OSError, ValueError, OverflowError, NotImplementedError, KeyError) as error:  # parents of arrow's own
         raise DataError(f"cannot be read: {error}", path=path, line=max(1, number)) from error
 
 

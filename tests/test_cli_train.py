@@ -73,6 +73,19 @@ def test_files_of_one_kind_are_one_source_and_of_several_a_source_each(
     assert [found["kind"] for found in of_sources(tmp_path / "out").values()] == ["labelled", "positives"]
 
 
+def test_positives_and_triplets_are_two_sources(
+    train: Callable[..., Ran], files: dict[str, Path], tmp_path: Path
+) -> None:
+    triplets = tmp_path / "triplets.jsonl"
+    triplets.write_text('{"anchor": "a", "positive": "b", "negative": "c"}\n' * 4, encoding="utf-8")
+    assert train(files["asked"], triplets).rows[0]["loss_name"] == "info_nce"
+    assert [found["kind"] for found in of_sources(tmp_path / "out").values()] == ["positives", "triplets"]
+
+
+def test_a_file_is_given_once(train: Callable[..., Ran], files: dict[str, Path]) -> None:
+    assert "a file is given twice" in train(files["pairs"], files["pairs"]).err
+
+
 def test_weights_make_each_file_a_source(train: Callable[..., Ran], files: dict[str, Path], tmp_path: Path) -> None:
     assert train(files["pairs"], files["more"], "--weights", 1, 3).code == 0
     assert [found["share"] for found in of_sources(tmp_path / "out").values()] == [0.25, 0.75]
@@ -88,4 +101,4 @@ def test_there_is_a_weight_for_each_file(train: Callable[..., Ran], files: dict[
 def test_empty_texts_are_refused_or_left_out(train: Callable[..., Ran], files: dict[str, Path], caplog: Any) -> None:
     assert f"{files['gaps']}:2: text1 is empty" in train(files["gaps"]).err
     assert train(files["gaps"], "--skip-empty").rows[0]["records"] == 4
-    assert "rows left out, since a text is empty: 1" in caplog.text
+    assert "rows left out, for an empty text or for want of a negative that others have: 1" in caplog.text

@@ -5,6 +5,7 @@ Knows a tokenizer. Knows no model and no loss.
 
 from __future__ import annotations
 
+import sys
 from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,17 +20,18 @@ from .pairs import RetrievalPair, ScoredPair, check_records
 
 __all__ = ["PairCollator"]
 
-_KEPT = 1 << 25
-"""Tokens, 128 MB; of larger data only what came first is known in the next epoch."""
-_OVERHEAD = 50
-"""Tokens that would fit into what Python needs beside those of a text."""
+_KEPT = 1 << 28
+"""Bytes; of larger data only what came first is known in the next epoch."""
+_OVERHEAD = 200
+"""Bytes of a dictionary's entry and an array."""
 
 
 class PairCollator:
     """Turns records into padded batches for both towers.
 
     A scored pair is symmetric, so its texts take the default role; of a retrieval pair the anchor is a query, the
-    positive and the negatives are documents. A text is tokenised once: its ids are kept for the next epoch.
+    positive and the negatives are documents. A text is tokenised once: its ids are kept for the next epoch (workers of
+    a DataLoader keep their own, and end with it unless they are persistent).
 
     Args:
         tokens: The tokenizer of the encoder that will read the batches.
@@ -74,7 +76,7 @@ class PairCollator:
         new = [text for text in dict.fromkeys(texts) if text not in known]
         found = {text: array("i", ids) for text, ids in zip(new, self._tokens.ids(new, role=role), strict=True)}
         ids = [found[text] if text in found else known[text] for text in texts]
-        size = sum(len(sequence) + _OVERHEAD for sequence in found.values())
+        size = sum(4 * len(sequence) + sys.getsizeof(text) + _OVERHEAD for text, sequence in found.items())
         if size <= self._room:
             known.update(found)
             self._room -= size

@@ -15,7 +15,8 @@ class SaveAtSignal(TrainerCallback):
     """Lets a run that is told to stop finish its step, save a checkpoint, and stop; a second signal ends it at once.
 
     A context manager, for the main thread; the run is inside it. Ctrl-C comes out of the run as ``KeyboardInterrupt``,
-    SIGTERM as ``SystemExit`` with the status that a shell gives to what it ended, 143. Before the first step and after
+    SIGTERM as ``SystemExit`` with the status that a shell gives to what it ended, 143. For one process: several would
+    have to agree on the step. Before the first step and after
     the last one, signals do what they do elsewhere.
     """
 
@@ -33,12 +34,15 @@ class SaveAtSignal(TrainerCallback):
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         """From now on, wait for the end of a step."""
+        self._restore()
+        self._received = None
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, self._receive)
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
-        """There is nothing left to save."""
+        """There is nothing left to save; a signal that came since the last step ends the run all the same."""
         self._restore()
+        self._end()
 
     def on_step_end(self, args: Any, state: Any, control: TrainerControl, **_: Any) -> TrainerControl:
         """Ask for a checkpoint where a signal came."""
@@ -48,6 +52,9 @@ class SaveAtSignal(TrainerCallback):
 
     def on_save(self, *_: Any, **__: Any) -> None:
         """End the run, now that the checkpoint is whole."""
+        self._end()
+
+    def _end(self) -> None:
         if self._received == signal.SIGINT:
             raise KeyboardInterrupt
         if self._received is not None:
@@ -60,3 +67,4 @@ class SaveAtSignal(TrainerCallback):
     def _restore(self) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        self._before = {}

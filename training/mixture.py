@@ -36,8 +36,10 @@ class Mixture(Dataset[Any]):
             InputError: There is not one weight above 0 for each source.
         """
         given = [float(len(source.records)) for source in sources] if weights is None else list(weights)
-        if len(given) != len(sources) or not all(0 < weight < math.inf for weight in given):
+        sound = all(isinstance(weight, int | float) and 0 < weight < math.inf for weight in given)
+        if len(given) != len(sources) or not sound:
             raise InputError(f"weights are {given}; give {len(sources)} numbers above 0, one for each source")
+        given = [float(weight) / max(given) for weight in given]  # their sum may be too large for a float
         self._sources = list(sources)
         self._ends = list(accumulate(len(source.records) for source in sources))
         self.shares = [weight / sum(given) for weight in given]

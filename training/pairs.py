@@ -167,9 +167,7 @@ def _records(entries: Iterable[Entry]) -> Records:
 
 def _checked(rows: Iterable[_Row], label_range: tuple[float, float] | None, skip_empty: bool) -> Iterator[Entry]:
     """Yields the rows as entries of one kind, and adds file and line to every reason for refusing one."""
-    low, high = (0.0, 1.0) if label_range is None else label_range
-    if not (low < high and math.isfinite(high - low)):
-        raise InputError(f"label_range must be two finite numbers, the lower one first, got ({low}, {high})")
+    low, high = _scale(label_range)
     first: Entry | None = None
     for path, line, fields in rows:
         try:
@@ -183,9 +181,20 @@ def _checked(rows: Iterable[_Row], label_range: tuple[float, float] | None, skip
         yield entry
 
 
+def _scale(label_range: tuple[float, float] | None) -> tuple[float, float]:
+    try:
+        low, high = (0.0, 1.0) if label_range is None else label_range
+        sound = low < high and math.isfinite(high - low)
+    except (TypeError, ValueError):
+        sound = False
+    if not sound:
+        raise InputError(f"label_range must be two finite numbers, the lower one first, got {label_range}")
+    return low, high
+
+
 def _entry(path: Path | None, line: int, fields: object, low: float, high: float, skip_empty: bool) -> Entry:
     if isinstance(fields, ScoredPair | RetrievalPair):
-        fields = fields._asdict()
+        fields = {name: value for name, value in fields._asdict().items() if value != ()}
     if not isinstance(fields, Mapping):
         raise ValueError(f"must be an object of named fields, got {reprlib.repr(fields)}")
     names = columns(list(fields))
@@ -225,6 +234,8 @@ def _record(
 
 
 def _text(value: object, field: str) -> str:
+    if value is None:
+        raise _EmptyError(f"{field} must be a text, got None; leave such rows out (skip_empty=True or --skip-empty)")
     if not isinstance(value, str):
         raise ValueError(f"{field} must be a text, got {reprlib.repr(value)}")
     if not value or value.isspace():
@@ -254,13 +265,21 @@ def _read_file(path: Path) -> Iterator[_Row]:
     if suffix not in (".csv", ".tsv", ".jsonl", ".parquet"):
         raise DataError("must end in .csv, .tsv or .jsonl, perhaps followed by .gz, or in .parquet", path=path)
     is_table = suffix in (".csv", ".tsv")
-    readers = {".jsonl": read_objects, ".parquet": read_parquet}
+    if is_table:
+        rows = read_table(path, check_header=columns)
+    else:
+        rows = read_objects(path) if suffix == ".jsonl" else read_parquet(path, choose=_of_record)
     row = None
-    for row in read_table(path, check_header=columns) if is_table else readers[suffix](path):
+    for row in rows:
         fields = {name: _cell(name, value) for name, value in row.fields.items()} if is_table else row.fields
         yield _Row(path, row.line, fields)
     if row is None:
         raise DataError("holds no rows; check the path, or write a record into it", path=path, line=1)
+
+
+def _of_record(names: list[str]) -> list[str]:
+    """The columns that a record is read from."""
+    return [*columns(names).values(), *numbered_negatives(names)]
 
 
 def _cell(name: str, cell: object) -> object:

@@ -37,7 +37,7 @@ class SourceReport(NamedTuple):
         negatives: Of each record.
         scale: The lowest and the highest label where they were read.
         labels: What labels there are, from 0 to 1 → how many; of more than eight, tenths of the scale.
-        left_out: Rows left out for an empty text.
+        left_out: Rows left out, for an empty text or since the loss cannot take them beside the others.
         duplicates: Pairs that stand there before, case, width, blanks and punctuation aside.
         in_dev: Pairs that also stand in the dev data, in the same sense; None without any.
     """
@@ -69,7 +69,8 @@ def report_sources(
 
 def describe(report: SourceReport) -> str:
     """Returns a report as lines for people."""
-    names = ", ".join(f"{field} ← {name}" if field != name else name for field, name in report.fields.items())
+    fields = {field: name for field, name in report.fields.items() if field != "negatives" or report.negatives}
+    names = ", ".join(f"{field} ← {name}" if field != name else name for field, name in fields.items())
     each = f" of {report.negatives} negatives each" if report.negatives > 1 else ""
     share = f", {report.share:.0%} of the batches" if report.share < 1 else ""
     lines = [f"{report.name}: {report.rows:,} {_KINDS[report.kind]}{each}{share} ({names})"]
@@ -77,7 +78,7 @@ def describe(report: SourceReport) -> str:
         scale = "" if report.scale == (0, 1) else f"from {report.scale[0]:g} to {report.scale[1]:g}, read as 0 to 1: "
         lines.append(f"labels {scale}" + ", ".join(f"{label}: {count:,}" for label, count in report.labels.items()))
     counted = (
-        (report.left_out, "left out, since a text is empty"),
+        (report.left_out, "left out, for an empty text or for want of a negative that others have"),
         (report.duplicates, "repeated"),
         (report.in_dev or 0, "also in the dev data, which makes scores there too good"),
     )
@@ -124,4 +125,6 @@ def _labels(records: Records) -> dict[str, int]:
 
 
 def _letters(text: str) -> str:
-    return "".join(filter(str.isalnum, unicodedata.normalize("NFKC", text).casefold()))
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    letters = "".join(character for character in folded if unicodedata.category(character)[0] not in "PZC")
+    return letters or folded

@@ -9,22 +9,22 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer_utils import TrainOutput
 
-from simpair.errors import DataError, InputError, TrainingError
+from simpair.errors import InputError, TrainingError
 from simpair.model import TwinTowerEncoder
 
-from .checkpoints import newest_sound
+from .checkpoints import checkpoints, newest_sound
 from .evaluate import PairScores, RetrievalScores, evaluate_records
-from .mixture import Mixture
-from .pairs import Records, ScoredPair
-from .report import SourceReport, describe, report_sources
+from .material import LossName, Material, prepare, tell_of_turns
+from .pairs import Records, RetrievalPair
+from .report import SourceReport
 from .settings import RUN_FILE, check_run, describe_run, write_run
-from .sources import Data, Source, as_retrieval, read_source, read_sources
-from .trainer import LossName, TwinTowerTrainer, TwinTowerTrainingArguments
+from .sources import Data, Source, read_source, read_sources
+from .trainer import TwinTowerTrainer, TwinTowerTrainingArguments
 
 __all__ = ["FineTuneReport", "fine_tune"]
 
@@ -125,10 +125,11 @@ def fine_tune(
         raise InputError(f"arguments gives {', '.join(own)}, which fine_tune has a parameter for; use that")
     given = read_sources(data, label_range=label_range, skip_empty=skip_empty)
     held_out = None if dev is None else read_source(dev, label_range=label_range, skip_empty=skip_empty).records
-    material = _prepare(given, weights, held_out, loss)
+    material = prepare(given, weights, held_out, loss)
     rows = len(material.mixture)
     together = batch_size * others.get("gradient_accumulation_steps", 1) * int(os.environ.get("WORLD_SIZE", "1"))
     steps = max_steps if max_steps > 0 else math.ceil(epochs * math.ceil(rows / together))
+    tell_of_turns(material, steps, together)
     settings: dict[str, Any] = {
         "loss": material.loss_name,
         "num_train_epochs": epochs,
@@ -136,10 +137,10 @@ def fine_tune(
         "per_device_train_batch_size": batch_size,
         "mini_batch_size": mini_batch_size,
         "bf16": bf16,
-        "learning_rate": learning_rate,
+        "learning_rate": float(learning_rate),
         "warmup_steps": steps // 10,
         "lr_scheduler_type": "linear",
-        "seed": seed,
+        "seed": int(seed),
         **others,
     }
     start_from = _begin(output_dir, encoder, material, settings, resume=resume)
@@ -170,32 +171,9 @@ def fine_tune(
     )
 
 
-class _Material(NamedTuple):
-    """What a run is made of, beside the encoder and the arguments."""
-
-    sources: list[Source]
-    mixture: Mixture
-    dev: Records | None
-    loss_name: LossName
-    reports: tuple[SourceReport, ...]
-
-
-def _prepare(
-    given: list[Source], weights: Mapping[str, float] | None, dev: Records | None, loss: LossName | None
-) -> _Material:
-    """The sources as the loss takes them, told of before anything else happens."""
-    loss_name, sources = _fitting_loss(given, loss)
-    _check_dev(dev)
-    mixture = Mixture(sources, weights=_weights(sources, weights))
-    reports = report_sources(sources, shares=mixture.shares, dev=dev)
-    for report in reports:
-        _log.info("%s", describe(report))
-    return _Material(sources, mixture, dev, loss_name, tuple(reports))
-
-
 def _train(
     encoder: TwinTowerEncoder,
-    material: _Material,
+    material: Material,
     output_dir: str | Path | None,
     start_from: str | None,
     settings: Mapping[str, Any],
@@ -216,12 +194,19 @@ def _train(
             encoder,
             TwinTowerTrainingArguments(**{**defaults, **settings}),
             train_dataset=material.mixture,
-            eval_dataset=material.dev,
+            eval_dataset=None if material.dev is None else _even(material.dev),
             callbacks=[_TimeLeft(), *callbacks],
         )
         trainer.remove_callback(PrinterCallback)
         result: TrainOutput = trainer.train(resume_from_checkpoint=start_from)
     return result
+
+
+def _even(dev: Records) -> Records:
+    """The records with as many negatives as the one that has fewest, for a batch holds one number of them."""
+    pairs = [record for record in dev if isinstance(record, RetrievalPair)]
+    fewest = min((len(pair.negatives) for pair in pairs), default=0)
+    return [pair._replace(negatives=pair.negatives[:fewest]) for pair in pairs] or dev
 
 
 class _TimeLeft(TrainerCallback):
@@ -247,8 +232,8 @@ def _duration(seconds: float) -> str:
 
 def _check_run(output_dir: str | Path | None, *, resume: bool, batch_size: int, epochs: float, max_steps: int) -> None:
     """Refuse what would fail, or train nothing, later."""
-    if batch_size < 1 or not (epochs > 0 or max_steps > 0):
-        raise InputError(f"batch_size is {batch_size} and epochs {epochs}; both must be above 0")
+    if not isinstance(batch_size, int) or batch_size < 1 or not (0 < epochs < math.inf or max_steps > 0):
+        raise InputError(f"batch_size is {batch_size} and epochs {epochs}; give a whole number and a number above 0")
     if output_dir is not None and Path(output_dir).exists() and not Path(output_dir).is_dir():
         raise InputError(f"{output_dir} is a file; output_dir must be a folder, or not exist yet")
     if resume and output_dir is None:
@@ -260,7 +245,7 @@ def _check_run(output_dir: str | Path | None, *, resume: bool, batch_size: int, 
 def _begin(
     output_dir: str | Path | None,
     encoder: TwinTowerEncoder,
-    material: _Material,
+    material: Material,
     settings: Mapping[str, Any],
     *,
     resume: bool,
@@ -276,6 +261,8 @@ def _begin(
         if found is not None:
             return str(found)
         _log.warning("%s: no checkpoint is complete; starting from the beginning", output_dir)
+    elif checkpoints(folder):
+        raise InputError(f"{folder} holds checkpoints of a run; give a new folder, or resume=True to go on with it")
     if _is_first():
         write_run(folder, run)
     return None
@@ -284,52 +271,3 @@ def _begin(
 def _is_first() -> bool:
     """Whether this is the process of several that writes."""
     return os.environ.get("RANK", "0") == "0"
-
-
-def _fitting_loss(sources: Sequence[Source], loss: LossName | None) -> tuple[LossName, list[Source]]:
-    """The loss for the kinds of the sources, or the one asked for where it fits them; and the sources as it takes them.
-
-    Raises:
-        DataError: The labels of a source are all the same, so that there is nothing to learn from them.
-        InputError: The loss does not fit.
-    """
-    if loss is not None and loss not in get_args(LossName):
-        raise InputError(f"loss is {loss!r}; expected one of {', '.join(get_args(LossName))}")
-    if loss in (None, "auto"):
-        taken = [as_retrieval(source) if _are_alike(source) else source for source in sources]
-    else:
-        taken = [as_retrieval(source) for source in sources] if loss == "info_nce" else list(sources)
-    with_labels = [isinstance(source.records[0], ScoredPair) for source in taken]
-    if loss in ("cosine_mse", "cosent", "angle") and not all(with_labels):
-        source = taken[with_labels.index(False)]
-        raise InputError(f"the loss {loss} takes pairs with labels, and {source.name} has none; use info_nce or auto")
-    for source in taken:
-        _check_labels(source)
-    if loss is None:
-        loss = "auto" if len(set(with_labels)) > 1 else "cosent" if with_labels[0] else "info_nce"
-    return loss, taken
-
-
-def _are_alike(source: Source) -> bool:
-    """Whether every label is 1."""
-    return source.kind == "labelled" and all(pair[2] == 1 for pair in source.records)
-
-
-def _check_labels(source: Source) -> None:
-    labels = {record.label for record in source.records if isinstance(record, ScoredPair)}
-    if len(labels) == 1 and len(source.records) > 1:
-        raise DataError(f"{source.name}: every label is {labels.pop():g}, so there is nothing to tell apart")
-
-
-def _check_dev(held_out: Records | None) -> None:
-    if held_out is not None and isinstance(held_out[0], ScoredPair) and len({pair[2] for pair in held_out}) < 2:
-        raise DataError("the dev data have a single label; a correlation takes pairs of different labels")
-
-
-def _weights(sources: Sequence[Source], weights: Mapping[str, float] | None) -> list[float] | None:
-    names = [source.name for source in sources]
-    if weights is None:
-        return None
-    if sorted(weights) != sorted(names):
-        raise InputError(f"weights are given for {', '.join(weights)}; the sources are {', '.join(names)}")
-    return [weights[name] for name in names]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -46,6 +47,7 @@ def describe_run(
     """
     return {
         "base": base,
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "arguments": {name: value for name, value in arguments.items() if "token" not in name},  # of the Hub
         "data": {
             source.name: {
@@ -65,7 +67,7 @@ def write_run(folder: Path, run: Mapping[str, Any]) -> None:
     """Writes what a run is made of into its folder, whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     unborn = folder / f"{RUN_FILE}.new"
-    unborn.write_text(json.dumps(run, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    unborn.write_text(json.dumps(run, ensure_ascii=False, indent=1, default=_plain) + "\n", encoding="utf-8")
     sync(unborn)
     unborn.replace(folder / RUN_FILE)
     sync(folder)
@@ -82,13 +84,18 @@ def check_run(folder: Path, run: Mapping[str, Any]) -> None:
         begun = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise TrainingError(f"{path} cannot be read ({error}), so nobody knows how the run was begun") from error
-    now = json.loads(json.dumps(run))
+    now = json.loads(json.dumps(run, default=_plain))
     differences = list(_differences(begun, now, ""))
     versions = [one for one in differences if one.startswith("versions")]
     if versions:
         _log.warning("the run was begun with other versions: %s", "; ".join(versions))
     if others := [one for one in differences if not one.startswith("versions")]:
         raise TrainingError(f"{folder} was begun with other settings: {'; '.join(others)}; begin anew elsewhere")
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has no word for: numbers of numpy, and paths, enumerations and others by their name."""
+    return value.item() if hasattr(value, "item") else str(value)
 
 
 def _differences(begun: Any, now: Any, name: str) -> Iterator[str]:

@@ -34,7 +34,7 @@ class Source(NamedTuple):
         records: What was read, in its order.
         fields: Field of a record → the name it stood under in the first row.
         scale: The lowest and the highest label where they were read; in the records they are 0 and 1.
-        left_out: Rows without a record, since a text of theirs is empty.
+        left_out: Rows without a record: a text of theirs is empty, or a loss cannot take them beside the others.
         lines: The line of each record in its file; in memory its row, 1 for the first.
         files: The files, each with the number of records before it; none in memory.
     """
@@ -74,7 +74,8 @@ def read_source(
     """
     if isinstance(data, Source):
         return data
-    given: list[Any] = [data] if isinstance(data, str | Path) else list(data)
+    _check_rows(data)
+    given: list[Any] = [data] if isinstance(data, str | Path) else list(_named_classes(data))
     of_files = bool(given) and all(isinstance(item, str | Path) for item in given)
     draw = draw_files if of_files else draw_records
     records: list[Any] = []
@@ -109,14 +110,15 @@ def read_sources(
         InputError: label_range is not two finite numbers, the lower one first; or the mapping is of the splits of a
             data set, of which one is for training.
     """
-    if type(data).__name__ in ("DatasetDict", "IterableDatasetDict"):
-        raise InputError('data holds the splits of a data set; give the one to train on, such as data["train"]')
+    _check_splits(data)
     named = data if isinstance(data, Mapping) else {"data": data}
     if not named:
         raise DataError("no source of records; give at least one")
     sources = [
         read_source(part, name=name, label_range=label_range, skip_empty=skip_empty) for name, part in named.items()
     ]
+    if isinstance(data, Mapping):  # the name there, whatever a source is called otherwise
+        sources = [source._replace(name=name) for source, name in zip(sources, named, strict=True)]
     for source in sources:
         _check_negatives(source)
     return sources
@@ -125,8 +127,9 @@ def read_sources(
 def as_retrieval(source: Source) -> Source:
     """Returns labelled or inference pairs as positives, each with a negative where any of them has one.
 
-    Positives are the pairs of label 1; a negative is the other text of a pair of label 0 with the same text1. Where
-    some positives have a negative and others none, those are left out, since a batch holds one number of negatives.
+    Positives are the pairs of label 1; a negative is the other text of a pair of label 0 with the same text1. A batch
+    holds one number of negatives: where most positives have one, the others are left out; where few do, no negative is
+    used.
 
     Raises:
         InputError: The source has scores between 0 and 1, or no pair of label 1.
@@ -136,12 +139,14 @@ def as_retrieval(source: Source) -> Source:
     positives = _positives(cast("list[ScoredPair]", source.records))
     if not positives:
         _refuse(source, "no pair has the label 1")
-    opposed = {row: pair for row, pair in positives.items() if pair.negatives}
-    kept = opposed or positives
-    kind: Kind = "triplets" if opposed else "positives"
+    kept = {row: pair for row, pair in positives.items() if pair.negatives}
+    kind: Kind = "triplets"
+    if 2 * len(kept) < len(positives):
+        kept, kind = {row: pair._replace(negatives=()) for row, pair in positives.items()}, "positives"
     lines = array("q", (source.lines[row] for row in kept))
     files = tuple((sum(row < start for row in kept), path) for start, path in source.files)
-    return source._replace(kind=kind, records=list(kept.values()), lines=lines, files=files)
+    left_out = source.left_out + len(positives) - len(kept)
+    return source._replace(kind=kind, records=list(kept.values()), lines=lines, files=files, left_out=left_out)
 
 
 def digest(records: Records) -> str:
@@ -156,6 +161,35 @@ def _refuse(source: Source, reason: str) -> Source:
     raise InputError(
         f"{source.name}: info_nce takes pairs that are alike, and {reason}; use cosent, angle or cosine_mse"
     )
+
+
+def _check_rows(data: object) -> None:
+    """Refuse tables, whose entries are their columns."""
+    _check_splits(data)
+    if isinstance(data, Mapping) or getattr(data, "ndim", 1) != 1:
+        raise InputError(f'data is a {type(data).__name__}; give its rows, such as table.to_dict("records")')
+
+
+def _check_splits(data: object) -> None:
+    if type(data).__name__ in ("DatasetDict", "IterableDatasetDict"):
+        raise InputError('data holds the splits of a data set; give the one that is meant, such as data["train"]')
+
+
+def _named_classes(data: Iterable[Any]) -> Iterable[Any]:
+    """The rows of a data set, whose numbers of inference classes become their names where it has them."""
+    features = getattr(data, "features", None)
+    classes = {
+        column: names
+        for column, feature in (features.items() if isinstance(features, Mapping) else ())
+        if "entailment" in (names := list(getattr(feature, "names", None) or []))
+    }
+    if not classes:
+        return data
+    return ({**row, **{name: _class(row[name], known) for name, known in classes.items()}} for row in data)
+
+
+def _class(number: object, names: Sequence[str]) -> object:
+    return names[number] if isinstance(number, int) and 0 <= number < len(names) else number
 
 
 def _positives(pairs: Sequence[ScoredPair]) -> dict[int, RetrievalPair]:

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import EvalPrediction, Trainer, TrainingArguments
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers import EvalPrediction, Trainer, TrainerState, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, has_length
 
 from simpair.checkpoint import write_checkpoint
 from simpair.errors import InputError, TrainingError
@@ -26,13 +26,13 @@ from .checkpoints import check, discard, newest_sound, rotate, seal
 from .collators import PairCollator
 from .evaluate import evaluate_retrieval
 from .losses import angle, cosent, cosine_mse, info_nce, matryoshka
+from .material import LossName
 from .metrics import pearson, spearman
 from .pairs import RetrievalPair
 from .watch import ROWS, Numbered, Numbering, Watch
 
-__all__ = ["LossName", "TwinTowerTrainer", "TwinTowerTrainingArguments", "embed_columns", "right_answers"]
+__all__ = ["TwinTowerTrainer", "TwinTowerTrainingArguments", "embed_columns", "right_answers"]
 
-LossName = Literal["cosine_mse", "cosent", "angle", "info_nce", "auto"]
 _RESUMED = ("optimizer.pt", "scheduler.pt", "trainer_state.json")
 
 
@@ -121,7 +121,7 @@ class TwinTowerTrainer(Trainer):
             embeddings, inputs = self._gathered(embeddings, inputs)
         if model.training:
             self._watch.embeddings(embeddings, inputs)
-        loss_of = self._loss(inputs)
+        loss_of = self._loss(inputs, learning=model.training)
         if self.args.matryoshka_dims:
             loss = matryoshka(loss_of, *embeddings, dims=self.args.matryoshka_dims)
         else:
@@ -148,10 +148,10 @@ class TwinTowerTrainer(Trainer):
         }
         return joined, {name: self.accelerator.gather(value) for name, value in padded.items()}
 
-    def _loss(self, inputs: Mapping[str, Tensor]) -> Callable[..., Tensor]:
-        """The loss of a batch as a function of the embeddings of its columns."""
+    def _loss(self, inputs: Mapping[str, Tensor], *, learning: bool) -> Callable[..., Tensor]:
+        """The loss of a batch as a function of its embeddings; what is measured only may be of another kind."""
         scale, name = self.args.scale, self.args.loss
-        if name == "auto":
+        if name == "auto" or (not learning and ("labels" in inputs) == (name == "info_nce")):
             name = "cosent" if "labels" in inputs else "info_nce"
         if name == "info_nce":
             if "labels" in inputs:
@@ -164,7 +164,7 @@ class TwinTowerTrainer(Trainer):
 
             return ranked
         labels = _labels(inputs)
-        if self.is_in_train:
+        if learning:
             self._watch.labels(labels, ranked=name != "cosine_mse")
         if name == "cosine_mse":
             return lambda text1, text2: cosine_mse(text1, text2, labels)
@@ -186,14 +186,33 @@ class TwinTowerTrainer(Trainer):
             if found is None:
                 raise TrainingError(f"{self.args.output_dir} holds no complete checkpoint; start anew")
             resume_from_checkpoint = str(found)
+        if resume_from_checkpoint and (ended := self._ended(Path(str(resume_from_checkpoint)))) is not None:
+            return ended
         result = super().train(resume_from_checkpoint, *args, **kwargs)
         self._watch.end()
         return result
 
+    def _ended(self, folder: Path) -> TrainOutput | None:
+        """What a run gave whose last step the checkpoint is of, its weights loaded; None where steps are left.
+
+        The stock trainer would take one step more where the end lies inside an epoch.
+        """
+        check(folder)
+        state = TrainerState.load_from_json(str(folder / "trainer_state.json"))
+        by_steps, epochs = self.args.max_steps > 0, self.args.num_train_epochs
+        if not (state.global_step >= self.args.max_steps if by_steps else (state.epoch or 0) >= epochs):
+            return None
+        self._load_from_checkpoint(str(folder))
+        self.state = state
+        if self.args.load_best_model_at_end and state.best_model_checkpoint is not None:
+            self._load_best_model()
+        losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+        return TrainOutput(state.global_step, sum(losses) / len(losses) if losses else 0.0, {})
+
     def get_train_dataloader(self) -> Any:
         """As ``Trainer.get_train_dataloader``, where each batch also tells which records it holds."""
         dataset, collator = self.train_dataset, self.data_collator
-        if not hasattr(dataset, "__getitem__"):  # a stream
+        if not has_length(dataset):  # a stream
             return super().get_train_dataloader()
         self.train_dataset, self.data_collator = Numbered(dataset), Numbering(collator)
         try:
@@ -203,11 +222,12 @@ class TwinTowerTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         """As in ``Trainer``, where a dataset may bring a sampler of its own, such as that of a mixture."""
-        dataset = self.train_dataset
-        sampler_of = getattr(dataset.records if isinstance(dataset, Numbered) else dataset, "sampler", None)
-        group = self._train_batch_size * self.args.world_size
-        sampler = None if sampler_of is None else sampler_of(group, self.args.data_seed or self.args.seed)
-        return super()._get_train_sampler(train_dataset) if sampler is None else sampler
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        records = dataset.records if isinstance(dataset, Numbered) else dataset
+        sampler_of = getattr(records, "sampler", None)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        sampler = None if sampler_of is None else sampler_of(self._train_batch_size * self.args.world_size, seed)
+        return super()._get_train_sampler(records) if sampler is None else sampler
 
     def training_step(self, model: nn.Module, inputs: Mapping[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         """One step, stopped where the loss is not finite: the stock trainer would report 0 and train on."""

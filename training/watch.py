@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -62,7 +62,8 @@ class Watch:
     def __init__(self, place: Callable[[int], str] | None = None) -> None:
         self._place = place or (lambda row: f"row {row + 1}")
         self._step = 0
-        self._rows: list[int] = []
+        self._rows: list[int] = []  # of the step so far
+        self._batch: list[int] = []
         self._one_class = self._batches = 0
         self._told_of_collapse = False
 
@@ -70,17 +71,19 @@ class Watch:
         """A batch of a step (1 for the first) begins; ``rows`` (B,) are the numbers of its records."""
         if step != self._step:
             self._step, self._rows = step, []
-        self._rows += [] if rows is None else rows.tolist()
+        self._batch = [] if rows is None else rows.tolist()
+        self._rows += self._batch
 
-    def finite(self, step: int, value: float, what: str, learning_rate: float) -> None:
-        """Stop where the loss or the gradient is not finite.
+    def finite(self, step: int, value: float, what: Literal["loss", "gradient"], learning_rate: float) -> None:
+        """Stop where the loss of a batch, or the gradient of all batches of a step, is not finite.
 
         Raises:
             TrainingError: It is not; the step and its rows are named.
         """
         if not math.isfinite(value):
             advice = f"lower the learning rate ({learning_rate:g}) or look at the data of that step"
-            raise TrainingError(f"the {what} of step {step} is {value}; {advice}{self._where()}")
+            of = self._of() if what == "loss" else self._where(self._rows)
+            raise TrainingError(f"the {what} of step {step} is {value}; {advice}{of}")
 
     def labels(self, labels: Tensor, *, ranked: bool) -> None:
         """Look at the labels (B,) of a batch: their order is learnt from (``ranked``), or each is a cosine.
@@ -91,26 +94,27 @@ class Watch:
         low, high = float(labels.min()), float(labels.max())
         if not ranked and (low < -1 or high > 1):
             raise TrainingError(
-                f"labels of step {self._step} go from {low:g} to {high:g}, but cosines go from -1 to 1{self._where()}"
+                f"labels of step {self._step} go from {low:g} to {high:g}, but cosines go from -1 to 1{self._of()}"
             )
         self._batches += 1
         if ranked and low == high:
             if not self._one_class:
                 _log.warning(
                     "every label of a batch of step %d is %g, so there is nothing to order and nothing is learnt from "
-                    "it; larger batches, or fewer pairs of that label, avoid it%s", self._step, low, self._where(),
+                    "it; larger batches, or fewer pairs of that label, avoid it%s", self._step, low, self._of(),
                 )  # fmt: skip
             self._one_class += 1
 
     def embeddings(self, embeddings: Sequence[Tensor], inputs: Mapping[str, Tensor]) -> None:
         """Tell, once, that all texts of a batch have one embedding; (B, D) of each column."""
         unit = F.normalize(torch.cat([part.detach() for part in embeddings]).float(), dim=-1)
-        if self._told_of_collapse or bool((unit @ unit[0] < _COLLAPSED).any()) or not _texts_differ(inputs):
+        alike = bool((unit @ unit[0] >= _COLLAPSED).all())  # what is not a number is not alike
+        if self._told_of_collapse or not alike or not _texts_differ(inputs):
             return
         self._told_of_collapse = True
         _log.warning(
             "all texts of step %d have the same embedding: the encoder has collapsed, and will find no text again; "
-            "begin anew with a lower learning rate or another loss%s", self._step, self._where(),
+            "begin anew with a lower learning rate or another loss%s", self._step, self._of(),
         )  # fmt: skip
 
     def end(self) -> None:
@@ -118,12 +122,13 @@ class Watch:
         if self._one_class > 1:
             _log.warning("%d of %d batches had labels of one value alone", self._one_class, self._batches)
 
-    def _where(self) -> str:
-        if not self._rows:
-            return ""
-        named = "; ".join(self._place(row) for row in self._rows[:_NAMED])
-        more = f" and {len(self._rows) - _NAMED} more" if len(self._rows) > _NAMED else ""
-        return f". It is of {named}{more}"
+    def _of(self) -> str:
+        return self._where(self._batch)
+
+    def _where(self, rows: Sequence[int]) -> str:
+        named = "; ".join(self._place(row) for row in rows[:_NAMED])
+        more = f" and {len(rows) - _NAMED} more" if len(rows) > _NAMED else ""
+        return f". It is of {named}{more}" if named else ""
 
 
 def _texts_differ(inputs: Mapping[str, Tensor]) -> bool:

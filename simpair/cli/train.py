@@ -117,12 +117,20 @@ def _sources(paths: list[str], *, weighted: bool, **reading: Any) -> dict[str, S
     """Files of one kind as one source, unless each has a weight; files of several kinds as a source each."""
     from simpair.training.sources import read_source
 
+    if len(set(paths)) < len(paths):
+        raise InputError("a file is given twice; give it once, and --weights where it is to have its turn more often")
     sources = {path: read_source(path, name=path, **reading) for path in paths}
-    kinds = {(type(source.records[0]), source.kind == "inference") for source in sources.values()}
+    kinds = {_form(source) for source in sources.values()}
     if weighted or len(kinds) > 1 or len(sources) == 1:
         return sources
     name = f"{paths[0]} and {len(paths) - 1} more"
     return {name: read_source(paths, name=name, **reading)}
+
+
+def _form(source: Source) -> tuple[object, ...]:
+    """What sources that are read as one have in common."""
+    first = source.records[0]
+    return type(first), source.kind == "inference", len(getattr(first, "negatives", ()))
 
 
 def _weights(paths: list[str], weights: list[float] | None) -> dict[str, float] | None:

@@ -97,7 +97,13 @@ def test_a_text_is_tokenised_once_for_each_role(tiny_encoder, monkeypatch):
 
 
 def test_what_does_not_fit_is_tokenised_again(tiny_encoder, monkeypatch):
+    tokenised = []
+    ids = tiny_encoder.tokenizer.ids
+    monkeypatch.setattr(
+        tiny_encoder.tokenizer, "ids", lambda texts, **role: tokenised.extend(texts) or ids(texts, **role)
+    )
     monkeypatch.setattr("simpair.training.collators._KEPT", 0)
     collate = PairCollator(tiny_encoder.tokenizer)
     first, again = (collate([ScoredPair("the cat", "a dog", 0.5)]) for _ in range(2))
+    assert tokenised == ["the cat", "a dog"] * 2
     assert all(torch.equal(first[name], again[name]) for name in first)

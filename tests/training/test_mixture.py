@@ -8,11 +8,11 @@ import torch
 from accelerate.data_loader import BatchSamplerShard
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.data import BatchSampler
+from torch.utils.data import BatchSampler, IterableDataset
 
 from simpair import TwinTowerEncoder
 from simpair.errors import InputError
-from simpair.training import RetrievalPair, ScoredPair, TwinTowerTrainer, TwinTowerTrainingArguments
+from simpair.training import RetrievalPair, ScoredPair, TwinTowerTrainer, TwinTowerTrainingArguments, fine_tune
 from simpair.training.mixture import Mixture, SourceSampler
 from simpair.training.sources import read_source
 
@@ -32,7 +32,11 @@ def test_rows_are_those_of_the_sources_in_turn():
     assert mixture([3, 1]).shares == [0.75, 0.25]
 
 
-@pytest.mark.parametrize("weights", [[1], [1, 0], [1, -1], [1, float("nan")], [1, float("inf")]])
+def test_weights_may_be_as_large_as_numbers_are():
+    assert mixture([1e308, 1e308]).shares == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("weights", [[1], [1, 0], [1, -1], [1, float("nan")], [1, float("inf")], [1, "2"], [1, None]])
 def test_weights_are_numbers_above_0_one_each(weights):
     with pytest.raises(InputError, match="one for each source"):
         mixture(weights)
@@ -100,6 +104,29 @@ def test_every_batch_is_of_one_kind_and_training_goes_on_in_the_middle_of_an_epo
         weights.append(encoder.state_dict())
     for other in weights[1:]:
         assert all(torch.equal(tensor, other[name]) for name, tensor in weights[0].items())
+
+
+def test_sources_that_are_hardly_seen_or_again_and_again_are_told_of(tiny_encoder, caplog):
+    fine_tune(tiny_encoder, {"asked": ASKED * 20, "few": SCORED[:2]}, batch_size=8)
+    assert "few has a share of 0.005 of 51 steps: it may have no turn at all" in caplog.messages
+    assert "few has 2 rows, so each of its batches of 8 repeats them" in caplog.messages
+
+
+@pytest.mark.parametrize(("data_seed", "seed"), [(0, 0), (None, 5), (1, 1)])
+def test_the_seed_of_the_data_comes_first_even_where_it_is_0(tiny_encoder, tmp_path, data_seed, seed):
+    trainer = TwinTowerTrainer(tiny_encoder, arguments(tmp_path, seed=5, data_seed=data_seed), train_dataset=mixture())
+    assert list(trainer._get_train_sampler()) == list(mixture().sampler(4, seed))
+
+
+def test_a_stream_is_trained_on_as_it_comes(tiny_encoder, tmp_path):
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter(SCORED)
+
+    wanted = TwinTowerTrainingArguments(
+        output_dir=str(tmp_path), max_steps=3, per_device_train_batch_size=4, disable_tqdm=True, use_cpu=True
+    )
+    assert TwinTowerTrainer(tiny_encoder, wanted, train_dataset=Stream()).train().global_step == 3
 
 
 def test_the_batches_of_the_trainer_are_those_of_the_sampler(tiny_encoder, tmp_path):

@@ -26,7 +26,7 @@ def test_rows_labels_and_repeats_are_counted():
     assert text.startswith("mine: 18 scored pairs (text1, text2, label)\n  labels 0: 4, 0.3333: 4")
     assert "rows repeated: 2" in text
     assert "rows also in the dev data, which makes scores there too good: 6" in text
-    assert "rows left out, since a text is empty: 1" in text
+    assert "rows left out, for an empty text or for want of a negative that others have: 1" in text
 
 
 def test_what_is_in_order_is_not_spoken_of():
@@ -62,6 +62,20 @@ def test_shares_are_told_of_several_sources():
 def test_a_pair_is_the_same_however_it_is_written(other):
     assert pair_key("a", "b") == pair_key(*other)
     assert pair_key("a", "b") != pair_key("a", "bb")
+
+
+@pytest.mark.parametrize(("one", "other"), [("कि", "का"), ("กิ่", "กุ"), ("👍", "👎"), ("C++", "C#"), ("!", "?")])
+def test_marks_and_symbols_are_part_of_a_text(one, other):
+    assert pair_key(one, "b") != pair_key(other, "b")
+
+
+def test_what_makes_dev_scores_too_good_is_told_by_default(tiny_encoder, caplog):
+    fine_tune(tiny_encoder, PAIRS, dev=PAIRS, max_steps=1, batch_size=4)
+    assert "rows also in the dev data" in caplog.text
+
+
+def test_negatives_that_are_not_there_are_not_spoken_of():
+    assert describe(report([RetrievalPair("a", "b")])) == "mine: 1 pairs of anchor and positive (anchor, positive)"
 
 
 def test_fine_tune_tells_what_it_read_and_how_long_it_takes(tiny_encoder, caplog):

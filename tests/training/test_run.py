@@ -8,7 +8,7 @@ from transformers import EarlyStoppingCallback
 from simpair import TwinTowerEncoder
 from simpair.cli import main
 from simpair.errors import DataError, InputError, TrainingError
-from simpair.training import RetrievalPair, ScoredPair, evaluate_records, fine_tune
+from simpair.training import PairScores, RetrievalPair, RetrievalScores, ScoredPair, evaluate_records, fine_tune
 
 PAIRS = [ScoredPair(f"the cat {n}", f"a dog {n % 3}", (n % 4) / 3) for n in range(16)]
 ASKED = [RetrievalPair(f"query {n}", f"text {n} runs") for n in range(16)]
@@ -108,6 +108,9 @@ def test_what_would_train_nothing_or_the_wrong_thing_is_refused_first(tiny_encod
         (InputError, PAIRS, {"loss": "mse"}),
         (InputError, PAIRS, {"batch_size": 0}),
         (InputError, PAIRS, {"arguments": {"seed": 1}}),
+        (InputError, PAIRS, {"weights": [1]}),
+        (InputError, PAIRS, {"epochs": float("inf")}),
+        (InputError, PAIRS, {"batch_size": 4.0}),
         (InputError, PAIRS, {"epochs": 0}),
         (InputError, PAIRS, {"output_dir": tmp_path / "file"}),
         (TrainingError, PAIRS, {"output_dir": tmp_path, "resume": True}),
@@ -200,3 +203,22 @@ def test_the_best_epoch_on_dev_is_kept_and_a_run_that_gets_no_better_stops(tiny_
     )
     scores = {entry["step"]: entry["eval_mrr_at_10"] for entry in state["log_history"] if "eval_mrr_at_10" in entry}
     assert state["best_metric"] == max(scores.values()) == pytest.approx(report.after.mrr_at_k)
+
+
+@pytest.mark.parametrize(("data", "dev"), [(PAIRS, ASKED), (ASKED, PAIRS)])
+def test_dev_data_may_be_of_another_kind(tiny_encoder, data, dev):
+    report = fine_tune(tiny_encoder, data, dev=dev, batch_size=8, arguments={"eval_strategy": "epoch"})
+    assert type(report.after) is (PairScores if dev is PAIRS else RetrievalScores)
+
+
+def test_dev_data_may_have_different_numbers_of_negatives(tiny_encoder):
+    dev = [pair._replace(negatives=("a slow mat",) * (1 + row % 2)) for row, pair in enumerate(ASKED)]
+    fine_tune(tiny_encoder, ASKED, dev=dev, batch_size=8, arguments={"eval_strategy": "epoch"})
+
+
+def test_a_tenth_of_the_steps_warms_up(tiny_encoder, tmp_path):
+    fine_tune(
+        tiny_encoder, PAIRS, epochs=5, batch_size=4, arguments={"gradient_accumulation_steps": 2}, output_dir=tmp_path
+    )
+    told = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))
+    assert told["arguments"]["warmup_steps"] == 1, "of the ten that are taken"

@@ -6,11 +6,12 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from simpair import TwinTowerEncoder
-from simpair.errors import TrainingError
-from simpair.training import ScoredPair, fine_tune
+from simpair.errors import InputError, TrainingError
+from simpair.training import SaveAtSignal, ScoredPair, fine_tune
 
 PAIRS = [ScoredPair(f"the cat {n}", f"a dog {n % 3}", (n % 4) / 3) for n in range(16)]
 BEGUN = {"max_steps": 4, "batch_size": 4, "learning_rate": 1e-3, "seed": 1}
@@ -68,6 +69,41 @@ def test_another_run_does_not(run, tiny_model, options, named):
     with pytest.raises(TrainingError, match=f"was begun with other settings: .*{named}"):
         go_on(tiny_model, run, **options)
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == files
+
+
+def test_other_weights_or_another_number_of_processes_do_not(tiny_model, tmp_path, monkeypatch):
+    sources = {"a": PAIRS[:8], "b": PAIRS[8:]}
+    fine_tune(TwinTowerEncoder.from_pretrained(tiny_model), sources, output_dir=tmp_path, **BEGUN)
+    with pytest.raises(TrainingError, match=r"data\.a\.share: 0\.5, now 0\.75"):
+        go_on(tiny_model, tmp_path, sources, weights={"a": 3, "b": 1})
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(TrainingError, match="processes: 1, now 2"):
+        go_on(tiny_model, tmp_path, sources)
+
+
+def test_a_new_run_does_not_begin_among_the_checkpoints_of_another(run, tiny_model):
+    """Resumed, it would go on from those."""
+    with pytest.raises(InputError, match="holds checkpoints of a run"):
+        fine_tune(TwinTowerEncoder.from_pretrained(tiny_model), PAIRS, output_dir=run)
+
+
+@pytest.mark.parametrize("options", [{"max_steps": 3}, {"max_steps": -1, "epochs": 1.5}])
+def test_a_run_that_has_ended_takes_no_further_step(tiny_model, tmp_path, options):
+    constant = {"arguments": {"lr_scheduler_type": "constant"}} | options
+    whole = TwinTowerEncoder.from_pretrained(tiny_model)
+    report = fine_tune(whole, PAIRS[:8], output_dir=tmp_path, **(BEGUN | constant))
+    encoder = TwinTowerEncoder.from_pretrained(tiny_model)
+    again = fine_tune(encoder, PAIRS[:8], output_dir=tmp_path, resume=True, **(BEGUN | constant))
+    assert again.steps == report.steps == 3
+    assert again.loss == pytest.approx(report.loss, rel=1e-3)
+    assert encoder.fingerprint == whole.fingerprint
+
+
+def test_numbers_of_numpy_and_paths_can_be_written_down(tiny_encoder, tmp_path):
+    wanted = {"seed": np.int64(3), "learning_rate": np.float32(0.5), "arguments": {"eval_steps": np.float32(2)}}
+    fine_tune(tiny_encoder, PAIRS, output_dir=tmp_path / "out", max_steps=1, **wanted)
+    told = json.loads((tmp_path / "out" / "run.json").read_text(encoding="utf-8"))["arguments"]
+    assert (told["seed"], told["learning_rate"]) == (3, 0.5)
 
 
 def test_another_base_does_not(run):
@@ -131,9 +167,35 @@ def test_a_run_that_is_told_to_stop_saves_and_goes_on_to_the_same_weights(tiny_m
     assert weights[0] == weights[1]
 
 
-def test_a_second_signal_ends_a_run_at_once(tiny_encoder, tmp_path):
-    from simpair.training.interruption import SaveAtSignal
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+@pytest.mark.parametrize("moment", ["on_step_begin", "on_evaluate"])
+def test_a_signal_ends_a_run_wherever_it_comes(tiny_encoder, tmp_path, number, error, moment):
+    def send(*_, **__):
+        os.kill(os.getpid(), number)
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        wanted = {"eval_strategy": "epoch", "save_strategy": "no"} if moment == "on_evaluate" else {}
+        with SaveAtSignal() as asked:
+            setattr(asked, moment, send)
+            with pytest.raises(error) as caught:
+                fine_tune(tiny_encoder, PAIRS, dev=PAIRS, output_dir=tmp_path, callbacks=[asked], arguments=wanted)
+        assert error is KeyboardInterrupt or caught.value.code == 143
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_handlers_come_back_though_a_run_fails_and_another_begins():
+    before = signal.getsignal(signal.SIGINT)
+    with SaveAtSignal() as asked:
+        asked.on_train_begin()  # and then it raises
+        asked.on_train_begin()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_second_signal_ends_a_run_at_once(tiny_encoder, tmp_path):
     class Impatient(SaveAtSignal):
         def on_step_begin(self, *_, **__):
             os.kill(os.getpid(), signal.SIGINT)

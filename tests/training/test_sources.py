@@ -1,5 +1,11 @@
 """Data in any form become sources: of one kind, with the place of every record."""
 
+import datetime
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from simpair.errors import DataError, InputError
@@ -77,7 +83,8 @@ def test_nothing_but_empty_texts_is_no_data():
 def test_a_source_is_taken_as_it_is_and_a_mapping_is_several():
     source = read_source(LABELLED, name="mine")
     assert read_source(source) is source
-    assert [part.name for part in read_sources({"one": source, "two": LABELLED})] == ["mine", "two"]
+    assert [part.name for part in read_sources({"one": source, "two": LABELLED})] == ["one", "two"]
+    assert [part.name for part in read_sources(source)] == ["mine"]
     assert [part.name for part in read_sources(LABELLED)] == ["data"]
 
 
@@ -85,8 +92,58 @@ def test_the_splits_of_a_data_set_are_not_sources():
     class DatasetDict(dict):
         pass
 
-    with pytest.raises(InputError, match="one to train on"):
-        read_sources(DatasetDict(train=LABELLED, test=LABELLED))
+    for read in (read_sources, read_source):
+        with pytest.raises(InputError, match="one that is meant"):
+            read(DatasetDict(train=LABELLED, test=LABELLED))
+
+
+@pytest.mark.parametrize("table", [{"text1": ["a"], "text2": ["b"]}, np.array([["a", "b"]])])
+def test_a_table_is_not_its_rows(table):
+    with pytest.raises(InputError, match="give its rows"):
+        read_source(table)
+
+
+class Classes(NamedTuple):
+    names: list[str]
+
+
+class Rows(list):
+    """As datasets.Dataset: rows, and what their columns hold."""
+
+    def __init__(self, labels, names):
+        super().__init__({"sentence1": "a", "sentence2": "b", "label": label} for label in labels)
+        self.features = {"sentence1": None, "label": Classes(names)}
+
+
+def test_numbers_of_classes_are_read_by_their_names_where_these_are_known():
+    source = read_source(Rows([0, 1, 2], ["entailment", "neutral", "contradiction"]))
+    assert (source.kind, [pair.label for pair in source.records]) == ("inference", [1.0, 0.5, 0.0])
+    assert [pair.label for pair in read_source(Rows([0, 1], ["not_duplicate", "duplicate"])).records] == [0, 1]
+    with pytest.raises(DataError, match="row:2: label must be a number from 0 to 1, got 'not_entailment'"):
+        read_source(Rows([0, 1], ["entailment", "not_entailment"]))
+    with pytest.raises(DataError, match=r"row:1: .*got -1"):
+        read_source(Rows([-1], ["entailment", "neutral", "contradiction"]))
+
+
+def test_labels_that_are_all_missing_are_not_taken_for_likeness(tmp_path):
+    path = tmp_path / "test.parquet"
+    table = {"text1": ["a"], "text2": ["b"], "label": [None], "when": [datetime.date(2026, 1, 1)]}
+    pyarrow.parquet.write_table(pa.table(table), path)
+    with pytest.raises(DataError, match=r"test\.parquet:1: label must be a number from 0 to 1, got None"):
+        read_source(path)
+
+
+def test_columns_of_parquet_that_no_record_needs_are_not_read(tmp_path):
+    path = tmp_path / "a.parquet"
+    far = pa.array([10**9], pa.date32())  # beyond what Python has dates for
+    pyarrow.parquet.write_table(pa.table({"anchor": ["a"], "positive": ["b"], "when": far, "x": [float("nan")]}), path)
+    assert read_source(path).records == [RetrievalPair("a", "b")]
+
+
+@pytest.mark.parametrize("label_range", [5, (0, 1, 2), "ab", (None, 1)])
+def test_a_scale_of_another_shape_is_refused(label_range):
+    with pytest.raises(InputError, match="label_range must be two finite numbers"):
+        read_source(LABELLED, label_range=label_range)
 
 
 def test_other_numbers_of_negatives_are_told_of_with_both_places(tmp_path):
@@ -104,7 +161,15 @@ def test_labelled_pairs_become_positives_with_the_negatives_of_their_text():
     source = as_retrieval(read_source(LABELLED))
     assert source.kind == "triplets"
     assert source.records == [RetrievalPair("a", "b", ("c",))], "d has no negative, and a batch has one number of them"
-    assert source.place(0) == "data, row 1"
+    assert (source.place(0), source.left_out) == ("data, row 1", 1)
+
+
+def test_where_few_positives_have_a_negative_none_is_used_and_no_positive_lost():
+    more = [*LABELLED, ScoredPair("f", "g", 1.0)]
+    source = as_retrieval(read_source(more))
+    assert source.kind == "positives"
+    assert source.records == [RetrievalPair(*pair[:2]) for pair in more if pair.label]
+    assert source.left_out == 0
 
 
 def test_negatives_of_one_text_take_turns():
