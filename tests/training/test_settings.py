@@ -99,8 +99,8 @@ def test_a_run_that_has_ended_takes_no_further_step(tiny_model, tmp_path, option
     assert encoder.fingerprint == whole.fingerprint
 
 
-def test_numbers_of_numpy_and_paths_can_be_written_down(tiny_encoder, tmp_path):
-    wanted = {"seed": np.int64(3), "learning_rate": np.float32(0.5), "arguments": {"eval_steps": np.float32(2)}}
+def test_numbers_of_numpy_can_be_written_down(tiny_encoder, tmp_path):
+    wanted = {"seed": np.int64(3), "learning_rate": np.float32(0.5), "label_range": np.array([0, 1])}
     fine_tune(tiny_encoder, PAIRS, output_dir=tmp_path / "out", max_steps=1, **wanted)
     told = json.loads((tmp_path / "out" / "run.json").read_text(encoding="utf-8"))["arguments"]
     assert (told["seed"], told["learning_rate"]) == (3, 0.5)
