@@ -93,7 +93,7 @@ def read_source(
         left = f" ({left_out} with an empty text were left out)" if left_out else ""
         raise DataError(f"no records{left}; training and evaluation need at least one")
     kind = _kind(records, is_inference=first.is_inference)
-    scale = (0.0, 1.0) if label_range is None else label_range
+    scale = (0.0, 1.0) if label_range is None else (float(label_range[0]), float(label_range[1]))
     return Source(name, kind, records, dict(first.fields), scale, left_out, lines, tuple(files))
 
 
