@@ -27,7 +27,6 @@ from benchmarks.sets import (
     EvalSet,
     Kind,
     choose,
-    pair_key,
     read_questions,
     read_scored,
     read_translations,
@@ -35,6 +34,7 @@ from benchmarks.sets import (
 )
 from simpair.errors import InputError
 from simpair.training.metrics import accuracy_at_k, bootstrap, mrr_at_k, ndcg_by_query, spearman
+from simpair.training.report import pair_key
 
 __all__ = ["METRICS", "Report", "Score", "main", "mean_of", "means", "measure", "read_reports", "rows"]
 

@@ -7,15 +7,15 @@ The table says of every set whether ``simpair-mini`` was trained on other rows o
 from __future__ import annotations
 
 import csv
-import unicodedata
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal, NamedTuple, cast
 
 from simpair.errors import DataError
 from simpair.training import ScoredPair, read_pairs
 from simpair.training.recipes.sources import iter_rows
+from simpair.training.report import pair_key
 
 __all__ = [
     "MEANS",
@@ -26,7 +26,6 @@ __all__ = [
     "Question",
     "Questions",
     "choose",
-    "pair_key",
     "read_questions",
     "read_scored",
     "read_translations",
@@ -173,17 +172,3 @@ def trained_pairs(train: Path) -> set[tuple[str, str]]:
         for row in iter_rows(train, name):
             keys.update(pair_key(row[first], row[second]) for first, second in _FIELDS if first in row)
     return keys
-
-
-def pair_key(text1: str, text2: str) -> tuple[str, str]:
-    """The same for two pairs that differ in order, case, width of characters, blanks or punctuation alone."""
-    first, second = sorted((_letters(text1), _letters(text2)))
-    return first, second
-
-
-def _letters(text: str) -> str:
-    return "".join(_alphanumeric(unicodedata.normalize("NFKC", text).casefold()))
-
-
-def _alphanumeric(text: str) -> Iterable[str]:
-    return (character for character in text if character.isalnum())

@@ -17,12 +17,13 @@ from benchmarks.corpus import read_texts, standard_corpus
 from benchmarks.engines import EncoderEngine, Identity, LexicalEngine, open_engine
 from benchmarks.machine import timed
 from benchmarks.quality import Score, means, measure
-from benchmarks.sets import MEANS, SETS, EvalSet, choose, pair_key, read_questions, read_scored, trained_pairs
+from benchmarks.sets import MEANS, SETS, EvalSet, choose, read_questions, read_scored, trained_pairs
 from simpair.errors import DataError
 from simpair.model import TwinTowerEncoder
 from simpair.training import RetrievalPair, ScoredPair
 from simpair.training.evaluate import evaluate_pairs, evaluate_retrieval
 from simpair.training.metrics import bootstrap, spearman
+from simpair.training.report import pair_key
 
 
 def plain(score: Score) -> Score:

@@ -189,12 +189,12 @@ def _scale(label_range: tuple[float, float] | None) -> tuple[float, float]:
         sound = False
     if not sound:
         raise InputError(f"label_range must be two finite numbers, the lower one first, got {label_range}")
-    return low, high
+    return float(low), float(high)
 
 
 def _entry(path: Path | None, line: int, fields: object, low: float, high: float, skip_empty: bool) -> Entry:
     if isinstance(fields, ScoredPair | RetrievalPair):
-        fields = {name: value for name, value in fields._asdict().items() if value != ()}
+        fields = {name: value for name, value in fields._asdict().items() if name != "negatives" or value}
     if not isinstance(fields, Mapping):
         raise ValueError(f"must be an object of named fields, got {reprlib.repr(fields)}")
     names = columns(list(fields))

@@ -301,6 +301,12 @@ def test_a_bad_record_in_memory_is_refused_with_its_row(record, reason):
     assert (caught.value.path, caught.value.line) == (None, 2)
 
 
+def test_numbers_of_numpy_are_labels():
+    given = [ScoredPair("a", "b", np.float32(0.5)), ScoredPair("a", "b", np.int64(1))]
+    assert [type(pair.label) for pair in check_records(given, label_range=np.array([0, 2]))] == [float, float]
+    assert check_records(given) == [ScoredPair("a", "b", 0.5), ScoredPair("a", "b", 1.0)]
+
+
 def test_no_records_are_refused():
     with pytest.raises(DataError, match="no records"):
         check_records([])
