@@ -31,6 +31,7 @@ from simpair.fingerprint import fingerprint_of, identity_of
 from simpair.pooling import pool
 from simpair.scores import pairwise_scores, scores
 from simpair.tokens import PackedBatch, Role, Tokenized, Tokens, check_role, check_texts, draw_texts, list_texts, pack
+from simpair.towers.backward import Recomputing
 from simpair.towers.packed import PackedBert, PackedBertConfig
 from simpair.towers.products import Dtype, LayerParts, Layouts, Product
 from simpair.workers import threads
@@ -43,7 +44,7 @@ FloatArray = NDArray[np.float32]
 _LOG = logging.getLogger("simpair")
 
 
-class TwinTowerEncoder(nn.Module):
+class TwinTowerEncoder(Recomputing, nn.Module):
     """A sentence encoder with two roles, ``query`` and ``document``; open one with :meth:`from_pretrained`.
 
     Attributes:

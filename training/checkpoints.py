@@ -1,13 +1,15 @@
 """A folder of a run ⇄ its checkpoints: each is complete, and proven so, or it is none.
 
 A checkpoint is sealed last of all, with the digest of every file in it; what has no seal, or another one, is never
-resumed from. Knows no trainer and no model.
+resumed from. A seal has the checkpoint's place in the order of saving too, for a folder may have served another run
+before, whose steps went further. Knows no trainer and no model.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 import shutil
 from pathlib import Path
@@ -24,10 +26,19 @@ _NAME = re.compile(r"checkpoint-([0-9]{1,18})")
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """Returns the folders of checkpoints in a run's folder, sealed or not, the oldest first."""
+    """Returns the folders of checkpoints in a run's folder: as they were saved, the oldest first, then the unsealed."""
     folders = (path for path in run.glob("checkpoint-*") if path.is_dir())
     found = {int(name[1]): path for path in folders if (name := _NAME.fullmatch(path.name))}
-    return [found[step] for step in sorted(found)]
+    return [found[step] for step in sorted(found, key=lambda step: (_place(found[step]), step))]
+
+
+def _place(folder: Path) -> float:
+    """Returns a checkpoint's place in the order of saving, endless where it has no seal that can be read."""
+    try:
+        sealed = json.loads((folder / _SEAL).read_text(encoding="utf-8"))
+        return int(sealed["place"]) if "sha256" in sealed else math.inf
+    except (OSError, ValueError, OverflowError, TypeError, KeyError):
+        return math.inf
 
 
 def seal(folder: Path) -> None:
@@ -38,8 +49,9 @@ def seal(folder: Path) -> None:
     for path in (*(path for path in folder.rglob("*") if path.is_dir()), folder):
         sync(path)
     digests = {path.relative_to(folder).as_posix(): sha256(path) for path in files}
-    unborn = folder / f"{_SEAL}.new"
-    unborn.write_text(json.dumps({"simpair": __version__, "sha256": digests}, indent=1) + "\n", encoding="utf-8")
+    place = 1 + max((_place(other) for other in checkpoints(folder.parent) if _place(other) < math.inf), default=0)
+    unborn, contents = folder / f"{_SEAL}.new", {"simpair": __version__, "place": place, "sha256": digests}
+    unborn.write_text(json.dumps(contents, indent=1) + "\n", encoding="utf-8")
     sync(unborn)
     unborn.replace(folder / _SEAL)
     sync(folder)
@@ -88,14 +100,13 @@ def discard(folder: Path) -> None:
 
 
 def rotate(run: Path, *, keep: int, newest: Path, best: Path | None) -> None:
-    """Removes checkpoints but ``keep`` of them, those of other runs and the oldest first, and any without a seal.
+    """Removes checkpoints but ``keep`` of them, the first saved first, and any without a seal.
 
-    Never the one just saved, which is ``newest`` whatever others are called, nor the best.
+    Never the one just saved, which is ``newest``, nor the best.
     """
-    sealed = [path for path in checkpoints(run) if (path / _SEAL).is_file()]
+    sealed = [path for path in checkpoints(run) if _place(path) < math.inf]
     kept = [path for path in sealed if path.name == newest.name or (best is not None and path.name == best.name)]
-    place = next((number for number, path in enumerate(sealed) if path.name == newest.name), len(sealed))
-    for path in reversed(sealed[:place]):  # what is called newer was there before this run
+    for path in reversed(sealed):
         if len(kept) < keep and path not in kept:
             kept.append(path)
     for path in (*checkpoints(run), *run.glob(".checkpoint-*")):  # the last: what a crash left of one

@@ -7,7 +7,7 @@ differs is the loss, and that checkpoints are written and read by simpair, whole
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args
 
@@ -34,6 +34,25 @@ from .watch import ROWS, Numbered, Numbering, Watch
 __all__ = ["TwinTowerTrainer", "TwinTowerTrainingArguments", "embed_columns", "right_answers"]
 
 _RESUMED = ("optimizer.pt", "scheduler.pt", "trainer_state.json")
+_LONE = "the tower is trained whole in each process"
+_PACKED = "texts meet the tower packed, without padding"
+_REFUSED = {
+    "bf16_full_eval": "evaluation has the weights of training; use bf16=True",
+    "deepspeed": _LONE,
+    "fp16_full_eval": "evaluation has the weights of training; use fp16=True on a GPU",
+    "fsdp": _LONE,
+    "include_num_input_tokens_seen": "a batch has input ids for each of its columns, which the count would miss",
+    "label_names": "labels are in the batch's labels",
+    "label_smoothing_factor": "labels are scores, not classes",
+    "length_column_name": _PACKED,
+    "neftune_noise_alpha": "the tower adds no noise to its embeddings",
+    "parallelism_config": _LONE,
+    "push_to_hub": "it would upload half a checkpoint; use encoder.push_to_hub after training",
+    "remove_unused_columns": "the collator reads the records whole",
+    "use_cache": "an encoder has none",
+    "use_liger_kernel": "its kernels are for other models",
+}
+"""Options of transformers that would do nothing here, or something else, and why."""
 
 
 @dataclass
@@ -59,12 +78,25 @@ class TwinTowerTrainingArguments(TrainingArguments):
     report_to: str | list[str] | None = field(default="none", metadata={"help": "where to report; none by default"})
 
     def __post_init__(self) -> None:
-        """Refuse a loss that does not exist, for no other may stand in for it, and less than no text."""
+        """Refuse a loss that does not exist, for no other may stand in for it, and what would silently do nothing."""
         if self.loss not in get_args(LossName):
             raise InputError(f"loss is {self.loss!r}; expected one of {', '.join(get_args(LossName))}")
         if self.mini_batch_size < 0:
             raise InputError(f"mini_batch_size is {self.mini_batch_size}; give the texts of a forward, or 0 for all")
+        usual = {part.name: part.default for part in fields(self)}
+        for name, reason in _REFUSED.items():
+            value = getattr(self, name, None)
+            if value and value not in (usual.get(name), "no"):
+                raise InputError(f"{name}={value!r} has no effect in a TwinTowerTrainer: {reason}; leave it out")
+        if self.train_sampling_strategy not in ("random", "sequential"):
+            raise InputError(
+                f"train_sampling_strategy is {self.train_sampling_strategy!r}; use random or sequential: {_PACKED}"
+            )
+        if "inputs" in self.include_for_metrics:
+            raise InputError("include_for_metrics has inputs, of which a batch has several; leave inputs out")
         super().__post_init__()  # type: ignore[no-untyped-call]
+        if self.fp16 and self.device.type == "cpu":
+            raise InputError("fp16=True has no effect on a CPU; use bf16=True")
 
 
 def embed_columns(model: nn.Module, inputs: Mapping[str, Tensor], *, at_once: int = 0) -> list[Tensor]:
@@ -102,6 +134,10 @@ class TwinTowerTrainer(Trainer):
         """As ``transformers.Trainer``; collator and metrics (Spearman, Pearson) have defaults that fit the encoder."""
         if not isinstance(model, TwinTowerEncoder):
             raise TypeError(f"model is a {type(model).__name__}; expected a simpair.TwinTowerEncoder")
+        if kwargs.get("compute_loss_func") is not None:
+            raise InputError(
+                "compute_loss_func has no effect in a TwinTowerTrainer; override compute_loss, or choose loss"
+            )
         kwargs.setdefault("data_collator", PairCollator(model.tokenizer))
         kwargs.setdefault("compute_metrics", _pair_metrics)
         super().__init__(model, args, **kwargs)
@@ -314,6 +350,11 @@ class TwinTowerTrainer(Trainer):
                 best = self.state.best_model_checkpoint
                 rotate(run, keep=keep, newest=folder, best=None if best is None else Path(best))
         self.accelerator.wait_for_everyone()
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Save the random state of this process, once the first has made the checkpoint's folder."""
+        self.accelerator.wait_for_everyone()
+        super()._save_rng_state(output_dir)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Load the weights to go on from, and refuse a checkpoint that would resume with another state."""

@@ -14,10 +14,12 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from simpair.errors import ModelCorrupt, UnsupportedModel
 from simpair.tokens import PackedBatch
-from simpair.towers.dropout import add_dropped, dropped
+from simpair.towers.backward import attend, trained
+from simpair.towers.dropout import add_dropped, draw_kept, dropped
 from simpair.towers.products import ACTIVATIONS, LayerParts, Product, Site, plain
 
 __all__ = ["MODEL_TYPES", "PackedBert", "PackedBertConfig"]
@@ -134,12 +136,13 @@ class PackedBert(nn.Module):
     Attributes:
         config: Its shape.
         trained: Whether gradients ever went through it; an optimizer may change its weights without a trace.
+        recomputing: Whether the backward computes each layer again, of which only the inputs are kept then.
     """
 
     def __init__(self, config: PackedBertConfig) -> None:
         super().__init__()
         self.config = config
-        self.trained = False
+        self.trained = self.recomputing = False
         self.embeddings = _Embeddings(config)
         self.encoder = _Encoder(config)
 
@@ -162,9 +165,12 @@ class PackedBert(nn.Module):
             states = F.pad(states, (0, 0, 0, texts.spare))
         if products is None:
             self.trained = self.trained or torch.is_grad_enabled()
-            products = [layer.map(plain) for layer in self.sites()]
+            keeping = torch.is_grad_enabled()
+            products = [trained(layer) if keeping else layer.map(plain) for layer in self.sites()]
         for layer, multiply in zip(self.encoder.layer, products, strict=True):
-            states = layer(states, texts, multiply, dropping)
+            arguments = (states, texts, multiply, dropping)
+            again = self.recomputing and torch.is_grad_enabled()
+            states = checkpoint(layer, *arguments, use_reentrant=False) if again else layer(*arguments)
         return states[: len(batch.input_ids)]  # type: ignore[no-any-return]
 
     def load(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -342,12 +348,12 @@ class _Attention(nn.Module):
         if texts.starts is not None and inputs.dtype in (torch.float16, torch.bfloat16) and not dropout:
             return self._attend_at_once(inputs, texts.starts, longest=texts.groups[-1][1])
         context = []
+        whole = inputs if dropout else inputs.float()
         # split, not slices: the gradient of a slice is as large as the pack, once a group.
-        parts = inputs.float().split([*(count * length for count, length in texts.groups), texts.spare])
+        parts = whole.split([*(count * length for count, length in texts.groups), texts.spare])
         for (count, length), part in zip(texts.groups, parts[:-1], strict=True):
-            query, key, value = part.view(count, length, 3, self._heads, -1).permute(2, 0, 3, 1, 4).unbind()
-            attended = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
-            context.append(attended.transpose(1, 2).reshape(count * length, -1))
+            attended = _attend(part.view(count, length, 3, self._heads, -1), dropout)
+            context.append(attended.reshape(count * length, -1))
         return torch.cat([*context, inputs.new_zeros(texts.spare, inputs.shape[1] // 3, dtype=torch.float32)])
 
     def _attend_at_once(self, inputs: Tensor, starts: Tensor, *, longest: int) -> Tensor:
@@ -357,6 +363,15 @@ class _Attention(nn.Module):
         query, key, value = inputs.view(len(inputs), 3, self._heads, -1).unbind(1)
         context = varlen_attn(query, key, value, starts, starts, longest, longest)
         return context.flatten(1).float()  # type: ignore[union-attr]
+
+
+def _attend(inputs: Tensor, dropout: float) -> Tensor:
+    """Queries, keys and values (count, length, 3, heads, width of one) → context without the 3, float32."""
+    count, length, _, heads, _ = inputs.shape
+    if drawn := draw_kept(inputs, (count, heads, length, length), dropout):
+        return attend(inputs, *drawn)
+    query, key, value = inputs.float().permute(2, 0, 3, 1, 4).unbind()
+    return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout).transpose(1, 2)
 
 
 class _Output(nn.Module):

@@ -2,10 +2,13 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from simpair import TwinTowerEncoder
 from simpair.errors import TrainingError
+from simpair.training import ScoredPair, TwinTowerTrainer, TwinTowerTrainingArguments
 from simpair.training.checkpoints import check, checkpoints, discard, newest_sound, rotate, seal
 
 
@@ -48,6 +51,26 @@ def test_what_is_not_as_it_was_saved_is_passed_over_and_told(
     assert reason in caplog.text
 
 
+def test_the_newest_is_the_one_saved_last_whatever_its_steps(tmp_path: Path) -> None:
+    """A run begins anew in the folder of an older one that went further."""
+    for step in (8, 9, 2):
+        saved(tmp_path, step)
+    assert newest_sound(tmp_path) == tmp_path / "checkpoint-2"
+    discard(tmp_path / "checkpoint-9")
+    saved(tmp_path, 9)  # the new run arrives there
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-8", "checkpoint-2", "checkpoint-9"]
+    rotate(tmp_path, keep=2, newest=tmp_path / "checkpoint-9", best=None)
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-2", "checkpoint-9"]
+
+
+@pytest.mark.parametrize("seal", ['{"place": 1e400, "sha256": {}}', '{"sha256": {}}', '{"place": null, "sha256": {}}'])
+def test_a_seal_without_a_place_is_no_reason_to_remove_another(tmp_path: Path, seal: str) -> None:
+    older, newest = saved(tmp_path, 1), saved(tmp_path, 2)
+    (saved(tmp_path, 3) / "checkpoint.json").write_text(seal)
+    rotate(tmp_path, keep=2, newest=newest, best=None)
+    assert checkpoints(tmp_path) == [older, newest]
+
+
 def test_a_run_without_a_sound_checkpoint_has_none(tmp_path: Path) -> None:
     assert newest_sound(tmp_path / "nowhere") is None
     saved(tmp_path, 1, sealed=False)
@@ -68,7 +91,7 @@ def test_rotation_keeps_the_newest_and_the_best_and_nothing_half(tmp_path: Path)
     ]
     rotate(tmp_path, keep=2, newest=tmp_path / "checkpoint-11", best=tmp_path / "checkpoint-11")
     assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-10", "checkpoint-11"]
-    rotate(tmp_path, keep=1, newest=tmp_path / "checkpoint-10", best=None)  # 11 is another run's
+    rotate(tmp_path, keep=1, newest=tmp_path / "checkpoint-10", best=None)
     assert newest_sound(tmp_path) == tmp_path / "checkpoint-10"
 
 
@@ -86,3 +109,25 @@ def test_a_discarded_checkpoint_is_none_before_its_files_go(tmp_path: Path, monk
     discard(folder)
     discard(folder)
     assert not folder.exists()
+
+
+def test_no_process_writes_its_random_state_before_the_folder_is_there(
+    tiny_encoder: TwinTowerEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder appears whole, by one rename: one that another process had made would be filled file by file."""
+    events: list[str] = []
+
+    class Told(TwinTowerTrainer):
+        def _save(self, *args: Any, **kwargs: Any) -> None:
+            super()._save(*args, **kwargs)
+            events.append("folder")
+
+    monkeypatch.setattr("transformers.Trainer._save_rng_state", lambda *_: events.append("random state"))
+    pairs = [ScoredPair("the cat", "a dog", 0.5)] * 2
+    args = TwinTowerTrainingArguments(
+        str(tmp_path), max_steps=1, save_strategy="steps", save_steps=1, use_cpu=True, disable_tqdm=True
+    )
+    trainer = Told(tiny_encoder, args, train_dataset=pairs)
+    monkeypatch.setattr(trainer.accelerator, "wait_for_everyone", lambda: events.append("wait"))
+    trainer.train()
+    assert events[events.index("folder") :][:3] == ["folder", "wait", "random state"]

@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import shutil
+from itertools import count
 
 import pytest
 import torch
@@ -206,10 +207,10 @@ def test_checkpoints_open_everywhere_and_hold_nothing_pickled_and_no_token(tiny_
 
 
 def test_the_best_checkpoint_is_really_loaded_at_the_end(tiny_model, arguments, tmp_path):
-    """The learning rate is absurd, so the first checkpoint is the best, and it differs from the last."""
+    """The metric says that the first checkpoint is the best, and it differs from the last."""
     options = {
         "max_steps": 4,
-        "learning_rate": 0.5,
+        "metric_for_best_model": "earliness",
         "save_strategy": "steps",
         "save_steps": 1,
         "eval_strategy": "steps",
@@ -225,10 +226,17 @@ def test_the_best_checkpoint_is_really_loaded_at_the_end(tiny_model, arguments, 
     for kind in (TwinTowerTrainer, Forgetful):
         encoder = TwinTowerEncoder.from_pretrained(tiny_model)
         args = arguments(**options, output_dir=str(tmp_path / kind.__name__))
-        trainer = kind(encoder, args, train_dataset=PAIRS, eval_dataset=PAIRS)
+        steps = count()
+        trainer = kind(
+            encoder,
+            args,
+            train_dataset=PAIRS,
+            eval_dataset=PAIRS,
+            compute_metrics=lambda _, steps=steps: {"earliness": -next(steps)},
+        )
         trainer.train()
         best = TwinTowerEncoder.from_pretrained(trainer.state.best_model_checkpoint)
-        assert trainer.state.best_model_checkpoint != str(tmp_path / kind.__name__ / "checkpoint-4")
+        assert trainer.state.best_model_checkpoint == str(tmp_path / kind.__name__ / "checkpoint-1")
         endings[kind] = distance(weights(encoder), weights(best))
     assert endings[TwinTowerTrainer] == 0.0
     assert endings[Forgetful] > 0.0  # the control

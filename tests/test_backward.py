@@ -1,0 +1,109 @@
+"""Pieces that keep less for the backward have the values and the gradients of the plain ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from simpair.model import TwinTowerEncoder
+from simpair.towers import packed
+from simpair.towers.backward import attend, trained
+from simpair.towers.dropout import draw_kept
+from simpair.towers.products import ACTIVATIONS, LayerParts, Product, Site, plain
+
+
+def random(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=dtype).requires_grad_()
+
+
+def sites(activation: str | None, dtype: torch.dtype = torch.float32) -> LayerParts[Site]:
+    wide, narrow = (random(12, 5, dtype=dtype), random(12, dtype=dtype)), (random(5, 12, dtype=dtype), random(5))
+    square = Site((random(5, 5, dtype=dtype),), (random(5, dtype=dtype),))
+    output = Site(narrow[:1], (narrow[1].detach().to(dtype).requires_grad_(),))
+    return LayerParts(square, square, Site(wide[:1], wide[1:], activation), output)
+
+
+def feed_forward(products: LayerParts[Product], states: Tensor) -> Tensor:
+    return products.output(products.intermediate(states))
+
+
+def gradients(result: Tensor, *of: Tensor) -> list[Tensor]:
+    return list(torch.autograd.grad(result.float().square().sum(), of))
+
+
+@pytest.mark.parametrize("activation", [*ACTIVATIONS, None])
+def test_gradients_of_the_feed_forward_are_the_derivatives(activation: str | None) -> None:
+    layer = sites(activation, torch.float64)
+    parts = [part for site in layer[2:] for part in (*site.weights, *site.biases)]
+    states = random(4, 5, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda states, *_: feed_forward(trained(layer), states), (states, *parts))
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_the_feed_forward_has_the_bits_of_the_plain_one(bf16: bool) -> None:
+    layer, states = sites("gelu"), random(40, 5)
+    parts = [part for site in layer[2:] for part in (*site.weights, *site.biases)]
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        ours, theirs = (feed_forward(products, states) for products in (trained(layer), layer.map(plain)))
+    assert ours.dtype == (torch.bfloat16 if bf16 else torch.float32)
+    assert torch.equal(ours, theirs)
+    for one, other in zip(gradients(ours, states, *parts), gradients(theirs, states, *parts), strict=True):
+        assert torch.allclose(one, other, rtol=2e-2 if bf16 else 1e-5, atol=1e-4)
+
+
+def test_gradients_of_attention_are_the_derivatives() -> None:
+    inputs = random(2, 3, 3, 2, 4, dtype=torch.float64)
+    kept = torch.rand(2, 2, 3, 3, generator=torch.Generator().manual_seed(0)) > 0.3
+    assert not kept.all()
+    assert torch.autograd.gradcheck(lambda inputs: attend(inputs, kept, 1.5), (inputs,))
+
+
+def test_attention_is_that_of_torch_where_nothing_is_dropped() -> None:
+    inputs, kept = random(2, 7, 3, 4, 8), torch.ones(2, 4, 7, 7, dtype=torch.bool)
+    ours = attend(inputs, kept, 1.0)
+    query, key, value = inputs.permute(2, 0, 3, 1, 4).unbind()
+    theirs = F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
+    assert torch.allclose(ours, theirs, atol=1e-6)
+    assert torch.allclose(gradients(ours, inputs)[0], gradients(theirs, inputs)[0], atol=1e-5)
+
+
+def test_attention_drops_that_share_and_scales_what_is_left() -> None:
+    inputs = random(30, 20, 3, 4, 8).detach()
+    whole = attend(inputs, torch.ones(30, 4, 20, 20, dtype=torch.bool), 1.0)
+    torch.manual_seed(0)
+    means = torch.zeros_like(whole)
+    for _ in range(50):
+        kept, scale = draw_kept(inputs, (30, 4, 20, 20), 0.2) or (torch.zeros(1), 0.0)
+        assert kept.float().mean().item() == pytest.approx(0.8, abs=0.01)
+        means += attend(inputs, kept, scale) / 50
+    assert (means - whole).abs().mean() < 0.1 * whole.abs().mean() < 0.5 * (attend(inputs, kept, scale) - whole).std()
+
+
+def held(forward: Callable[[], Any]) -> int:
+    """Bytes that a forward keeps for its backward."""
+    kept: dict[int, Tensor] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        forward()
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+def test_a_forward_keeps_a_good_part_less(tiny_encoder: TwinTowerEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids, mask = tiny_encoder.tokenizer.pad(["the cat sits on the red mat", "a dog"] * 16)
+    tiny_encoder.train()
+    weights = sum(value.numel() * 4 for value in tiny_encoder.tower.encoder.parameters())
+    ours = held(lambda: tiny_encoder(ids, mask)) - weights
+    assert held(lambda: checkpoint(tiny_encoder, ids, mask, use_reentrant=False)) < ours / 10  # for gradient caching
+    monkeypatch.setattr(packed, "trained", lambda layer: layer.map(plain))
+    monkeypatch.setattr(packed, "draw_kept", lambda *_: None)
+    assert ours < 0.8 * (held(lambda: tiny_encoder(ids, mask)) - weights)
