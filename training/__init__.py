@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .arguments import TwinTowerTrainingArguments
     from .collators import PairCollator
     from .evaluate import (
         BitextScores,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from .pairs import RetrievalPair, ScoredPair, read_pairs
     from .run import FineTuneReport, fine_tune
     from .sources import Source, read_source
-    from .trainer import TwinTowerTrainer, TwinTowerTrainingArguments, embed_columns
+    from .trainer import TwinTowerTrainer, embed_columns
     from .writing import write_pairs
 
 __all__ = [
@@ -70,6 +71,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "arguments": ["TwinTowerTrainingArguments"],
     "collators": ["PairCollator"],
     "evaluate": [
         "BitextScores",
@@ -98,7 +100,7 @@ _HOMES = {
     "pairs": ["RetrievalPair", "ScoredPair", "read_pairs"],
     "run": ["FineTuneReport", "fine_tune"],
     "sources": ["Source", "read_source"],
-    "trainer": ["TwinTowerTrainer", "TwinTowerTrainingArguments", "embed_columns"],
+    "trainer": ["TwinTowerTrainer", "embed_columns"],
     "writing": ["write_pairs"],
 }
 

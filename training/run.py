@@ -17,6 +17,7 @@ from transformers.trainer_utils import TrainOutput
 from simpair.errors import InputError, TrainingError
 from simpair.model import TwinTowerEncoder
 
+from .arguments import TwinTowerTrainingArguments
 from .checkpoints import checkpoints, newest_sound
 from .evaluate import PairScores, RetrievalScores, evaluate_records
 from .material import LossName, Material, prepare, tell_of_turns
@@ -24,7 +25,7 @@ from .pairs import Records, RetrievalPair
 from .report import SourceReport
 from .settings import RUN_FILE, check_run, describe_run, write_run
 from .sources import Data, Source, read_source, read_sources
-from .trainer import TwinTowerTrainer, TwinTowerTrainingArguments
+from .trainer import TwinTowerTrainer
 
 __all__ = ["FineTuneReport", "fine_tune"]
 

@@ -25,11 +25,12 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from simpair.model import TwinTowerEncoder
 
+from ..arguments import TwinTowerTrainingArguments
 from ..collators import PairCollator
 from ..evaluate import evaluate_pairs
 from ..losses import cosent, distillation, info_nce
 from ..pairs import RetrievalPair, ScoredPair
-from ..trainer import TwinTowerTrainer, TwinTowerTrainingArguments, embed_columns, right_answers
+from ..trainer import TwinTowerTrainer, embed_columns, right_answers
 from .sources import dev_pairs, distillation_texts, lexicon, retrieval_sources, scored_sources, vocabulary_texts
 from .student import make_student
 from .targets import teacher_targets
