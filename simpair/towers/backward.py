@@ -27,10 +27,8 @@ class Recomputing:
     et al., 2016, "Training Deep Nets with Sublinear Memory Cost", arXiv 1604.06174).
     """
 
-    tower: Any
-
     def activation_checkpointing_enable(
-        self,
+        self: Any,
         activation_checkpointing_kwargs: Mapping[str, Any] | None = None,
         every_n_layers: int = 1,
         offload: bool = False,
@@ -53,7 +51,7 @@ class Recomputing:
         """The same, under its older name."""
         self.activation_checkpointing_enable(gradient_checkpointing_kwargs, **options)
 
-    def activation_checkpointing_disable(self) -> None:
+    def activation_checkpointing_disable(self: Any) -> None:
         """Keep what the layers have in between, as usual."""
         self.tower.recomputing = False
 
@@ -74,8 +72,8 @@ def trained(sites: LayerParts[Site]) -> LayerParts[Product]:
     activate, weight, bias = ACTIVATIONS[wide.activation].function, narrow.weights[0], narrow.biases[0]
 
     def output(inputs: Tensor) -> Tensor:
-        product: Tensor = _Activated.apply(inputs, weight.to(inputs.dtype), bias.to(inputs.dtype), activate)
-        return product
+        arguments = (inputs, weight.to(inputs.dtype), bias.to(inputs.dtype), activate)
+        return _Activated.apply(*arguments)  # type: ignore[no-any-return, no-untyped-call]
 
     return LayerParts(
         plain(sites.attention_inputs), plain(sites.attention_output), plain(wide._replace(activation=None)), output
@@ -115,8 +113,7 @@ def attend(inputs: Tensor, kept: Tensor, scale: float) -> Tensor:
         kept: (count, heads, length, length) bool, the weights of the attention that dropout leaves.
         scale: What these are multiplied by for it.
     """
-    context: Tensor = _Attended.apply(inputs, kept, scale)
-    return context
+    return _Attended.apply(inputs, kept, scale)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _Attended(torch.autograd.Function):
@@ -130,7 +127,8 @@ class _Attended(torch.autograd.Function):
             context = (weights * kept).mul_(scale) @ value
         ctx.save_for_backward(inputs, weights, kept)
         ctx.scale = scale
-        return context.transpose(1, 2)
+        swapped: Tensor = context.transpose(1, 2)
+        return swapped
 
     @staticmethod
     @once_differentiable
