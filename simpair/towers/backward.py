@@ -17,6 +17,8 @@ from torch.autograd.function import once_differentiable
 from simpair.errors import InputError
 from simpair.towers.products import ACTIVATIONS, LayerParts, Product, Site, plain
 
+_CACHED_TOKENS = 256
+
 __all__ = ["Recomputing", "attend", "trained"]
 
 
@@ -61,10 +63,10 @@ class Recomputing:
 
 
 def trained(sites: LayerParts[Site]) -> LayerParts[Product]:
-    """Returns the products of a layer for training: the activation comes with the product behind it.
+    """Returns the products of a layer for training, which keep less than the plain ones.
 
-    So ``intermediate`` leaves its activation out and ``output`` begins with it: between them lies one tensor instead of
-    two, each four times as wide as the states.
+    The activation comes with the product behind it: ``intermediate`` leaves it out and ``output`` begins with it, so
+    that between them lies one tensor instead of two, each four times as wide as the states.
     """
     wide, narrow = sites.intermediate, sites.output
     if wide.activation is None or len(narrow.weights) > 1:
@@ -75,32 +77,49 @@ def trained(sites: LayerParts[Site]) -> LayerParts[Product]:
         arguments = (inputs, weight.to(inputs.dtype), bias.to(inputs.dtype), activate)
         return _Activated.apply(*arguments)  # type: ignore[no-any-return, no-untyped-call]
 
-    return LayerParts(
-        plain(sites.attention_inputs), plain(sites.attention_output), plain(wide._replace(activation=None)), output
-    )
+    inner = wide._replace(activation=None)
+    return LayerParts(plain(sites.attention_inputs), plain(sites.attention_output), plain(inner), output)
 
 
 class _Activated(torch.autograd.Function):
-    """``activation(inputs) @ weight.T + bias``, of which the inputs are kept and the activated ones are not."""
+    """``activation(inputs) @ weight.T + bias``, of which the inputs are kept and the activated ones are not.
+
+    A few tokens at a time, so that what is activated is never there as a whole, nor its gradient.
+    """
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor, activate: Product) -> Tensor:
         ctx.save_for_backward(inputs, weight)
         ctx.activate = activate
+        found = inputs.new_empty(len(inputs), len(weight))
         with torch.autocast(inputs.device.type, enabled=False):
-            return F.linear(activate(inputs), weight, bias)
+            for part, place in zip(_few(inputs), _few(found), strict=True):
+                place.copy_(F.linear(activate(part), weight, bias))
+        return found
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         inputs, weight = ctx.saved_tensors
+        of_inputs, of_weight = torch.empty_like(inputs), torch.zeros_like(weight, dtype=_sum_dtype(weight))
         with torch.autocast(inputs.device.type, enabled=False):
-            with torch.enable_grad():
-                inputs = inputs.detach().requires_grad_()
-                activated = ctx.activate(inputs)
-            of_weight = gradient.T @ activated.detach()
-            (of_inputs,) = torch.autograd.grad(activated, inputs, gradient @ weight)
-            return of_inputs, of_weight, gradient.sum(0), None
+            for part, place, of_part in zip(_few(inputs), _few(of_inputs), _few(gradient), strict=True):
+                with torch.enable_grad():
+                    leaf = part.detach().requires_grad_()
+                    activated = ctx.activate(leaf)
+                place.copy_(torch.autograd.grad(activated, leaf, of_part @ weight)[0])
+                of_weight += of_part.T @ activated.detach()
+        return of_inputs, of_weight.to(weight.dtype), gradient.sum(0), None
+
+
+def _sum_dtype(values: Tensor) -> torch.dtype:
+    """Returns what to add in: never less than float32."""
+    return torch.promote_types(values.dtype, torch.float32)
+
+
+def _few(states: Tensor) -> list[Tensor]:
+    """Returns the states in parts that a CPU's caches hold; whole elsewhere."""
+    return list(states.split(_CACHED_TOKENS if states.device.type == "cpu" else max(len(states), 1)))
 
 
 def attend(inputs: Tensor, kept: Tensor, scale: float) -> Tensor:
@@ -147,7 +166,6 @@ class _Attended(torch.autograd.Function):
         return found, None, None
 
 
-def _split(inputs: Tensor) -> tuple[Tensor, ...]:
+def _split(inputs: Tensor) -> list[Tensor]:
     """Queries, keys and values (count, heads, length, width of one), in float32 at least."""
-    wide = inputs if inputs.dtype == torch.float64 else inputs.float()
-    return wide.permute(2, 0, 3, 1, 4).unbind()
+    return list(inputs.to(_sum_dtype(inputs)).permute(2, 0, 3, 1, 4).unbind())
