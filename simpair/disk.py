@@ -6,7 +6,7 @@ import hashlib
 import os
 from pathlib import Path
 
-__all__ = ["sha256", "sync"]
+__all__ = ["replace_text", "sha256", "sync"]
 
 
 def sync(path: Path) -> None:
@@ -17,6 +17,15 @@ def sync(path: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Put a file of UTF-8 text in place of what was there, whole or not at all, and make it last."""
+    unborn = path.with_name(f"{path.name}.new")
+    unborn.write_text(text, encoding="utf-8")
+    sync(unborn)
+    unborn.replace(path)
+    sync(path.parent)
 
 
 def sha256(path: Path) -> str:

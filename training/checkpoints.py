@@ -15,7 +15,7 @@ import shutil
 from pathlib import Path
 
 from simpair._version import __version__
-from simpair.disk import sha256, sync
+from simpair.disk import replace_text, sha256, sync
 from simpair.errors import TrainingError
 
 __all__ = ["check", "checkpoints", "discard", "newest_sound", "rotate", "seal"]
@@ -50,11 +50,8 @@ def seal(folder: Path) -> None:
         sync(path)
     digests = {path.relative_to(folder).as_posix(): sha256(path) for path in files}
     place = 1 + max((_place(other) for other in checkpoints(folder.parent) if _place(other) < math.inf), default=0)
-    unborn, contents = folder / f"{_SEAL}.new", {"simpair": __version__, "place": place, "sha256": digests}
-    unborn.write_text(json.dumps(contents, indent=1) + "\n", encoding="utf-8")
-    sync(unborn)
-    unborn.replace(folder / _SEAL)
-    sync(folder)
+    contents = {"simpair": __version__, "place": place, "sha256": digests}
+    replace_text(folder / _SEAL, json.dumps(contents, indent=1) + "\n")
     sync(folder.parent)
 
 

@@ -47,9 +47,9 @@ def prepare(
 
 def tell_of_turns(material: Material, steps: int, together: int) -> None:
     """Say which of several sources will hardly be seen, and which again and again."""
-    for source, share in (
-        zip(material.sources, material.mixture.shares, strict=True) if len(material.sources) > 1 else ()
-    ):
+    if len(material.sources) == 1:
+        return
+    for source, share in zip(material.sources, material.mixture.shares, strict=True):
         rows = len(source.records)
         if share * steps < 1:
             _log.warning("%s has a share of %.2g of %d steps: it may have no turn at all", source.name, share, steps)

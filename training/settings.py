@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from simpair._version import __version__
-from simpair.disk import sync
+from simpair.disk import replace_text
 from simpair.errors import TrainingError
 
 from .pairs import Records
@@ -66,11 +66,7 @@ def describe_run(
 def write_run(folder: Path, run: Mapping[str, Any]) -> None:
     """Writes what a run is made of into its folder, whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    unborn = folder / f"{RUN_FILE}.new"
-    unborn.write_text(json.dumps(run, ensure_ascii=False, indent=1, default=_plain) + "\n", encoding="utf-8")
-    sync(unborn)
-    unborn.replace(folder / RUN_FILE)
-    sync(folder)
+    replace_text(folder / RUN_FILE, json.dumps(run, ensure_ascii=False, indent=1, default=_plain) + "\n")
 
 
 def check_run(folder: Path, run: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ from simpair.errors import DataError, InputError
 
 from .pairs import Entry, Records, RetrievalPair, ScoredPair, draw_files, draw_records
 
-__all__ = ["Data", "Kind", "Source", "as_retrieval", "digest", "read_source", "read_sources"]
+__all__ = ["Data", "Kind", "Source", "as_retrieval", "digest", "join_sources", "read_source", "read_sources"]
 
 Data: TypeAlias = str | Path | Iterable[str | Path] | Iterable[ScoredPair | RetrievalPair | Mapping[str, Any]]
 Kind = Literal["scored", "labelled", "inference", "positives", "triplets"]
@@ -122,6 +122,21 @@ def read_sources(
     for source in sources:
         _check_negatives(source)
     return sources
+
+
+def join_sources(sources: Sequence[Source], name: str) -> Source:
+    """Returns sources of one kind of record as one, in their order, every record with its place."""
+    records: list[Any] = []
+    lines, files = array("q"), list[tuple[int, Path]]()
+    for source in sources:
+        files += [(len(records) + before, path) for before, path in source.files]
+        records += source.records
+        lines += source.lines
+    kind = _kind(records, is_inference=sources[0].kind == "inference")
+    left_out = sum(source.left_out for source in sources)
+    return sources[0]._replace(
+        name=name, kind=kind, records=records, lines=lines, files=tuple(files), left_out=left_out
+    )
 
 
 def as_retrieval(source: Source) -> Source:

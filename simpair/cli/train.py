@@ -115,7 +115,7 @@ def _train(arguments: argparse.Namespace) -> None:
 
 def _sources(paths: list[str], *, weighted: bool, **reading: Any) -> dict[str, Source]:
     """Files of one kind as one source, unless each has a weight; files of several kinds as a source each."""
-    from simpair.training.sources import read_source
+    from simpair.training.sources import join_sources, read_source
 
     if len(set(paths)) < len(paths):
         raise InputError("a file is given twice; give it once, and --weights where it is to have its turn more often")
@@ -124,7 +124,7 @@ def _sources(paths: list[str], *, weighted: bool, **reading: Any) -> dict[str, S
     if weighted or len(kinds) > 1 or len(sources) == 1:
         return sources
     name = f"{paths[0]} and {len(paths) - 1} more"
-    return {name: read_source(paths, name=name, **reading)}
+    return {name: join_sources(list(sources.values()), name)}
 
 
 def _form(source: Source) -> tuple[object, ...]:
@@ -154,7 +154,9 @@ def _push(arguments: argparse.Namespace) -> None:
 
 def _check_out(folder: Path, *, resume: bool) -> None:
     """Refuse, before the work, a folder without the run to resume, or with files that a new run would mix with."""
-    if resume and not (folder / "run.json").is_file():
+    from simpair.training.settings import RUN_FILE
+
+    if resume and not (folder / RUN_FILE).is_file():
         raise InputError(f"{folder} holds no run to resume; leave --resume out to start anew")
     if not resume and folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder} is not empty; give --out a new folder, or --resume to go on with the run in it")

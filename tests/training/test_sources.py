@@ -10,7 +10,7 @@ import pytest
 
 from simpair.errors import DataError, InputError
 from simpair.training.pairs import RetrievalPair, ScoredPair
-from simpair.training.sources import as_retrieval, digest, read_source, read_sources
+from simpair.training.sources import as_retrieval, digest, join_sources, read_source, read_sources
 
 LABELLED = [ScoredPair("a", "b", 1.0), ScoredPair("a", "c", 0.0), ScoredPair("d", "e", 1.0)]
 
@@ -78,6 +78,15 @@ def test_records_in_memory_know_their_row():
 def test_nothing_but_empty_texts_is_no_data():
     with pytest.raises(DataError, match=r"no records \(1 with an empty text were left out\)"):
         read_source([ScoredPair("", "b", 1.0)], skip_empty=True)
+
+
+def test_joined_sources_are_those_of_the_files_read_together(tmp_path):
+    paths = [
+        write(tmp_path / "a.csv", "text1,text2,label", ",c,0", "a,b,1", "a,c,0"),
+        write(tmp_path / "b.csv", "text1,text2,label", "d,e,0.5", ",x,1"),
+    ]
+    apart = [read_source(path, name=str(path), skip_empty=True) for path in paths]
+    assert join_sources(apart, "both") == read_source(paths, name="both", skip_empty=True)
 
 
 def test_a_source_is_taken_as_it_is_and_a_mapping_is_several():
