@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import mmap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from simpair.errors import InputError
+from simpair.pages import own_pages
 from simpair.tokens import PackedBatch, TokenBudget, Tokenized, check_texts, plan_batches
 from simpair.workers import run_on_workers
 
@@ -119,7 +119,7 @@ def encode_blocks(
         first = 0
         for block in _cut(texts):
             end = first + len(block)
-            embeddings = _own_pages(len(block), dimension) if out is None else out[first:end]
+            embeddings = own_pages(len(block), dimension) if out is None else out[first:end]
             unfinished = _start(block, first, tokenize, prepare, embeddings)
             first = end
             for rows, batch in plan_batches(unfinished.sequences, budget):
@@ -137,14 +137,6 @@ def encode_blocks(
             if out is None or len(block.embeddings) == _BLOCK_TEXTS:
                 _give_back_memory()
             yield Block(block.embeddings, block.truncated)
-
-
-def _own_pages(rows: int, dimension: int) -> FloatArray:
-    """Room (rows, dimension) outside the heap, which goes back to the system when nobody holds it any more."""
-    # A system that forks shares such pages with its children otherwise.
-    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
-    pages = mmap.mmap(-1, max(1, 4 * rows * dimension), **private)
-    return np.frombuffer(pages, np.float32, rows * dimension).reshape(rows, dimension)
 
 
 def _give_back_memory() -> None:

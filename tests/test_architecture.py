@@ -13,6 +13,7 @@ _ROOT = Path(__file__).parents[1]
 _FLOORS = {
     "errors": 0,
     "rows": 1,
+    "pages": 1,
     "_version": 0,
     "vocabulary": 1,
     "hub": 2,

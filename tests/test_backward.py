@@ -61,32 +61,70 @@ def test_the_feed_forward_has_the_bits_of_the_plain_one(bf16: bool) -> None:
         assert apart(one, other) <= (1e-2 if bf16 else 1e-6)
 
 
-def test_gradients_of_attention_are_the_derivatives() -> None:
-    inputs = random(2, 3, 3, 2, 4, dtype=torch.float64)
-    kept = torch.rand(2, 2, 3, 3, generator=torch.Generator().manual_seed(0)) > 0.3
+GROUPS = [(2, 3), (1, 1), (3, 5)]
+
+
+def attended(states: Tensor, groups: list[tuple[int, int]], heads: int) -> Tensor:
+    """The context by torch's attention, text by text."""
+    context = []
+    for text in states.split([length for count, length in groups for _ in range(count)]):
+        query, key, value = text.view(1, len(text), 3, heads, -1).permute(2, 0, 3, 1, 4).unbind()
+        context.append(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)[0])
+    return torch.cat(context)
+
+
+def size(groups: list[tuple[int, int]], heads: int) -> int:
+    return sum(count * heads * length**2 for count, length in groups)
+
+
+@pytest.mark.parametrize("groups", [GROUPS[:1], GROUPS])
+def test_gradients_of_attention_are_the_derivatives(groups: list[tuple[int, int]]) -> None:
+    states = random(sum(count * length for count, length in groups), 24, dtype=torch.float64)
+    kept = torch.rand(size(groups, 2), generator=torch.Generator().manual_seed(0)) > 0.3
     assert not kept.all()
-    assert torch.autograd.gradcheck(lambda inputs: attend(inputs, kept, 1.5), (inputs,))
+    assert torch.autograd.gradcheck(lambda states: attend(states, groups, 2, kept, 1.5), (states,))
 
 
 def test_attention_is_that_of_torch_where_nothing_is_dropped() -> None:
-    inputs, kept = random(2, 7, 3, 4, 8), torch.ones(2, 4, 7, 7, dtype=torch.bool)
-    ours = attend(inputs, kept, 1.0)
-    query, key, value = inputs.permute(2, 0, 3, 1, 4).unbind()
-    theirs = F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
+    states, kept = random(22, 96), torch.ones(size(GROUPS, 4), dtype=torch.bool)
+    ours, theirs = attend(states, GROUPS, 4, kept, 1.0), attended(states, GROUPS, 4)
     assert torch.allclose(ours, theirs, atol=1e-6)
-    assert torch.allclose(gradients(ours, inputs)[0], gradients(theirs, inputs)[0], atol=1e-5)
+    assert torch.allclose(gradients(ours, states)[0], gradients(theirs, states)[0], atol=1e-5)
+
+
+def test_attention_of_half_precision_is_computed_in_float32() -> None:
+    states, kept = random(22, 96).detach().bfloat16().requires_grad_(), torch.ones(size(GROUPS, 4), dtype=torch.bool)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = attend(states, GROUPS, 4, kept, 1.0)
+    assert torch.allclose(ours, attended(states.float(), GROUPS, 4), atol=1e-6)
+    assert gradients(ours, states)[0].dtype == torch.bfloat16
+
+
+def test_products_read_nothing_from_where_they_go() -> None:
+    torch.full((1_000_000,), torch.nan)  # and is freed: the next pieces of memory hold it
+    states = random(22, 96)
+    result = attend(states, GROUPS, 4, torch.ones(size(GROUPS, 4), dtype=torch.bool), 1.0)
+    assert result.isfinite().all()
+    assert gradients(result, states)[0].isfinite().all()
+    for shape in ((1, 1, 1), (2, 3, 4), (3, 20, 32), (3, 200, 32)):  # of the small kernel and of MKL
+        count, length, width = shape
+        place = torch.full((count, length, length), torch.nan)
+        one, other = random(*shape).detach(), random(count, width, length).detach()
+        place.baddbmm_(one, other, beta=0, alpha=0.5)
+        assert torch.allclose(place, one @ other * 0.5, atol=1e-5)
 
 
 def test_attention_drops_that_share_and_scales_what_is_left() -> None:
-    inputs = random(30, 20, 3, 4, 8).detach()
-    whole = attend(inputs, torch.ones(30, 4, 20, 20, dtype=torch.bool), 1.0)
+    states, groups = random(600, 96).detach(), [(30, 20)]
+    whole = attend(states, groups, 4, torch.ones(size(groups, 4), dtype=torch.bool), 1.0)
     torch.manual_seed(0)
     means = torch.zeros_like(whole)
     for _ in range(50):
-        kept, scale = draw_kept(inputs, (30, 4, 20, 20), 0.2) or (torch.zeros(1), 0.0)
+        kept, scale = draw_kept(states, (size(groups, 4),), 0.2) or (torch.zeros(1), 0.0)
         assert kept.float().mean().item() == pytest.approx(0.8, abs=0.01)
-        means += attend(inputs, kept, scale) / 50
-    assert (means - whole).abs().mean() < 0.1 * whole.abs().mean() < 0.5 * (attend(inputs, kept, scale) - whole).std()
+        means += attend(states, groups, 4, kept, scale) / 50
+    spread = (attend(states, groups, 4, kept, scale) - whole).std()
+    assert (means - whole).abs().mean() < 0.1 * whole.abs().mean() < 0.5 * spread
 
 
 def held(forward: Callable[[], Any]) -> int:

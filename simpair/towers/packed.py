@@ -21,6 +21,7 @@ from simpair.tokens import PackedBatch
 from simpair.towers.backward import attend, trained
 from simpair.towers.dropout import add_dropped, draw_kept, dropped
 from simpair.towers.products import ACTIVATIONS, LayerParts, Product, Site, plain
+from simpair.towers.tables import Table, WordTable
 
 __all__ = ["MODEL_TYPES", "PackedBert", "PackedBertConfig"]
 
@@ -263,22 +264,17 @@ def _count_real_tokens(input_ids: Tensor, positions: Tensor, *, pad: int) -> Ten
     return (before - before[starts] + 1) * real + pad
 
 
-class _Table(nn.Embedding):
-    def reset_parameters(self) -> None:
-        """Nothing: a checkpoint's tensors come next, and the random state is the caller's."""
-
-
 class _Linear(nn.Linear):
     def reset_parameters(self) -> None:
-        """Nothing, as in ``_Table``."""
+        """Nothing, as in ``Table``."""
 
 
 class _Embeddings(nn.Module):
     def __init__(self, config: PackedBertConfig) -> None:
         super().__init__()
-        self.word_embeddings = _Table(config.vocab_size, config.hidden_size)
-        self.position_embeddings = _Table(config.max_position_embeddings, config.hidden_size)
-        self.token_type_embeddings = _Table(config.type_vocab_size, config.hidden_size)
+        self.word_embeddings = WordTable(config.vocab_size, config.hidden_size)
+        self.position_embeddings = Table(config.max_position_embeddings, config.hidden_size)
+        self.token_type_embeddings = Table(config.type_vocab_size, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self._dropout = config.hidden_dropout_prob
 
@@ -347,12 +343,15 @@ class _Attention(nn.Module):
         dropout = self._dropout if dropping else 0.0
         if texts.starts is not None and inputs.dtype in (torch.float16, torch.bfloat16) and not dropout:
             return self._attend_at_once(inputs, texts.starts, longest=texts.groups[-1][1])
+        weights = sum(count * self._heads * length**2 for count, length in texts.groups)
+        if drawn := draw_kept(inputs, (weights,), dropout):
+            return attend(inputs, texts.groups, self._heads, *drawn)
         context = []
-        whole = inputs if dropout else inputs.float()
         # split, not slices: the gradient of a slice is as large as the pack, once a group.
-        parts = whole.split([*(count * length for count, length in texts.groups), texts.spare])
+        parts = inputs.float().split([*(count * length for count, length in texts.groups), texts.spare])
         for (count, length), part in zip(texts.groups, parts[:-1], strict=True):
-            attended = _attend(part.view(count, length, 3, self._heads, -1), dropout)
+            query, key, value = part.view(count, length, 3, self._heads, -1).permute(2, 0, 3, 1, 4).unbind()
+            attended = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout).transpose(1, 2)
             context.append(attended.reshape(count * length, -1))
         return torch.cat([*context, inputs.new_zeros(texts.spare, inputs.shape[1] // 3, dtype=torch.float32)])
 
@@ -363,15 +362,6 @@ class _Attention(nn.Module):
         query, key, value = inputs.view(len(inputs), 3, self._heads, -1).unbind(1)
         context = varlen_attn(query, key, value, starts, starts, longest, longest)
         return context.flatten(1).float()  # type: ignore[union-attr]
-
-
-def _attend(inputs: Tensor, dropout: float) -> Tensor:
-    """Queries, keys and values (count, length, 3, heads, width of one) → context without the 3, float32."""
-    count, length, _, heads, _ = inputs.shape
-    if drawn := draw_kept(inputs, (count, heads, length, length), dropout):
-        return attend(inputs, *drawn)
-    query, key, value = inputs.float().permute(2, 0, 3, 1, 4).unbind()
-    return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout).transpose(1, 2)
 
 
 class _Output(nn.Module):
