@@ -4,8 +4,8 @@
 
 FOLDER is all-MiniLM-L6-v2; TRAIN holds ``en_pairs``, EVAL ``pairs_en_stsb``. Long-tailed texts are the standard
 library's docstrings, half of them below 20 tokens and a hundredth at 256. Both trainers get the same pairs in the same
-batches, batch 32, in-batch negatives, and take turns (A B A B …) in one process; a ratio is that of the median steps.
-Memory is the highest mark of a process of its own. The peer needs ``datasets``, which simpair does not. Half an hour on
+batches, batch 32, in-batch negatives, and take turns (A B A B …) in one process; a ratio is that of the median steps,
+the first three of a run aside, in which allocators take their memory. Memory is the highest mark of a process of its own. The peer needs ``datasets``, which simpair does not. Half an hour on
 two cores; ``--parts`` chooses.
 """
 
@@ -31,7 +31,7 @@ from benchmarks.targets import Target, rows, table
 
 __all__ = ["TARGETS", "main", "measure"]
 
-_BATCH, _STEPS, _ROUNDS = 32, 3, 5
+_BATCH, _WARM, _STEPS, _ROUNDS = 32, 3, 4, 5
 _SEEDS, _LEARNING_STEPS = (0, 1, 2), 100
 _WORDS, _LONG = 40, 256
 """Words of a short text, few enough for 64 tokens, and the most tokens of any, which is the model's own maximum."""
@@ -100,7 +100,7 @@ def _lines(path: Path) -> Any:
 
 
 def ours(model: str, *, bf16: bool = False) -> Steps:
-    """Our trainer: pairs → the seconds of each step but the first."""
+    """Our trainer: pairs → the seconds of each step."""
     from torch.utils.data import SequentialSampler
     from transformers import PrinterCallback
 
@@ -121,13 +121,13 @@ def ours(model: str, *, bf16: bool = False) -> Steps:
             trainer = InOrder(encoder, args, train_dataset=records, callbacks=[watch])
             trainer.remove_callback(PrinterCallback)
             trainer.train()
-        return watch.seconds[1:]  # type: ignore[no-any-return]
+        return watch.seconds  # type: ignore[no-any-return]
 
     return steps
 
 
 def peers(model: str, *, bf16: bool = False) -> Steps:
-    """The peer's trainer: pairs → the seconds of each step but the first."""
+    """The peer's trainer: pairs → the seconds of each step."""
     from datasets import Dataset
     from sentence_transformers import (
         SentenceTransformer,
@@ -153,7 +153,7 @@ def peers(model: str, *, bf16: bool = False) -> Steps:
             trainer = InOrder(encoder, args, train_dataset=data, loss=loss, callbacks=[watch])
             trainer.remove_callback(PrinterCallback)
             trainer.train()
-        return watch.seconds[1:]  # type: ignore[no-any-return]
+        return watch.seconds  # type: ignore[no-any-return]
 
     return steps
 
@@ -202,10 +202,10 @@ def _speed(model: str, pairs: list[Pair]) -> dict[str, Any]:
     """Median seconds of a step of each engine, in turns on the same batches."""
     engines = {name: engine(name, model) for name in _ENGINES}
     seconds: dict[str, list[float]] = {name: [] for name in engines}
-    size = (_STEPS + 1) * _BATCH
+    size = (_WARM + _STEPS) * _BATCH
     for number in range(_ROUNDS):
         for name, steps in engines.items():
-            seconds[name] += steps(pairs[number * size : (number + 1) * size])
+            seconds[name] += steps(pairs[number * size : (number + 1) * size])[_WARM:]
             say(f"round {number + 1}, {name}: {median(seconds[name]):.3g} s a step")
     middle = {name: median(runs) for name, runs in seconds.items()}
     return {

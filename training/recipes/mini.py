@@ -2,17 +2,20 @@
 
     OMP_NUM_THREADS=1 python -m simpair.training.recipes.mini --data DATA --teacher MINILM --work WORK --out OUT
 
-Four stages, each kept in WORK, so that the same command goes on after an interruption: a vocabulary; a student of four
-of the teacher's six layers; the teacher's embeddings of the English texts (the target of a Chinese text is that of its
-translation: Reimers & Gurevych 2020, arXiv 2004.09813); training. The shipped weights come from this command, 67
-minutes of one core for the last stage. Another number of threads sums in another order and gives other roundings.
+Each part is kept in WORK, so that the same command goes on after an interruption: a vocabulary; a student of four of
+the teacher's six layers; the teacher's embeddings of the English texts (the target of a Chinese text is that of its
+translation: Reimers & Gurevych 2020, arXiv 2004.09813); two stages of training. The first mostly distils; the second
+has more scored pairs, half the learning rates, and trains the short forms of an embedding too (Kusupati et al. 2022,
+"Matryoshka Representation Learning", arXiv 2205.13147). Another number of threads sums in another order and gives other
+roundings.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,14 +24,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers.trainer_utils import get_last_checkpoint
 
 from simpair.model import TwinTowerEncoder
 
 from ..arguments import TwinTowerTrainingArguments
+from ..checkpoints import newest_sound
 from ..collators import PairCollator
 from ..evaluate import evaluate_pairs
-from ..losses import cosent, distillation, info_nce
+from ..losses import cosent, distillation, info_nce, matryoshka, similarity_distillation
 from ..pairs import RetrievalPair, ScoredPair
 from ..trainer import TwinTowerTrainer, embed_columns, right_answers
 from .sources import dev_pairs, distillation_texts, lexicon, retrieval_sources, scored_sources, vocabulary_texts
@@ -38,11 +41,38 @@ from .vocabulary import train_vocabulary
 
 _LOG = logging.getLogger("simpair")
 
-_DISTILLED, _SCORED, _QUESTIONS, _RETRIEVAL = 192, 96, 24, 64  # records in a batch of each kind
-_ALONE = 0.35  # the share of the steps that only distil
-_CYCLE = "dsdrdsdrds"  # the ten steps that then repeat: distillation, scored pairs, retrieval pairs
-_BODY_RATE, _ROWS_RATE = 3e-4, 2e-3  # learning rates; embedding rows are new, and rarely met
+_DISTILLED, _QUESTIONS, _RETRIEVAL = 192, 24, 64  # records in a batch of each kind
 _SCALE = 20.0
+_SHORT = (256, 128, 64)  # widths of the short forms
+_SHARE = 0.3  # what a short form counts beside the whole embedding
+
+
+class Stage(NamedTuple):
+    """A run of the trainer.
+
+    Attributes:
+        name: Of its folder.
+        steps: Optimizer steps.
+        alone: The share of the steps, from the first, that only distil.
+        cycle: The steps that then repeat: distillation, scored pairs, retrieval pairs, by their first letters.
+        scored: Scored pairs in a batch.
+        rates: Learning rates of the body and of the embedding rows, which are new, and rarely met.
+        short: Widths of the short forms that are trained too.
+    """
+
+    name: str
+    steps: int
+    alone: float
+    cycle: str
+    scored: int
+    rates: tuple[float, float]
+    short: tuple[int, ...] = ()
+
+
+STAGES = (
+    Stage("first", 3_400, 0.35, "dsdrdsdrds", 96, (3e-4, 2e-3)),
+    Stage("second", 3_000, 0.0, "sdrsdrsdrs", 160, (1.5e-4, 1e-3), _SHORT),
+)
 
 
 class Distilled(NamedTuple):
@@ -67,10 +97,11 @@ class Material(NamedTuple):
 class Schedule(Dataset[Batch]):
     """Step → its batch, all from one source: a pure function of the seed and the step, so a resumed run is the same."""
 
-    def __init__(self, material: Material, *, steps: int, seed: int) -> None:
-        self._material, self._seed = material, seed
-        alone = int(_ALONE * steps)
-        self._kinds = ["d" if step < alone else _CYCLE[step % len(_CYCLE)] for step in range(steps)]
+    def __init__(self, material: Material, stage: Stage, *, seed: int) -> None:
+        self._material, self._stage, self._seed = material, stage, seed
+        alone = int(stage.alone * stage.steps)
+        cycle = stage.cycle
+        self._kinds = ["d" if step < alone else cycle[step % len(cycle)] for step in range(stage.steps)]
         self._distilled = np.cumsum([kind == "d" for kind in self._kinds])
 
     def __len__(self) -> int:
@@ -82,7 +113,7 @@ class Schedule(Dataset[Batch]):
             return self._targets(int(self._distilled[step]) - 1)
         if self._kinds[step] == "s":
             source = _draw_source(self._material.scored, draw)
-            return _sample(self._material.scored[source], _SCORED, draw)
+            return _sample(self._material.scored[source], self._stage.scored, draw)
         source = _draw_source(self._material.retrieval, draw)
         size = _QUESTIONS if source.startswith("qa") else _RETRIEVAL
         return _sample(self._material.retrieval[source], size, draw)
@@ -122,6 +153,11 @@ class RecipeCollator(PairCollator):
 class RecipeTrainer(TwinTowerTrainer):
     """Chooses the loss by what the batch holds; embedding rows learn at a rate of their own."""
 
+    def __init__(self, *args: Any, stage: Stage, **kwargs: Any) -> None:
+        """As ``TwinTowerTrainer``, for a stage."""
+        self._stage = stage
+        super().__init__(*args, **kwargs)
+
     def compute_loss(
         self,
         model: nn.Module,
@@ -132,19 +168,34 @@ class RecipeTrainer(TwinTowerTrainer):
         """Distillation (regression + in-batch choice), CoSENT for labels, InfoNCE for the rest."""
         text1, *others = embed_columns(model, inputs)
         if "targets" in inputs:
-            targets = inputs["targets"]
-            same = targets @ targets.T > 0.999
-            return info_nce(text1, targets, scale=_SCALE, same=same) + 10 * distillation(text1, targets)
+            return self._distilled(text1, inputs["targets"])
         if "labels" in inputs:
-            return cosent(text1, others[0], inputs["labels"], scale=_SCALE)
-        negatives = torch.cat(others[1:]) if others[1:] else None
-        return info_nce(text1, others[0], negatives, scale=_SCALE, same=right_answers(inputs))
+            return self._nested(partial(cosent, labels=inputs["labels"], scale=_SCALE), text1, *others)
+        same = right_answers(inputs)
+
+        def ranked(anchors: Tensor, positives: Tensor, *negatives: Tensor) -> Tensor:
+            return info_nce(anchors, positives, torch.cat(negatives) if negatives else None, scale=_SCALE, same=same)
+
+        return self._nested(ranked, text1, *others)
+
+    def _distilled(self, embeddings: Tensor, targets: Tensor) -> Tensor:
+        """The whole embedding goes where the teacher's is; a short form has the same neighbours."""
+        same = targets @ targets.T > 0.999
+        whole = info_nce(embeddings, targets, scale=_SCALE, same=same) + 10 * distillation(embeddings, targets)
+        short = (similarity_distillation(embeddings[:, :width], targets, scale=_SCALE) for width in self._stage.short)
+        return sum(short, start=whole)
+
+    def _nested(self, loss: Callable[..., Tensor], *embeddings: Tensor) -> Tensor:
+        """A loss of the whole embeddings, and of their short forms where the stage has them."""
+        dims = (embeddings[0].shape[1], *self._stage.short)
+        return matryoshka(loss, *embeddings, dims=dims, weights=(1.0, *[_SHARE] * len(self._stage.short)))
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW with two learning rates."""
         rows = self._encoder().tower.embeddings.word_embeddings.weight
         body = [weight for weight in self._encoder().parameters() if weight is not rows]
-        groups = [{"params": [rows], "lr": _ROWS_RATE}, {"params": body, "lr": _BODY_RATE}]
+        body_rate, rows_rate = self._stage.rates
+        groups = [{"params": [rows], "lr": rows_rate}, {"params": body, "lr": body_rate}]
         self.optimizer = torch.optim.AdamW(groups, fused=True)
         return self.optimizer
 
@@ -168,11 +219,11 @@ def gather_material(data: Path, teacher: Path, cache: Path) -> Material:
     return Material(texts, targets, scored_sources(data), retrieval)  # English inference triplets are too few
 
 
-def train(student: TwinTowerEncoder, material: Material, work: Path, *, steps: int, seed: int) -> None:
+def train(student: TwinTowerEncoder, material: Material, work: Path, stage: Stage, *, seed: int) -> None:
     """Train the student in place, going on from the newest checkpoint in ``work``."""
     args = TwinTowerTrainingArguments(
         output_dir=str(work),
-        max_steps=steps,
+        max_steps=stage.steps,
         per_device_train_batch_size=1,  # the schedule's item is a whole batch
         train_sampling_strategy="sequential",
         lr_scheduler_type="linear",
@@ -188,11 +239,26 @@ def train(student: TwinTowerEncoder, material: Material, work: Path, *, steps: i
     trainer = RecipeTrainer(
         student,
         args,
-        train_dataset=Schedule(material, steps=steps, seed=seed),
+        train_dataset=Schedule(material, stage, seed=seed),
         data_collator=RecipeCollator(student.tokenizer),
+        stage=stage,
     )
     work.mkdir(parents=True, exist_ok=True)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work)))
+    found = newest_sound(work)
+    trainer.train(resume_from_checkpoint=None if found is None else str(found))
+
+
+def train_stages(material: Material, work: Path, *, seed: int) -> TwinTowerEncoder:
+    """Returns the student after all stages; each begins with the float16 checkpoint of the one before."""
+    folder = work / "student"
+    for number, stage in enumerate(STAGES):
+        trained = work / stage.name
+        if not (trained / "model.safetensors").exists():
+            student = TwinTowerEncoder.from_pretrained(folder)
+            train(student, material, work / f"train-{stage.name}", stage, seed=seed + number)
+            student.save_pretrained(trained, dtype="float16")
+        folder = trained
+    return TwinTowerEncoder.from_pretrained(folder)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -202,15 +268,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--teacher", type=Path, required=True, help="folder of all-MiniLM-L6-v2")
     parser.add_argument("--work", type=Path, required=True, help="folder for what an interrupted run goes on from")
     parser.add_argument("--out", type=Path, required=True, help="folder of the trained checkpoint (float16)")
-    parser.add_argument("--steps", type=int, default=3_400, help="optimizer steps")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.manual_seed(options.seed)
     build_student(options.data, options.teacher, options.work / "student")
     material = gather_material(options.data, options.teacher, options.work / "targets")
-    student = TwinTowerEncoder.from_pretrained(options.work / "student")
-    train(student, material, options.work / "train", steps=options.steps, seed=options.seed)
+    student = train_stages(material, options.work, seed=options.seed)
     student.save_pretrained(options.out, dtype="float16")
     for source, pairs in dev_pairs(options.data).items():
         _LOG.info("dev %s: Spearman %.4f over %d pairs", source, *evaluate_pairs(student, pairs)[::2])
