@@ -156,8 +156,10 @@ def _few(states: Tensor) -> list[Tensor]:
     return list(states.split(_CACHED_TOKENS if states.device.type == "cpu" else max(len(states), 1)))
 
 
-def attend(inputs: Tensor, groups: Sequence[tuple[int, int]], heads: int, kept: Tensor, scale: float) -> Tensor:
-    """Returns the context (S, D) of texts side by side, with dropout, in float32 at least.
+def attend(
+    inputs: Tensor, groups: Sequence[tuple[int, int]], heads: int, kept: Tensor | None = None, scale: float = 1.0
+) -> Tensor:
+    """Returns the context (S, D) of texts side by side, in float32 at least.
 
     Vaswani et al., 2017, "Attention Is All You Need", equation 1.
 
@@ -165,14 +167,15 @@ def attend(inputs: Tensor, groups: Sequence[tuple[int, int]], heads: int, kept: 
         inputs: (S, 3 D), queries, keys and values.
         groups: Count and length of each run of texts of one length.
         heads: How many heads share D.
-        kept: Bool, text by text and head by head (length, length): the weights of the attention that dropout leaves.
+        kept: Bool, text by text and head by head (length, length): the weights of the attention that dropout leaves;
+            None leaves all.
         scale: What these are multiplied by for it.
     """
     return _Attended.apply(inputs, groups, heads, kept, scale)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _Attended(torch.autograd.Function):
-    """Attention that keeps its inputs, the softmax and a byte for each of its numbers.
+    """Attention that keeps its inputs, the softmax and, with dropout, a byte for each of its numbers.
 
     Products are written where they belong, with their factors: short texts make so many small ones that each operation
     beside them counts. With ``beta=0`` nothing is read from where they go.
@@ -180,18 +183,19 @@ class _Attended(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, inputs: Tensor, groups: Sequence[tuple[int, int]], heads: int, kept: Tensor, scale: float
+        ctx: Any, inputs: Tensor, groups: Sequence[tuple[int, int]], heads: int, kept: Tensor | None, scale: float
     ) -> Tensor:
         dtype = _sum_dtype(inputs)
         context = inputs.new_empty(len(inputs), inputs.shape[1] // 3, dtype=dtype)
-        softmax = inputs.new_empty(len(kept), dtype=dtype)
+        softmax = inputs.new_empty(sum(count * heads * length**2 for count, length in groups), dtype=dtype)
         with torch.autocast(inputs.device.type, enabled=False):
             runs = zip(*_by_head(groups, heads, inputs, context), *_by_pair(groups, heads, softmax, kept), strict=True)
             for part, place, weights, keep in runs:
                 query, key, value = _laid_out(part, dtype)
                 scores = torch.baddbmm(weights, query, key.mT, beta=0, alpha=query.shape[-1] ** -0.5)
                 torch.softmax(scores, -1, out=weights)
-                found = query.baddbmm_(torch.mul(weights, keep, out=scores), value, beta=0, alpha=scale)
+                dropped = weights if keep is None else torch.mul(weights, keep, out=scores)
+                found = query.baddbmm_(dropped, value, beta=0, alpha=scale)
                 place.copy_(found.view(place.shape))
         ctx.save_for_backward(inputs, softmax, kept)
         ctx.groups, ctx.heads, ctx.scale = groups, heads, scale
@@ -209,9 +213,11 @@ class _Attended(torch.autograd.Function):
                 query, key, value = _laid_out(part, dtype)
                 (of_heads,) = _laid_out(of_context, dtype)
                 shrunk, of_part = query.shape[-1] ** -0.5, query.new_empty(3, *query.shape)
-                dropped = weights * keep
+                dropped = weights if keep is None else weights * keep
                 of_part[2].baddbmm_(dropped.mT, of_heads, beta=0, alpha=scale)
-                of_weights = dropped.baddbmm_(of_heads, value.mT, beta=0, alpha=scale).mul_(keep)
+                of_weights = torch.baddbmm(weights, of_heads, value.mT, beta=0, alpha=scale)
+                if keep is not None:
+                    of_weights.mul_(keep)
                 of_scores = torch._softmax_backward_data(of_weights, weights, -1, dtype)
                 of_part[0].baddbmm_(of_scores, key, beta=0, alpha=shrunk)
                 of_part[1].baddbmm_(of_scores.mT, query, beta=0, alpha=shrunk)
@@ -232,11 +238,13 @@ def _by_head(groups: Sequence[tuple[int, int]], heads: int, *states: Tensor) -> 
     ]
 
 
-def _by_pair(groups: Sequence[tuple[int, int]], heads: int, *weights: Tensor) -> list[list[Tensor]]:
+def _by_pair(groups: Sequence[tuple[int, int]], heads: int, *weights: Tensor | None) -> list[list[Any]]:
     """Views (count * heads, length, length) of the weights of attention, one for each run of texts of one length."""
-    runs = [count * heads * length**2 for count, length in groups]
+    runs, lengths = [count * heads * length**2 for count, length in groups], [length for _, length in groups]
     return [
-        [part.view(-1, length, length) for part, (_, length) in zip(whole.split(runs), groups, strict=True)]
+        [None] * len(groups)
+        if whole is None
+        else [part.view(-1, length, length) for part, length in zip(whole.split(runs), lengths, strict=True)]
         for whole in weights
     ]
 

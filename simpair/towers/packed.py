@@ -344,8 +344,9 @@ class _Attention(nn.Module):
         if texts.starts is not None and inputs.dtype in (torch.float16, torch.bfloat16) and not dropout:
             return self._attend_at_once(inputs, texts.starts, longest=texts.groups[-1][1])
         weights = sum(count * self._heads * length**2 for count, length in texts.groups)
-        if drawn := draw_kept(inputs, (weights,), dropout):
-            return attend(inputs, texts.groups, self._heads, *drawn)
+        drawn = draw_kept(inputs, (weights,), dropout)
+        if drawn or (inputs.requires_grad and not dropout and inputs.device.type == "cpu"):
+            return attend(inputs, texts.groups, self._heads, *(drawn or ()))
         context = []
         # split, not slices: the gradient of a slice is as large as the pack, once a group.
         parts = inputs.float().split([*(count * length for count, length in texts.groups), texts.spare])

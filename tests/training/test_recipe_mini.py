@@ -16,13 +16,13 @@ from simpair.training.recipes.vocabulary import train_vocabulary
 
 from .recipe_data import ROWS, write_rows, write_teacher
 
-FIRST = Stage("first", 3, 0.34, "sr", 2, (1e-3, 1e-3))
-SECOND = Stage("second", 3, 0.0, "sdr", 2, (1e-3, 1e-3), (4, 2))
+FIRST = Stage("first", 3, 0.34, "sr", 2, 2, (1e-3, 1e-3))
+SECOND = Stage("second", 3, 0.0, "sdr", 2, 2, (1e-3, 1e-3), (4, 2))
 
 
 @pytest.fixture(autouse=True)
 def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_DISTILLED", "_QUESTIONS", "_RETRIEVAL"):
+    for name in ("_DISTILLED", "_RETRIEVAL"):
         monkeypatch.setattr(mini, name, 2)
 
 
@@ -35,14 +35,14 @@ def material() -> Material:
 
 
 def test_a_schedule_follows_its_cycle_once_it_does_not_only_distil(material: Material) -> None:
-    schedule = Schedule(material, Stage("s", 10, 0.3, "dsr", 2, (0, 0)), seed=0)
+    schedule = Schedule(material, Stage("s", 10, 0.3, "dsr", 2, 2, (0, 0)), seed=0)
     kinds = "".join({Distilled: "d", ScoredPair: "s", RetrievalPair: "r"}[type(batch[0])] for batch in schedule)
     assert kinds == "ddd" + "dsrdsrd"
 
 
 def test_a_batch_is_a_function_of_seed_and_step(material: Material, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mini, "_DISTILLED", 4)
-    schedules = [Schedule(material, Stage("s", 12, 0.3, "dsr", 3, (0, 0)), seed=seed) for seed in (5, 5, 6)]
+    schedules = [Schedule(material, Stage("s", 12, 0.3, "dsr", 3, 2, (0, 0)), seed=seed) for seed in (5, 5, 6)]
     one, same, other = ([[record[0] for record in schedule[step]] for step in range(12)] for schedule in schedules)
     assert one == same
     assert one != other

@@ -5,7 +5,7 @@
 Each part is kept in WORK, so that the same command goes on after an interruption: a vocabulary; a student of four of
 the teacher's six layers; the teacher's embeddings of the English texts (the target of a Chinese text is that of its
 translation: Reimers & Gurevych 2020, arXiv 2004.09813); two stages of training. The first mostly distils; the second
-has more scored pairs, half the learning rates, and trains the short forms of an embedding too (Kusupati et al. 2022,
+has more scored pairs, lower learning rates, and trains the short forms of an embedding too (Kusupati et al. 2022,
 "Matryoshka Representation Learning", arXiv 2205.13147). Another number of threads sums in another order and gives other
 roundings.
 """
@@ -41,7 +41,7 @@ from .vocabulary import train_vocabulary
 
 _LOG = logging.getLogger("simpair")
 
-_DISTILLED, _QUESTIONS, _RETRIEVAL = 192, 24, 64  # records in a batch of each kind
+_DISTILLED, _RETRIEVAL = 192, 64  # records in a batch
 _SCALE = 20.0
 _SHORT = (256, 128, 64)  # widths of the short forms
 _SHARE = 0.3  # what a short form counts beside the whole embedding
@@ -56,6 +56,7 @@ class Stage(NamedTuple):
         alone: The share of the steps, from the first, that only distil.
         cycle: The steps that then repeat: distillation, scored pairs, retrieval pairs, by their first letters.
         scored: Scored pairs in a batch.
+        questions: Questions with their passages in a batch.
         rates: Learning rates of the body and of the embedding rows, which are new, and rarely met.
         short: Widths of the short forms that are trained too.
     """
@@ -65,13 +66,14 @@ class Stage(NamedTuple):
     alone: float
     cycle: str
     scored: int
+    questions: int
     rates: tuple[float, float]
     short: tuple[int, ...] = ()
 
 
 STAGES = (
-    Stage("first", 3_400, 0.35, "dsdrdsdrds", 96, (3e-4, 2e-3)),
-    Stage("second", 3_000, 0.0, "sdrsdrsdrs", 160, (1.5e-4, 1e-3), _SHORT),
+    Stage("first", 3_400, 0.35, "dsdrdsdrds", 96, 24, (3e-4, 2e-3)),
+    Stage("second", 7_000, 0.0, "sdrsdrsdrs", 160, 32, (2e-4, 1e-3), _SHORT),
 )
 
 
@@ -115,7 +117,7 @@ class Schedule(Dataset[Batch]):
             source = _draw_source(self._material.scored, draw)
             return _sample(self._material.scored[source], self._stage.scored, draw)
         source = _draw_source(self._material.retrieval, draw)
-        size = _QUESTIONS if source.startswith("qa") else _RETRIEVAL
+        size = self._stage.questions if source.startswith("qa") else _RETRIEVAL
         return _sample(self._material.retrieval[source], size, draw)
 
     def _targets(self, number: int) -> list[Distilled]:
