@@ -5,8 +5,8 @@
 FOLDER is all-MiniLM-L6-v2; TRAIN holds ``en_pairs``, EVAL ``pairs_en_stsb``. Long-tailed texts are the standard
 library's docstrings, half of them below 20 tokens and a hundredth at 256. Both trainers get the same pairs in the same
 batches, batch 32, in-batch negatives, and take turns (A B A B …) in one process; a ratio is that of the median steps,
-the first three of a run aside, in which allocators take their memory. Memory is the highest mark of a process of its own. The peer needs ``datasets``, which simpair does not. Half an hour on
-two cores; ``--parts`` chooses.
+the first three of a run aside, in which allocators take their memory. Memory is the highest mark of a process of its
+own. The peer needs ``datasets``, which simpair does not. Half an hour on two cores; ``--parts`` chooses.
 """
 
 from __future__ import annotations

@@ -52,6 +52,16 @@ def test_the_figures_quoted_are_those_of_the_result_files(name: str) -> None:
     assert card.render(text, card.read_results(), chinese="zh-CN" in name) == text
 
 
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
+def test_the_figures_of_training_are_those_of_its_results(name: str) -> None:
+    found = json.loads((RESULTS / "train.json").read_text(encoding="utf-8"))
+    short, long, memory = found["speed"]["short"], found["speed"]["long"], found["memory"]
+    figures = [f"{short['ratio']:.2f}", f"{long['ratio']:.1f}", f"{short['bf16']:.1f}", f"{long['bf16']:.1f}"]
+    figures += [f"{memory[texts]['ratio']:.2f}" for texts in ("short", "long")]
+    (sentence,) = re.findall(r"SentenceTransformerTrainer.*?benchmarks\.train", (ROOT / name).read_text("utf-8"), re.S)
+    assert re.findall(r"\d+\.\d+(?=[×\s]|;| |。|，)(?!\.)", sentence.split("6.2.0")[1]) == figures
+
+
 @pytest.mark.parametrize("name", ["model_card.md", "README.md", "README.zh-CN.md"])
 def test_a_figure_changed_by_hand_would_show(name: str, results: card.Results) -> None:
     text = card.render((ROOT / name).read_text(encoding="utf-8"), results, chinese="zh-CN" in name)
