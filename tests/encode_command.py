@@ -5,26 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 from simpair import encoding
-from simpair.cli import main
 from simpair.cli.partial import Partial
 from simpair.model import TwinTowerEncoder
+
+from .command import Ran, ran
 
 BLOCK = 5
 TEXTS = [f"the {word} runs on mat {number}" for number in range(6) for word in ("cat", "dog", "今天")] + ["a", "a", "b"]
 RECORDED = BLOCK * (len(TEXTS) // BLOCK)
 parquet = pytest.param(".parquet", marks=pytest.mark.skipif(find_spec("pyarrow") is None, reason="pyarrow is missing"))
 every_format = pytest.mark.parametrize("suffix", [".npy", ".safetensors", parquet])
-
-
-class Ran(NamedTuple):
-    code: int
-    out: str
-    err: str
 
 
 class Command:
@@ -45,9 +40,7 @@ class Command:
         monkeypatch.setattr(encoding, "_BLOCK_TEXTS", BLOCK)
 
     def __call__(self, *arguments: object) -> Ran:
-        self._capsys.readouterr()
-        code = main(["encode", "--model", str(self.model), *map(str, arguments)])
-        return Ran(code, *self._capsys.readouterr())
+        return ran(self._capsys, "encode", "--model", self.model, *arguments)
 
     def broken(self, name: str, error: BaseException, *arguments: object, at: int = 1) -> Ran:
         """Run it with a method of Partial that raises at its call number ``at``."""

@@ -8,41 +8,25 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 
 from simpair import __version__
-from simpair.cli import main
 from simpair.model import TwinTowerEncoder
 from simpair.search import SearchIndex
+
+from .command import Ran, ran
 
 TEXTS = ["the cat sits on the mat", "a dog runs fast", "今天天气很好", "the model reads text", "我们去公园玩"]
 
 
-class Ran(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    @property
-    def rows(self) -> list[Any]:
-        return [json.loads(line) for line in self.out.splitlines()]
-
-
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
-    def call(*arguments: object) -> Ran:
-        capsys.readouterr()
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as error:  # argparse
-            code = error.code
-        return Ran(code, *capsys.readouterr())
-
-    return call
+    return partial(ran, capsys)
 
 
 @pytest.fixture

@@ -13,21 +13,12 @@ from typing import Any, NamedTuple
 import pytest
 from PIL import Image
 
-from simpair.cli import main
 from simpair.model import TwinTowerEncoder
 from simpair.training import evaluate_bitext, evaluate_pairs, evaluate_retrieval, read_pairs
 
+from .command import Ran, ran
+
 TEXTS = ["the cat sits on the mat", "a dog runs fast", "今天天气很好", "the model reads text", "我们去公园玩"]
-
-
-class Ran(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    @property
-    def rows(self) -> list[Any]:
-        return [json.loads(line) for line in self.out.splitlines()]
 
 
 @pytest.fixture
@@ -35,9 +26,7 @@ def run(capsys: pytest.CaptureFixture[str], tiny_model: Path) -> Callable[..., R
     """``run(data, …)``: the command with the tiny model."""
 
     def call(*arguments: object, model: Path = tiny_model) -> Ran:
-        capsys.readouterr()
-        code = main(["evaluate", str(model), *map(str, arguments)])
-        return Ran(code, *capsys.readouterr())
+        return ran(capsys, "evaluate", model, *arguments)
 
     return call
 

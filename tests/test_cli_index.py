@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
@@ -18,22 +18,12 @@ from simpair.cli import main
 from simpair.model import TwinTowerEncoder
 from simpair.search import SearchIndex
 
-
-class Ran(NamedTuple):
-    code: int
-    rows: list[dict[str, Any]]
-    err: str
+from .command import Ran, ran
 
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
-    def run(*arguments: object) -> Ran:
-        capsys.readouterr()
-        code = main(["index", *map(str, arguments)])
-        out, err = capsys.readouterr()
-        return Ran(code, [json.loads(line) for line in out.splitlines()], err)
-
-    return run
+    return partial(ran, capsys, "index")
 
 
 def write(path: Path, lines: Iterable[str]) -> Path:

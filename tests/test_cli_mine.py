@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 
@@ -13,6 +13,8 @@ from simpair.cli import main
 from simpair.model import TwinTowerEncoder
 from simpair.training.mining import mine_negatives
 from simpair.training.pairs import RetrievalPair, read_pairs
+
+from .command import Ran, ran
 
 PAIRS = [
     RetrievalPair("the cat", "a cat sits on the mat"),
@@ -23,23 +25,9 @@ PAIRS = [
 CORPUS = ["the model reads text", "我们去公园玩", "the blue dog runs slow", "the cat"]
 
 
-class Ran(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
-    def call(*arguments: object) -> Ran:
-        capsys.readouterr()
-        try:
-            code: Any = main(["mine", *map(str, arguments)])
-        except SystemExit as error:  # argparse
-            code = error.code
-        return Ran(code, *capsys.readouterr())
-
-    return call
+    return partial(ran, capsys, "mine")
 
 
 @pytest.fixture

@@ -6,17 +6,11 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
-from simpair.cli import main
-
-
-class Ran(NamedTuple):
-    code: int
-    rows: list[Any]
-    err: str
+from .command import Ran, ran
 
 
 @pytest.fixture
@@ -26,11 +20,8 @@ def train(
     level = logging.getLogger("simpair").level
 
     def call(*arguments: object) -> Ran:
-        code = main(
-            [str(a) for a in ("train", *arguments, "--base", tiny_model, "--out", tmp_path / "out", "--max-steps", 2)]
-        )
-        out, err = capfd.readouterr()
-        return Ran(code, [json.loads(line) for line in out.splitlines()], err)
+        out = tmp_path / "out"
+        return ran(capfd, "train", *arguments, "--base", tiny_model, "--out", out, "--max-steps", 2)
 
     yield call
     logging.getLogger("simpair").setLevel(level)
