@@ -73,3 +73,4 @@ def test_a_run_that_is_killed_between_its_calls_resumes_to_the_same_bits(tiny_mo
     assert crash_train._try(tmp_path, tiny_model, wanted, last) == ""
     assert crash_train._try(tmp_path, tiny_model, wanted, last._replace(count=60_000)) == "not reached"
     assert crash_train._try(tmp_path, tiny_model, "another", last) == wanted
+    assert "strace" in crash_train._try(tmp_path, tiny_model, wanted, last._replace(call="nosuchcall"))

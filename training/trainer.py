@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -341,5 +342,6 @@ def _identity(input_ids: Tensor, attention_mask: Tensor, width: int) -> Tensor:
 
 
 def _pair_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    scores, labels = prediction.predictions, prediction.label_ids
+    parts = prediction.predictions, prediction.label_ids
+    scores, labels = (np.concatenate(part) if isinstance(part, list) else part for part in parts)  # or batch by batch
     return {"spearman": spearman(scores, labels), "pearson": pearson(scores, labels)}

@@ -130,6 +130,16 @@ def test_evaluate_and_predict_take_data_of_their_own(train):
     )
 
 
+def test_the_metrics_are_of_all_pairs_however_they_are_handed_over(train):
+    one, other = (
+        train(max_steps=1, eval_do_concat_batches=joined, per_device_eval_batch_size=5).evaluate(PAIRS)
+        for joined in (True, False)
+    )
+    assert {name: value for name, value in one.items() if name in ("eval_spearman", "eval_pearson")} == {
+        name: value for name, value in other.items() if name in ("eval_spearman", "eval_pearson")
+    }
+
+
 # --- steps ------------------------------------------------------------------------------------------------------------
 
 
