@@ -5,6 +5,7 @@ Knows a tokenizer. Knows no model and no loss.
 
 from __future__ import annotations
 
+import logging
 import sys
 from array import array
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from .pairs import RetrievalPair, ScoredPair, check_records
 
 __all__ = ["PairCollator"]
 
+_log = logging.getLogger("simpair")
 _KEPT = 1 << 28
 """Bytes; of larger data only what came first is known in the next epoch."""
 _OVERHEAD = 200
@@ -41,6 +43,7 @@ class PairCollator:
         self._tokens = tokens
         self._known: dict[Role | None, dict[str, array[int]]] = {None: {}, "query": {}, "document": {}}
         self._room = _KEPT
+        self._told_of_a_cut = False
 
     def __call__(self, records: Sequence[ScoredPair | RetrievalPair | Mapping[str, Any]]) -> dict[str, Tensor]:
         """The batch of B records of one kind.
@@ -74,7 +77,12 @@ class PairCollator:
         """The token ids of texts; those of an earlier epoch are still known."""
         known = self._known[role]
         new = [text for text in dict.fromkeys(texts) if text not in known]
-        found = {text: array("i", ids) for text, ids in zip(new, self._tokens.ids(new, role=role), strict=True)}
+        tokenized = self._tokens.tokenize(new, role=role)
+        found = {text: array("i", ids) for text, ids in zip(new, tokenized.ids, strict=True)}
+        if tokenized.truncated and not self._told_of_a_cut:
+            self._told_of_a_cut = True
+            longest = self._tokens.max_seq_length
+            _log.warning("texts of more than %d tokens lose their end in training, as they do in encoding", longest)
         ids = [found[text] if text in found else known[text] for text in texts]
         size = sum(4 * len(sequence) + sys.getsizeof(text) + _OVERHEAD for text, sequence in found.items())
         if size <= self._room:

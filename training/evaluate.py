@@ -208,14 +208,14 @@ class RetrievalIntervals(NamedTuple):
 def evaluate_retrieval(
     encoder: TextEncoder, pairs: Sequence[RetrievalPair], *, corpus: Sequence[str] | None = None, k: int = 10
 ) -> RetrievalScores:
-    """Returns how early each distinct anchor finds its positives among all positives and the corpus.
+    """Returns how early each distinct anchor finds its positives among all positives, all negatives and the corpus.
 
     An anchor may come with several positives, in several pairs; the first one found counts, and for nDCG and recall
-    all of them. The negatives are no candidates, unless the corpus holds them.
+    all of them.
 
     Args:
         encoder: Its ``encode_query`` gets the anchors, its ``encode_document`` the distinct candidates.
-        pairs: The anchors and what they should find.
+        pairs: The anchors, what they should find, and what they should not.
         corpus: More texts to find, distractors.
         k: How many hits to look at.
 

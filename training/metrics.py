@@ -111,7 +111,7 @@ def average_precision(scores: ArrayLike, labels: ArrayLike) -> float:
     from sklearn.metrics import average_precision_score
 
     series, positive = _classified(scores, labels, need=(1,))
-    return float(average_precision_score(positive, series))
+    return min(float(average_precision_score(positive, series)), 1.0)  # a sum, which may end a rounding above
 
 
 def roc_auc(scores: ArrayLike, labels: ArrayLike) -> float:

@@ -80,6 +80,8 @@ def score_pairs(encoder: TextEncoder, pairs: Sequence[ScoredPair]) -> PairSeries
     Raises:
         InputError: There are fewer than two pairs, or the labels (or the scores) are all the same.
     """
+    if not all(isinstance(pair, ScoredPair) for pair in pairs):
+        raise InputError("expected scored pairs; read_pairs gives those of a file")
     labels = varied([pair.label for pair in pairs], "labels")
     texts = list(dict.fromkeys(text for pair in pairs for text in (pair.text1, pair.text2)))
     embeddings = encoder.encode(texts)
@@ -92,11 +94,11 @@ def score_pairs(encoder: TextEncoder, pairs: Sequence[ScoredPair]) -> PairSeries
 def rank_pairs(
     encoder: TextEncoder, pairs: Sequence[RetrievalPair], *, corpus: Sequence[str] | None = None, k: int = 10
 ) -> Ranking:
-    """Returns which hits of each distinct anchor are right, among all positives and the corpus.
+    """Returns which hits of each distinct anchor are right, among all positives, all negatives and the corpus.
 
     Args:
         encoder: Its ``encode_query`` gets the distinct anchors, its ``encode_document`` the distinct candidates.
-        pairs: The anchors and what they should find. The negatives are no candidates, unless the corpus holds them.
+        pairs: The anchors, what they should find, and what they should not.
         corpus: More texts to find, distractors.
         k: How many hits to look at.
 
@@ -105,8 +107,9 @@ def rank_pairs(
     """
     _check(pairs, k)
     wanted = [(pair.anchor, pair.positive) for pair in pairs]
-    # The corpus comes first: equal scores are ranked in this order, and a tie must not count as a find.
-    candidates = [*(corpus or ()), *(pair.positive for pair in pairs)]
+    # Distractors come first: equal scores are ranked in this order, and a tie must not count as a find.
+    distractors = [*(corpus or ()), *(text for pair in pairs for text in pair.negatives)]
+    candidates = [*distractors, *(pair.positive for pair in pairs)]
     documents = _Side.of(encoder.encode_document, candidates)
     return _rank(_Side.of(encoder.encode_query, [anchor for anchor, _ in wanted]), documents, wanted, k)
 
@@ -153,5 +156,7 @@ def _rank(queries: _Side, documents: _Side, wanted: Iterable[tuple[str, str]], k
 
 
 def _check(pairs: Sequence[RetrievalPair], k: int) -> None:
+    if not all(isinstance(pair, RetrievalPair) for pair in pairs):
+        raise InputError("expected retrieval pairs; read_pairs gives those of a file")
     if not pairs or k < 1:
         raise InputError(f"retrieval needs a pair or more and k of at least 1, got {len(pairs)} pairs and k={k}")

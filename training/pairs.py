@@ -67,9 +67,11 @@ class Entry(NamedTuple):
     is_inference: bool
 
 
+_SHAPES = {ScoredPair: "text1, text2 and label", RetrievalPair: "anchor and positive", type(None): "nothing"}
 _INFERENCE = {"entailment": 1.0, "neutral": 0.5, "contradiction": 0.0}
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_LEAVE_OUT = "leave such rows out (skip_empty=True, or --skip-empty in simpair train)"
 _MAX_TEXT = 131_072  # characters; the csv module's own limit, which is global to the process and so stays as it is
 
 
@@ -212,7 +214,11 @@ def _check_kind(entry: Entry, first: Entry) -> None:
     if type(entry.record) is not type(first.record):
         if isinstance(first.record, ScoredPair) and "anchor" not in entry.fields.values():
             raise ValueError(f"found the names {', '.join(entry.fields.values())}, after rows with a label")
-        raise ValueError(f"is a {type(entry.record).__name__}, after rows of {type(first.record).__name__}")
+        before = type(first.record)
+        raise ValueError(
+            f"is a {type(entry.record).__name__} ({_SHAPES[type(entry.record)]}), after rows of {before.__name__} "
+            f"({_SHAPES[before]}); keep the two in files, and in sources, of their own"
+        )
     if entry.is_inference != first.is_inference:
         words, numbers = "entailment, neutral or contradiction", "a number"
         got, before = (words, numbers) if entry.is_inference else (numbers, words)
@@ -226,20 +232,29 @@ def _record(
         text1, text2 = (_text(fields[names[field]], field) for field in ("text1", "text2"))
         is_inference = names["text1"] == "premise" or names["text2"] == "hypothesis"
         return ScoredPair(text1, text2, _label(fields[names["label"]], low, high, is_inference=is_inference))
-    anchor, positive = (_text(fields[names[field]], field) for field in ("anchor", "positive"))
+    anchor, positive = (_text(_only(fields[names[field]], names[field]), field) for field in ("anchor", "positive"))
     many = names.get("negatives")
     given = fields[many] if many else [fields[name] for name in numbered_negatives(list(fields))]
     negatives = given if isinstance(given, list | tuple) else [given]
     return RetrievalPair(anchor, positive, tuple(_text(negative, "negative") for negative in negatives))
 
 
+def _only(value: object, name: str) -> object:
+    """The one entry of a list; a text as it is."""
+    if not isinstance(value, list | tuple):
+        return value
+    if len(value) != 1:
+        raise ValueError(f"{name} holds {len(value)} texts, expected one; write a row for each")
+    return value[0]
+
+
 def _text(value: object, field: str) -> str:
     if value is None:
-        raise _EmptyError(f"{field} must be a text, got None; leave such rows out (skip_empty=True or --skip-empty)")
+        raise _EmptyError(f"{field} must be a text, got None; {_LEAVE_OUT}")
     if not isinstance(value, str):
         raise ValueError(f"{field} must be a text, got {reprlib.repr(value)}")
     if not value or value.isspace():
-        raise _EmptyError(f"{field} is empty; fill it in, or leave such rows out (skip_empty=True or --skip-empty)")
+        raise _EmptyError(f"{field} is empty; fill it in, or {_LEAVE_OUT}")
     if len(value) > _MAX_TEXT:
         raise ValueError(f"{field} has {len(value):,} characters, at most {_MAX_TEXT:,} are read; cut it into passages")
     if not value.isascii() and (half := _SURROGATE.search(value)):
@@ -256,7 +271,11 @@ def _label(value: object, low: float, high: float, *, is_inference: bool) -> flo
         raise ValueError(f"{got}; numbers of classes mean one thing in one set and another in the next")
     if isinstance(value, bool) or not isinstance(value, Real) or not low <= cast("float", value) <= high:
         got = f"label must be a number from {low:g} to {high:g}, got {reprlib.repr(value)}"
-        raise ValueError(f"{got}; for another scale give its range, such as label_range=(0, 5) or --label-range 0 5")
+        is_number = isinstance(value, Real) and not isinstance(value, bool) and abs(cast("float", value)) < math.inf
+        range_of = "for another scale give its range, such as label_range=(0, 5) or --label-range 0 5"
+        classes = f"{range_of}; numbers of classes are no scale: write {', '.join(_INFERENCE)} instead"
+        words = "write labels as numbers, such as 1 for alike and 0 for unlike"
+        raise ValueError(f"{got}; {words if not is_number else classes if value == 2 else range_of}")
     return (float(value) - low) / (high - low)
 
 

@@ -6,7 +6,7 @@ Knows no model and no loss.
 from __future__ import annotations
 
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -39,6 +39,7 @@ class SourceReport(NamedTuple):
         labels: What labels there are, from 0 to 1 → how many; of more than eight, tenths of the scale.
         left_out: Rows left out, for an empty text or since the loss cannot take them beside the others.
         duplicates: Pairs that stand there before, case, width, blanks and punctuation aside.
+        contradictions: Pairs that stand there with more than one label, in the same sense.
         in_dev: Pairs that also stand in the dev data, in the same sense; None without any.
     """
 
@@ -52,6 +53,7 @@ class SourceReport(NamedTuple):
     labels: Mapping[str, int]
     left_out: int
     duplicates: int
+    contradictions: int
     in_dev: int | None
 
 
@@ -80,6 +82,7 @@ def describe(report: SourceReport) -> str:
     counted = (
         (report.left_out, "left out, for an empty text or for want of a negative that others have"),
         (report.duplicates, "repeated"),
+        (report.contradictions, "of pairs that have several labels, of which one at most is right"),
         (report.in_dev or 0, "also in the dev data, which makes scores there too good"),
     )
     lines += [f"rows {what}: {count:,}" for count, what in counted if count]
@@ -106,12 +109,22 @@ def _report(source: Source, share: float, held_out: set[tuple[str, str]] | None)
         labels=_labels(source.records),
         left_out=source.left_out,
         duplicates=len(keys) - len(set(keys)),
+        contradictions=_contradictions(keys, source.records),
         in_dev=None if held_out is None else sum(key in held_out for key in keys),
     )
 
 
 def _keys(records: Records) -> Iterable[tuple[str, str]]:
     return (pair_key(record[0], record[1]) for record in records)
+
+
+def _contradictions(keys: Sequence[tuple[str, str]], records: Records) -> int:
+    """How many records are of a pair that has another label elsewhere."""
+    labels: defaultdict[tuple[str, str], set[float]] = defaultdict(set)
+    for key, record in zip(keys, records, strict=True):
+        if isinstance(record, ScoredPair):
+            labels[key].add(record.label)
+    return sum(len(labels[key]) > 1 for key in keys) if labels else 0
 
 
 def _labels(records: Records) -> dict[str, int]:

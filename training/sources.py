@@ -6,6 +6,7 @@ Knows no model and no loss.
 from __future__ import annotations
 
 import hashlib
+import logging
 from array import array
 from bisect import bisect_right
 from collections import defaultdict
@@ -17,6 +18,8 @@ from typing import Any, Literal, NamedTuple, TypeAlias, cast
 from simpair.errors import DataError, InputError
 
 from .pairs import Entry, Records, RetrievalPair, ScoredPair, draw_files, draw_records
+
+_log = logging.getLogger("simpair")
 
 __all__ = ["Data", "Kind", "Source", "as_retrieval", "digest", "join_sources", "read_source", "read_sources"]
 
@@ -94,6 +97,7 @@ def read_source(
         raise DataError(f"no records{left}; training and evaluation need at least one")
     kind = _kind(records, is_inference=first.is_inference)
     scale = (0.0, 1.0) if label_range is None else (float(label_range[0]), float(label_range[1]))
+    _tell_of_range(name, records, scale)
     return Source(name, kind, records, dict(first.fields), scale, left_out, lines, tuple(files))
 
 
@@ -170,6 +174,17 @@ def digest(records: Records) -> str:
     for record in records:
         found.update(repr(tuple(record)).encode("utf-8"))
     return found.hexdigest()
+
+
+def _tell_of_range(name: str, records: Records, scale: tuple[float, float]) -> None:
+    """Tell where labels that seem to be from 0 to 1 were read on a wider scale, which one file of several may have."""
+    low, high = scale
+    labels = [record.label for record in records if isinstance(record, ScoredPair)]
+    if labels and low == 0 and high > 1 >= high * max(labels):
+        _log.warning(
+            "%s: no label is above %g on the scale from %g to %g; if theirs ends at 1, the range is another source's",
+            name, high * max(labels), low, high,
+        )  # fmt: skip
 
 
 def _refuse(source: Source, reason: str) -> Source:

@@ -6,6 +6,7 @@ differs is the loss, and that checkpoints are written and read by simpair, whole
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,8 @@ class TwinTowerTrainer(Trainer):
             if "labels" in inputs:
                 raise TrainingError("info_nce takes every pair for a positive, but the batch has labels; use cosent")
             same, symmetric = right_answers(inputs), self.args.symmetric
+            if learning:
+                self._watch.choices(same)
 
             def ranked(text1: Tensor, text2: Tensor, *negatives: Tensor) -> Tensor:
                 candidates = torch.cat(negatives) if negatives else None
@@ -163,6 +166,8 @@ class TwinTowerTrainer(Trainer):
             return ended
         result = super().train(resume_from_checkpoint, *args, **kwargs)
         self._watch.end()
+        if resume_from_checkpoint:  # the stock trainer divides the losses since by the steps of the whole run
+            result = result._replace(training_loss=_mean_loss(self.state))
         return result
 
     def _ended(self, folder: Path) -> TrainOutput | None:
@@ -179,8 +184,7 @@ class TwinTowerTrainer(Trainer):
         self.state = state
         if self.args.load_best_model_at_end and state.best_model_checkpoint is not None:
             self._load_best_model()
-        losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
-        return TrainOutput(state.global_step, sum(losses) / len(losses) if losses else 0.0, {})
+        return TrainOutput(state.global_step, _mean_loss(state), {})
 
     def get_train_dataloader(self) -> Any:
         """As ``Trainer.get_train_dataloader``, where each batch also tells which records it holds."""
@@ -311,6 +315,13 @@ class TwinTowerTrainer(Trainer):
     def _encoder(self) -> TwinTowerEncoder:
         encoder: TwinTowerEncoder = self.accelerator.unwrap_model(self.model)
         return encoder
+
+
+def _mean_loss(state: TrainerState) -> float:
+    """The mean loss of a run's steps up to the last that was logged; not a number where none was."""
+    logged = [(entry["step"], entry["loss"]) for entry in state.log_history if "loss" in entry]
+    steps = np.diff([0, *(step for step, _ in logged)])
+    return float(np.average([loss for _, loss in logged], weights=steps)) if logged else math.nan
 
 
 def _labels(inputs: Mapping[str, Tensor]) -> Tensor:

@@ -64,7 +64,7 @@ class Watch:
         self._step = 0
         self._rows: list[int] = []  # of the step so far
         self._batch: list[int] = []
-        self._one_class = self._batches = 0
+        self._idle = self._batches = 0
         self._told_of_collapse = False
 
     def begin(self, step: int, rows: Tensor | None) -> None:
@@ -96,14 +96,20 @@ class Watch:
             raise TrainingError(
                 f"labels of step {self._step} go from {low:g} to {high:g}, but cosines go from -1 to 1{self._of()}"
             )
+        why = f"every label of a batch of step {self._step} is {low:g}, so there is nothing to order"
+        self._learns(not (ranked and low == high), f"{why}; larger batches, or fewer pairs of that label, avoid it")
+
+    def choices(self, right: Tensor) -> None:
+        """Look at which candidates (B, C) of a batch are no negatives of its B anchors."""
+        why = f"no anchor of a batch of step {self._step} has a wrong text beside it, so there is nothing to choose"
+        self._learns(not bool(right.all()), f"{why}; larger batches, or fewer pairs that are the same, avoid it")
+
+    def _learns(self, something: bool, why: str) -> None:
+        """Tell, the first time, why nothing is learnt from a batch."""
         self._batches += 1
-        if ranked and low == high:
-            if not self._one_class:
-                _log.warning(
-                    "every label of a batch of step %d is %g, so there is nothing to order and nothing is learnt from "
-                    "it; larger batches, or fewer pairs of that label, avoid it%s", self._step, low, self._of(),
-                )  # fmt: skip
-            self._one_class += 1
+        if not something and not self._idle:
+            _log.warning("%s; nothing is learnt from it%s", why, self._of())
+        self._idle += not something
 
     def embeddings(self, embeddings: Sequence[Tensor], inputs: Mapping[str, Tensor]) -> None:
         """Tell, once, that all texts of a batch have one embedding; (B, D) of each column."""
@@ -119,8 +125,8 @@ class Watch:
 
     def end(self) -> None:
         """Tell how often there was nothing to learn."""
-        if self._one_class > 1:
-            _log.warning("%d of %d batches had labels of one value alone", self._one_class, self._batches)
+        if self._idle > 1:
+            _log.warning("nothing was learnt from %d of %d batches", self._idle, self._batches)
 
     def _of(self) -> str:
         return self._where(self._batch)

@@ -117,8 +117,9 @@ def _read(path: str, arguments: argparse.Namespace) -> _Given:
 def _read_corpus(arguments: argparse.Namespace, files: Sequence[_Given]) -> list[str]:
     from simpair.cli.inputs import read_documents
 
-    if (arguments.corpus or arguments.k) and not any(one.kind == "retrieval" for one in files):
-        raise InputError("--corpus and --k are for queries, and no file has any; leave them out")
+    given = [f"--{name}" for name in ("corpus", "k") if getattr(arguments, name)]
+    if given and not any(one.kind == "retrieval" for one in files):
+        raise InputError(f"queries look at {' and '.join(given)}, and no file has any; leave it out")
     return [] if arguments.corpus is None else [document.text for document in read_documents([arguments.corpus])]
 
 

@@ -82,9 +82,9 @@ def test_the_stock_trainer_finds_no_tokenizer_to_save(collate):
 
 def test_a_text_is_tokenised_once_for_each_role(tiny_encoder, monkeypatch):
     tokenised = []
-    ids = tiny_encoder.tokenizer.ids
+    tokenize = tiny_encoder.tokenizer.tokenize
     monkeypatch.setattr(
-        tiny_encoder.tokenizer, "ids", lambda texts, **role: tokenised.append(texts) or ids(texts, **role)
+        tiny_encoder.tokenizer, "tokenize", lambda texts, **role: tokenised.append(texts) or tokenize(texts, **role)
     )
     collate = PairCollator(tiny_encoder.tokenizer)
     records = [ScoredPair("the cat", "a dog", 0.5), ScoredPair("a dog", "a dog", 1.0)]
@@ -98,12 +98,23 @@ def test_a_text_is_tokenised_once_for_each_role(tiny_encoder, monkeypatch):
 
 def test_what_does_not_fit_is_tokenised_again(tiny_encoder, monkeypatch):
     tokenised = []
-    ids = tiny_encoder.tokenizer.ids
+    tokenize = tiny_encoder.tokenizer.tokenize
     monkeypatch.setattr(
-        tiny_encoder.tokenizer, "ids", lambda texts, **role: tokenised.extend(texts) or ids(texts, **role)
+        tiny_encoder.tokenizer, "tokenize", lambda texts, **role: tokenised.extend(texts) or tokenize(texts, **role)
     )
     monkeypatch.setattr("simpair.training.collators._KEPT", 0)
     collate = PairCollator(tiny_encoder.tokenizer)
     first, again = (collate([ScoredPair("the cat", "a dog", 0.5)]) for _ in range(2))
     assert tokenised == ["the cat", "a dog"] * 2
     assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_texts_that_lose_their_end_are_told_of_once(collate, tiny_encoder, caplog):
+    longest = tiny_encoder.tokenizer.max_seq_length
+    collate([ScoredPair("the cat", "a dog", 0.5)])
+    assert not caplog.messages
+    for _ in range(2):
+        collate([ScoredPair("the cat " * longest, "a dog", 0.5)])
+    assert caplog.messages == [
+        f"texts of more than {longest} tokens lose their end in training, as they do in encoding"
+    ]

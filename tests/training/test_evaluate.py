@@ -159,7 +159,7 @@ NEAR = RetrievalPair("12", "10")  # found first
 
 def test_retrieval_by_hand():
     encoder = CompassEncoder()
-    pairs = [FAR, NEAR, RetrievalPair("29", "30", ("29 negative",))]
+    pairs = [FAR, NEAR, RetrievalPair("29", "30")]
     scores = evaluate_retrieval(encoder, pairs)
     assert scores.mrr_at_k == pytest.approx((1 / 3 + 1 + 1) / 3)
     assert scores.accuracy_at_1 == pytest.approx(2 / 3)
@@ -188,8 +188,23 @@ def test_the_corpus_adds_distractors_and_repeats_nothing():
 
 
 def test_a_tie_with_a_distractor_is_no_find():
-    scores = evaluate_retrieval(CompassEncoder(), [RetrievalPair("0", "10")], corpus=["10.0", "10.00"])
-    assert scores.mrr_at_k == pytest.approx(1 / 3)
+    scores = evaluate_retrieval(CompassEncoder(), [RetrievalPair("0", "10", ("10.000",))], corpus=["10.0", "10.00"])
+    assert scores.mrr_at_k == pytest.approx(1 / 4)
+
+
+def test_negatives_are_found_before_a_positive_that_is_farther():
+    scores = evaluate_retrieval(CompassEncoder(), [RetrievalPair("0", "30", ("20", "40")), NEAR])
+    assert (scores.mrr_at_k, scores.documents) == ((1 / 3 + 1) / 2, 4)
+
+
+@pytest.mark.parametrize("given", ["test.csv", [("a", "b", 1.0)], [NEAR], [ScoredPair("a", "b", 1.0)]])
+def test_what_are_no_pairs_of_that_kind_is_an_input_error(given):
+    if not isinstance(given[0], ScoredPair):
+        with pytest.raises(InputError, match="expected scored pairs; read_pairs gives those of a file"):
+            evaluate_pairs(CompassEncoder(), given)
+    if given != [NEAR]:
+        with pytest.raises(InputError, match="expected retrieval pairs; read_pairs"):
+            evaluate_retrieval(CompassEncoder(), given)
 
 
 def test_anchors_are_queries_and_candidates_documents():

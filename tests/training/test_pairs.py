@@ -161,6 +161,14 @@ BAD_FILES = {
     "blank text": ("a.tsv", "text1\ttext2\tlabel\na\t\u3000 \t1\n", 2, "text2 is empty"),
     "text is null": ("a.jsonl", '{"text1": null, "text2": "b", "label": 1}', 1, "text1 must be a text, got None"),
     "text is a number": ("a.jsonl", '{"query": "q", "passage": 3}', 1, "positive must be a text, got 3"),
+    "positives in a list": (
+        "a.jsonl",
+        '{"query": "q", "pos": ["p", "o"]}',
+        1,
+        "pos holds 2 texts, expected one; write",
+    ),
+    "number of a class": ("a.jsonl", OBJECT.replace("1}", "2}"), 1, "got 2; for another scale .*; numbers of classes"),
+    "label is a word": ("a.csv", HEADER + "a,b,alike\n", 2, "got 'alike'; write labels as numbers"),
     "negative is an object": ("a.jsonl", '{"anchor": "q", "positive": "p", "negative": {}}', 1, "negative must be a"),
     "negative is empty": ("a.jsonl", '{"anchor": "q", "positive": "p", "negative": ["n", ""]}', 1, "negative is empty"),
     "label is huge": ("a.jsonl", OBJECT.replace("1}", "1" + "0" * 400 + "}"), 1, "label must be a number"),
@@ -178,7 +186,12 @@ BAD_FILES = {
     "one array of objects": ("a.jsonl", "[\n" + OBJECT + "]", 1, "is not sound JSON"),
     "deep nesting": ("a.jsonl", OBJECT + '{"x": ' + DEEP, 2, "is not sound JSON: maximum recursion depth"),
     "integer of 5000 digits": ("a.jsonl", OBJECT.replace("1}", "9" * 5000 + "}"), 1, "is not sound JSON: Exceeds"),
-    "other kind in one file": ("a.jsonl", OBJECT + '{"anchor": "a", "positive": "b"}', 2, "is a RetrievalPair, after"),
+    "other kind in one file": (
+        "a.jsonl",
+        OBJECT + '{"anchor": "a", "positive": "b"}',
+        2,
+        "is a RetrievalPair .*, after",
+    ),
     "field missing in a later row": ("a.jsonl", OBJECT + '{"text1": "a", "text2": "b"}', 2, "found the names"),
 }
 
@@ -230,10 +243,17 @@ def test_a_scale_that_is_none_is_refused(label_range):
         check_records(SCORED, label_range=label_range)
 
 
+def test_a_list_of_one_positive_is_that_positive():
+    (found,) = check_records([{"query": "q", "pos": ["p"], "neg": ["n", "m"]}])
+    assert found == RetrievalPair("q", "p", ("n", "m"))
+
+
 def test_kinds_are_not_mixed_over_files(tmp_path):
     scored = write(tmp_path, "a.csv", HEADER + GOOD)
     retrieval = write(tmp_path, "b.csv", "anchor,positive\na,b\n")
-    with pytest.raises(DataError, match=r"b\.csv:2: is a RetrievalPair, after rows of ScoredPair"):
+    with pytest.raises(
+        DataError, match=r"b\.csv:2: is a RetrievalPair \(anchor and positive\), after rows of ScoredPair"
+    ):
         read_pairs([scored, retrieval])
 
 
@@ -289,7 +309,7 @@ def test_records_in_memory_come_back_as_a_new_list_of_one_kind():
         (ScoredPair("a", "b", True), "label must be a number"),
         (ScoredPair("a", "b", float("nan")), "got nan"),
         (ScoredPair("a", "b", 10**5000), "Exceeds the limit"),
-        (RetrievalPair("a", "b"), "is a RetrievalPair, after rows of ScoredPair"),
+        (RetrievalPair("a", "b"), r"is a RetrievalPair \(anchor and positive\), after rows of ScoredPair \(text1, "),
         ({"text1": "a", "text2": "b", "label": np.True_}, "label must be a number"),
         ({"text1": "a", "text2": "b", 3: 1.0}, "found the names 'text1', 'text2', 3"),
         ({}, "found the names nothing; expected text1"),

@@ -29,6 +29,12 @@ def test_rows_labels_and_repeats_are_counted():
     assert "rows left out, for an empty text or for want of a negative that others have: 1" in text
 
 
+def test_pairs_with_several_labels_are_counted():
+    found = report([*PAIRS, ScoredPair("a dog 0", "the cat 3", 0.0), ScoredPair("the cat 4", "a dog 1", 0.0)])
+    assert (found.duplicates, found.contradictions) == (2, 2), "the first has another label, the second has not"
+    assert "rows of pairs that have several labels, of which one at most is right: 2" in describe(found)
+
+
 def test_what_is_in_order_is_not_spoken_of():
     assert describe(report([RetrievalPair("a", "b", ("c", "d"))])) == (
         "mine: 1 triplets of 2 negatives each (anchor, positive, negatives)"

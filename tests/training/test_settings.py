@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from transformers import TrainerCallback
 
 from simpair import TwinTowerEncoder
 from simpair.errors import InputError, TrainingError
@@ -149,7 +150,7 @@ sys.exit(main(sys.argv[2:]))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGINT", 130)])
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGHUP", 129)])
 def test_a_run_that_is_told_to_stop_saves_and_goes_on_to_the_same_weights(tiny_model, tmp_path, name, status):
     data = tmp_path / "pairs.jsonl"
     data.write_text("".join(json.dumps(pair._asdict()) + "\n" for pair in PAIRS), encoding="utf-8")
@@ -160,6 +161,7 @@ def test_a_run_that_is_told_to_stop_saves_and_goes_on_to_the_same_weights(tiny_m
         ran = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
         assert ran.returncode == (status if stopped else 0), ran.stderr
         if stopped:
+            assert f"ended by {name}, with a checkpoint of step 3; resume goes on from there" in ran.stderr
             assert [path.name for path in (tmp_path / out).glob("checkpoint-*")] == ["checkpoint-3"]
             command = [sys.executable, "-m", "simpair.cli", *map(str, arguments), "--resume"]
             subprocess.run(command, capture_output=True, timeout=300, check=True)
@@ -209,3 +211,17 @@ def test_a_second_signal_ends_a_run_at_once(tiny_encoder, tmp_path):
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="there is no SIGHUP here")
+def test_a_signal_that_is_ignored_stays_so(tiny_encoder):
+    class Hangs(TrainerCallback):
+        def on_step_begin(self, *_, **__):
+            os.kill(os.getpid(), signal.SIGHUP)
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with SaveAtSignal() as asked:
+            assert fine_tune(tiny_encoder, PAIRS, max_steps=2, callbacks=[asked, Hangs()]).steps == 2
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -216,3 +216,17 @@ def test_a_digest_is_of_what_records_hold_and_of_their_order(tmp_path):
     path = write(tmp_path / "a.csv", "text1,text2,label", *(f"{a},{b},{label}" for a, b, label in LABELLED))
     assert digest(read_source(path).records) == digest(LABELLED) != digest(LABELLED[::-1])
     assert digest([ScoredPair("a', 'b", "c", 1.0)]) != digest([ScoredPair("a", "b', 'c", 1.0)])
+
+
+def test_labels_far_below_their_scale_are_told_of(caplog):
+    rows = [{"text1": "a", "text2": f"b{n}", "label": n / 4} for n in range(5)]
+    read_source(rows, name="mine", label_range=(0, 5))
+    assert caplog.messages == [
+        "mine: no label is above 1 on the scale from 0 to 5; if theirs ends at 1, the range is another source's"
+    ]
+    caplog.clear()
+    read_source(rows)
+    read_source([*rows, {"text1": "a", "text2": "b", "label": 2}], label_range=(0, 5))
+    read_source(rows, label_range=(-1, 5))
+    read_source([{"anchor": "a", "positive": "b"}], label_range=(0, 5))
+    assert not caplog.messages

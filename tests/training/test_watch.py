@@ -7,7 +7,7 @@ import torch
 
 from simpair import TwinTowerEncoder
 from simpair.errors import TrainingError
-from simpair.training import ScoredPair, TwinTowerTrainer, TwinTowerTrainingArguments, fine_tune
+from simpair.training import RetrievalPair, ScoredPair, TwinTowerTrainer, TwinTowerTrainingArguments, fine_tune
 from simpair.training.watch import Watch
 
 PAIRS = [ScoredPair(f"the cat {n}", f"a dog {n % 3}", (n % 4) / 3) for n in range(16)]
@@ -88,7 +88,22 @@ def test_a_batch_of_one_label_is_told_of_once_and_counted(tiny_encoder, argument
     assert len(told) == 1
     assert "step 1 is 1" in told[0]
     assert "row 1; row 2" in told[0]
-    assert "8 of 8 batches had labels of one value alone" in caplog.messages
+    assert "nothing was learnt from 8 of 8 batches" in caplog.messages
+
+
+def test_a_batch_of_equal_positives_is_told_of_once_and_counted(tiny_encoder, arguments, caplog):
+    same = [RetrievalPair("the cat", "a dog")] * 16
+    TwinTowerTrainer(tiny_encoder, arguments(loss="info_nce"), train_dataset=same).train()
+    (told, counted) = caplog.messages
+    assert "no anchor of a batch of step 1 has a wrong text beside it, so there is nothing to choose" in told
+    assert counted == "nothing was learnt from 8 of 8 batches"
+    caplog.clear()
+    others = [RetrievalPair(f"the cat {n}", f"a dog {n}") for n in range(16)]
+    TwinTowerTrainer(tiny_encoder, arguments(loss="info_nce"), train_dataset=others).train()
+    TwinTowerTrainer(
+        tiny_encoder, arguments(loss="info_nce"), train_dataset=[RetrievalPair("a", "b", ("c",))] * 16
+    ).train()
+    assert not caplog.messages
 
 
 def test_batches_of_two_labels_are_not_spoken_of(tiny_encoder, arguments, caplog):

@@ -82,7 +82,11 @@ def test_the_longest_name_is_fine_and_the_file_has_the_usual_rights(tmp_path):
         ("none/a.jsonl", PAIRS, r"none/a\.jsonl cannot be written: No such file"),
         ("a.jsonl", [], "no records"),
         ("a.jsonl", [PAIRS[0], RetrievalPair("q", " ")], "row:2: positive is empty"),
-        ("a.jsonl", [PAIRS[0], ScoredPair("q", "p", 1.0)], "row:2: is a ScoredPair, after rows of RetrievalPair"),
+        (
+            "a.jsonl",
+            [PAIRS[0], ScoredPair("q", "p", 1.0)],
+            r"row:2: is a ScoredPair \(text1, text2 and label\), after rows of RetrievalPair",
+        ),
     ],
 )
 def test_what_could_not_be_read_is_not_written(tmp_path, name, records, reason):
