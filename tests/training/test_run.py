@@ -53,7 +53,7 @@ def test_files_train_as_records_do(tiny_model, tmp_path):
 
 def test_an_output_folder_holds_the_trained_encoder_and_can_be_resumed(tiny_model, tmp_path):
     whole = TwinTowerEncoder.from_pretrained(tiny_model)
-    fine_tune(whole, PAIRS, output_dir=tmp_path / "whole", epochs=2, batch_size=8)
+    loss = fine_tune(whole, PAIRS, output_dir=tmp_path / "whole", epochs=2, batch_size=8).loss
     assert TwinTowerEncoder.from_pretrained(tmp_path / "whole").fingerprint == whole.fingerprint
     resumed = TwinTowerEncoder.from_pretrained(tiny_model)
     (tmp_path / "half").mkdir()
@@ -61,6 +61,7 @@ def test_an_output_folder_holds_the_trained_encoder_and_can_be_resumed(tiny_mode
         (tmp_path / "whole" / name).rename(tmp_path / "half" / name)
     report = fine_tune(resumed, PAIRS, output_dir=tmp_path / "half", epochs=2, batch_size=8, resume=True)
     assert report.steps == 4
+    assert report.loss == pytest.approx(loss, rel=1e-3)  # the log's four figures
     assert resumed.fingerprint == whole.fingerprint
 
 
