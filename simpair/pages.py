@@ -14,7 +14,7 @@ __all__ = ["ReusedPages", "own_pages"]
 
 def own_pages(*shape: int) -> NDArray[np.float32]:
     """Returns zeros of that shape, whose memory goes back to the system when nobody holds them any more."""
-    return _array(_pages(4 * prod(shape)), shape)
+    return np.frombuffer(_pages(4 * prod(shape)), np.float32, prod(shape)).reshape(shape)
 
 
 class ReusedPages:
@@ -22,6 +22,7 @@ class ReusedPages:
 
     def __init__(self) -> None:
         self._free: list[mmap.mmap] = []
+        self._keeping = True
 
     def zeros(self, *shape: int) -> NDArray[np.float32]:
         """Returns zeros of that shape, in the room of an earlier array that nobody holds any more, or in a new one."""
@@ -32,17 +33,20 @@ class ReusedPages:
             pages = _pages(size)
         if len(pages) != max(1, size):
             pages = _pages(size)
-        array = _array(pages, shape)
-        array.fill(0)
-        weakref.finalize(array, self._take_back, pages).atexit = False
-        return array
+        numbers = np.frombuffer(pages, np.float32, prod(shape))  # every view of them holds this very array
+        numbers.fill(0)
+        weakref.finalize(numbers, self._take_back, pages).atexit = False
+        return numbers.reshape(shape)
 
-    def clear(self) -> None:
-        """Give the room back to the system."""
-        self._free.clear()
+    def keep(self, keeping: bool) -> None:
+        """Keep the room in between from now on, or give it back to the system."""
+        self._keeping = keeping
+        if not keeping:
+            self._free.clear()
 
     def _take_back(self, pages: mmap.mmap) -> None:
-        self._free[:] = [pages]
+        if self._keeping:
+            self._free[:] = [pages]
 
     def __reduce__(self) -> tuple[type[ReusedPages], tuple[()]]:
         """A copy has room of its own."""
@@ -53,7 +57,3 @@ def _pages(size: int) -> mmap.mmap:
     # A system that forks shares such pages with its children otherwise.
     private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
     return mmap.mmap(-1, max(1, size), **private)
-
-
-def _array(pages: mmap.mmap, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    return np.frombuffer(pages, np.float32, prod(shape)).reshape(shape)

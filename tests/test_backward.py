@@ -82,12 +82,18 @@ def test_gradients_of_attention_are_the_derivatives(groups: list[tuple[int, int]
     states = random(sum(count * length for count, length in groups), 24, dtype=torch.float64)
     kept = torch.rand(size(groups, 2), generator=torch.Generator().manual_seed(0)) > 0.3
     assert not kept.all()
-    assert torch.autograd.gradcheck(lambda states: attend(states, groups, 2, kept, 1.5), (states,))
+    assert torch.autograd.gradcheck(lambda states: attend(states, groups, heads=2, kept=kept, scale=1.5), (states,))
 
 
-def test_attention_is_that_of_torch_where_nothing_is_dropped() -> None:
-    states, kept = random(22, 96), torch.ones(size(GROUPS, 4), dtype=torch.bool)
-    ours, theirs = attend(states, GROUPS, 4, kept, 1.0), attended(states, GROUPS, 4)
+def test_gradients_of_attention_without_dropout_are_the_derivatives() -> None:
+    states = random(22, 24, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda states: attend(states, GROUPS, heads=2), (states,))
+
+
+@pytest.mark.parametrize("kept", [None, torch.ones(size(GROUPS, 4), dtype=torch.bool)])
+def test_attention_is_that_of_torch_where_nothing_is_dropped(kept: Tensor | None) -> None:
+    states = random(22, 96)
+    ours, theirs = attend(states, GROUPS, heads=4, kept=kept), attended(states, GROUPS, 4)
     assert torch.allclose(ours, theirs, atol=1e-6)
     assert torch.allclose(gradients(ours, states)[0], gradients(theirs, states)[0], atol=1e-5)
 
@@ -95,7 +101,7 @@ def test_attention_is_that_of_torch_where_nothing_is_dropped() -> None:
 def test_attention_of_half_precision_is_computed_in_float32() -> None:
     states, kept = random(22, 96).detach().bfloat16().requires_grad_(), torch.ones(size(GROUPS, 4), dtype=torch.bool)
     with torch.autocast("cpu", torch.bfloat16):
-        ours = attend(states, GROUPS, 4, kept, 1.0)
+        ours = attend(states, GROUPS, heads=4, kept=kept)
     assert torch.allclose(ours, attended(states.float(), GROUPS, 4), atol=1e-6)
     assert gradients(ours, states)[0].dtype == torch.bfloat16
 
@@ -103,7 +109,7 @@ def test_attention_of_half_precision_is_computed_in_float32() -> None:
 def test_products_read_nothing_from_where_they_go() -> None:
     torch.full((1_000_000,), torch.nan)  # and is freed: the next pieces of memory hold it
     states = random(22, 96)
-    result = attend(states, GROUPS, 4, torch.ones(size(GROUPS, 4), dtype=torch.bool), 1.0)
+    result = attend(states, GROUPS, heads=4, kept=torch.ones(size(GROUPS, 4), dtype=torch.bool))
     assert result.isfinite().all()
     assert gradients(result, states)[0].isfinite().all()
     for shape in ((1, 1, 1), (2, 3, 4), (3, 20, 32), (3, 200, 32)):  # of the small kernel and of MKL
@@ -116,15 +122,40 @@ def test_products_read_nothing_from_where_they_go() -> None:
 
 def test_attention_drops_that_share_and_scales_what_is_left() -> None:
     states, groups = random(600, 96).detach(), [(30, 20)]
-    whole = attend(states, groups, 4, torch.ones(size(groups, 4), dtype=torch.bool), 1.0)
+    whole = attend(states, groups, heads=4)
     torch.manual_seed(0)
     means = torch.zeros_like(whole)
     for _ in range(50):
         kept, scale = draw_kept(states, (size(groups, 4),), 0.2) or (torch.zeros(1), 0.0)
         assert kept.float().mean().item() == pytest.approx(0.8, abs=0.01)
-        means += attend(states, groups, 4, kept, scale) / 50
-    spread = (attend(states, groups, 4, kept, scale) - whole).std()
+        means += attend(states, groups, heads=4, kept=kept, scale=scale) / 50
+    spread = (attend(states, groups, heads=4, kept=kept, scale=scale) - whole).std()
     assert (means - whole).abs().mean() < 0.1 * whole.abs().mean() < 0.5 * spread
+
+
+def test_long_texts_have_the_attention_of_torch_where_nothing_is_dropped(
+    tiny_encoder: TwinTowerEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Texts on both sides of the limit have the same vectors and gradients, whichever attention is theirs."""
+    encoder, ours = tiny_encoder.eval(), attend
+    lengths: list[int] = []
+
+    def counted(states: Tensor, groups: list[tuple[int, int]], *, heads: int) -> Tensor:
+        lengths.extend(length for _, length in groups)
+        return ours(states, groups, heads=heads)
+
+    monkeypatch.setattr(packed, "attend", counted)
+    ids, mask = encoder.tokenizer.pad(["a dog", "the cat sits on the red mat " * 3, "the model", "a blue dog " * 3])
+    found = {}
+    for short in (0, 8, 10_000):
+        lengths.clear()
+        monkeypatch.setattr(packed, "_SHORT", short)
+        embeddings = encoder(ids, mask)
+        found[short] = (embeddings, *torch.autograd.grad(embeddings[:, ::2].sum(), list(encoder.parameters())[:9]))
+        assert all(length <= short for length in lengths)
+        assert bool(lengths) == bool(short)
+    for short in (8, 10_000):
+        assert all(torch.allclose(*pair, atol=1e-5) for pair in zip(found[short], found[0], strict=True))
 
 
 def held(forward: Callable[[], Any]) -> int:

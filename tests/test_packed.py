@@ -17,6 +17,7 @@ from simpair.checkpoint import Checkpoint
 from simpair.errors import UnsupportedModel
 from simpair.model import TwinTowerEncoder
 from simpair.tokens import pack
+from simpair.towers import packed as packed_module
 from simpair.towers.packed import MODEL_TYPES, PackedBert, PackedBertConfig, _Texts
 from simpair.towers.products import Product, Site, plain
 
@@ -267,3 +268,29 @@ def test_products_meet_few_numbers_of_rows(pair: Callable[..., _Pair]) -> None:
             assert len(states) == len(batch.input_ids)
             torch.testing.assert_close(states, packed(batch), atol=1e-5, rtol=0)
     assert len(met) <= 40
+
+
+def test_training_in_bfloat16_meets_few_numbers_of_rows(
+    pair: Callable[..., _Pair], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the rows that are added leave no trace in vectors and gradients."""
+    packed, met = pair().packed.eval(), set[int]()
+
+    def states_of(tokens: int) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return packed(pack(*_batch([40] * (tokens // 40) + [tokens % 40 or 40], pad=0)))
+
+    watched = [layer.attention.output.LayerNorm for layer in packed.encoder.layer]
+    handles = [norm.register_forward_hook(lambda _, __, states: met.add(len(states))) for norm in watched]
+    for tokens in range(1, 700, 3):
+        states_of(tokens)
+    assert len(met) <= 40
+    for handle in handles:
+        handle.remove()
+    found = []
+    for spare in (packed_module._spare_rows, lambda tokens: 0):
+        monkeypatch.setattr(packed_module, "_spare_rows", spare)
+        states = states_of(150)
+        found.append((states, *torch.autograd.grad(states.square().sum(), list(packed.parameters()))))
+    for one, other in zip(*found, strict=True):
+        assert torch.allclose(one, other, rtol=0.02, atol=0.02 * float(other.detach().abs().max()))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -69,14 +71,25 @@ def test_the_room_of_a_gradient_that_is_gone_is_used_again() -> None:
     assert gradient(made, [3], weights).data_ptr() != place
 
 
-@pytest.mark.parametrize("ended", ["eval", "never"])
-def test_room_is_kept_while_training_is_on(ended: str) -> None:
-    made = table()
-    gradient(made, [1], torch.ones(1, 3))
+def test_room_is_kept_while_training_is_on() -> None:
+    made, weights = table(), torch.ones(1, 3)
+    gradient(made, [1], weights)
     assert len(made._pages._free) == 1
-    if ended == "eval":
-        made.eval()
-    assert len(made._pages._free) == (0 if ended == "eval" else 1)
+    held = gradient(made.eval(), [1], weights)
+    assert len(made._pages._free) == 0
+    del held
+    assert len(made._pages._free) == 0, "what comes back later is not kept either"
+    gradient(made.train(), [1], weights)
+    assert len(made._pages._free) == 1
+
+
+@pytest.mark.parametrize("view", [lambda array: array[1:], lambda array: array.T, lambda array: array.reshape(-1)[3:]])
+def test_a_view_of_an_array_is_left_alone(view: Callable[[Any], Any]) -> None:
+    pages = ReusedPages()
+    held = view(pages.zeros(3, 3))
+    other = pages.zeros(3, 3)
+    other.fill(7)
+    assert not held.any()
 
 
 def test_copies_have_room_of_their_own() -> None:

@@ -5,6 +5,7 @@ Knows no trainer, no model and no data.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields
 from typing import get_args
 
@@ -19,6 +20,7 @@ __all__ = ["TwinTowerTrainingArguments"]
 _LONE = "the tower is trained whole in each process"
 _PACKED = "texts meet the tower packed, without padding"
 _REFUSED = {
+    "batch_eval_metrics": "correlations are of all pairs together",
     "bf16_full_eval": "evaluation has the weights of training; use bf16=True",
     "deepspeed": _LONE,
     "fp16_full_eval": "evaluation has the weights of training; use fp16=True on a GPU",
@@ -63,8 +65,10 @@ class TwinTowerTrainingArguments(TrainingArguments):
         """Refuse a loss that does not exist, for no other may stand in for it, and what would silently do nothing."""
         if self.loss not in get_args(LossName):
             raise InputError(f"loss is {self.loss!r}; expected one of {', '.join(get_args(LossName))}")
-        if self.mini_batch_size < 0:
+        if not isinstance(self.mini_batch_size, int) or self.mini_batch_size < 0:
             raise InputError(f"mini_batch_size is {self.mini_batch_size}; give the texts of a forward, or 0 for all")
+        if not 0 <= self.learning_rate < math.inf:
+            raise InputError(f"learning_rate is {self.learning_rate}; give a number of 0 or more")
         usual = {part.name: part.default for part in fields(self)}
         for name, reason in _REFUSED.items():
             value = getattr(self, name, None)

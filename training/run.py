@@ -27,7 +27,7 @@ from .settings import RUN_FILE, check_run, describe_run, write_run
 from .sources import Data, Source, read_source, read_sources
 from .trainer import TwinTowerTrainer
 
-__all__ = ["FineTuneReport", "fine_tune"]
+__all__ = ["FineTuneReport", "fine_tune", "is_first"]
 
 _log = logging.getLogger("simpair")
 _OWN = {"output_dir", "loss", "num_train_epochs", "max_steps", "per_device_train_batch_size", "mini_batch_size", "bf16"}
@@ -158,7 +158,7 @@ def fine_tune(
     )
     seconds = time.perf_counter() - start
     encoder.eval()
-    if output_dir is not None and _is_first():
+    if output_dir is not None and is_first():
         encoder.save_pretrained(output_dir)
     return FineTuneReport(
         records=rows,
@@ -264,11 +264,11 @@ def _begin(
         _log.warning("%s: no checkpoint is complete; starting from the beginning", output_dir)
     elif checkpoints(folder):
         raise InputError(f"{folder} holds checkpoints of a run; give a new folder, or resume=True to go on with it")
-    if _is_first():
+    if is_first():
         write_run(folder, run)
     return None
 
 
-def _is_first() -> bool:
+def is_first() -> bool:
     """Whether this is the process of several that writes."""
     return os.environ.get("RANK", "0") == "0"

@@ -76,6 +76,11 @@ class TwinTowerTrainer(Trainer):
             raise InputError(
                 "compute_loss_func has no effect in a TwinTowerTrainer; override compute_loss, or choose loss"
             )
+        widths = args.matryoshka_dims or []
+        if not all(1 <= width <= model.embedding_dimension for width in widths):
+            raise InputError(
+                f"matryoshka_dims are {widths}; give widths from 1 to {model.embedding_dimension}, the encoder's"
+            )
         kwargs.setdefault("data_collator", PairCollator(model.tokenizer))
         kwargs.setdefault("compute_metrics", _pair_metrics)
         super().__init__(model, args, **kwargs)

@@ -75,10 +75,11 @@ def _train(arguments: argparse.Namespace) -> None:
     _check_out(arguments.out, resume=arguments.resume)
     from simpair.model import TwinTowerEncoder
     from simpair.training.interruption import SaveAtSignal
-    from simpair.training.run import fine_tune
+    from simpair.training.run import fine_tune, is_first
     from simpair.training.sources import read_source
 
-    logging.getLogger("simpair").setLevel(logging.INFO)  # what was read, and how long it will take
+    if is_first():
+        logging.getLogger("simpair").setLevel(logging.INFO)  # what was read, and how long it will take
     reading = {"label_range": label_range_of(arguments), "skip_empty": arguments.skip_empty}
     sources = _sources(arguments.data, weighted=arguments.weights is not None, **reading)
     weights = _weights(list(sources), arguments.weights)
@@ -110,7 +111,8 @@ def _train(arguments: argparse.Namespace) -> None:
         )
     measured = {"before": named(report.before), "after": named(report.after)}
     facts = {name: value for name, value in report._asdict().items() if name != "sources"}
-    Output(arguments.format).facts(**(facts | measured), folder=str(arguments.out))
+    if is_first():
+        Output(arguments.format).facts(**(facts | measured), folder=str(arguments.out))
 
 
 def _sources(paths: list[str], *, weighted: bool, **reading: Any) -> dict[str, Source]:

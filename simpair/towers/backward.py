@@ -112,40 +112,6 @@ class _Activated(torch.autograd.Function):
         return of_inputs, of_weight.to(weight.dtype), gradient.sum(0), None
 
 
-class _ActivatedB(torch.autograd.Function):
-    """``activation(inputs) @ weight.T + bias``, of which the inputs are kept and the activated ones are not.
-
-    A few tokens at a time, so that what is activated is never there as a whole, nor its gradient.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor, activate: Product) -> Tensor:
-        ctx.save_for_backward(inputs, weight)
-        ctx.activate = activate
-        found = inputs.new_empty(len(inputs), len(weight))
-        with torch.autocast(inputs.device.type, enabled=False):
-            for part, place in zip(_few(inputs), _few(found), strict=True):
-                torch.addmm(bias, activate(part), weight.T, out=place)
-        return found
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        inputs, weight = ctx.saved_tensors
-        of_inputs, of_weight = torch.empty_like(inputs), torch.zeros_like(weight, dtype=_sum_dtype(weight))
-        with torch.autocast(inputs.device.type, enabled=False):
-            for part, place, of_part in zip(_few(inputs), _few(of_inputs), _few(gradient), strict=True):
-                with torch.enable_grad():
-                    leaf = part.detach().requires_grad_()
-                    activated = ctx.activate(leaf)
-                place.copy_(torch.autograd.grad(activated, leaf, of_part @ weight)[0])
-                if of_weight.dtype == of_part.dtype:
-                    of_weight.addmm_(of_part.T, activated.detach())
-                else:
-                    of_weight += of_part.T @ activated.detach()
-        return of_inputs, of_weight.to(weight.dtype), gradient.sum(0), None
-
-
 def _sum_dtype(values: Tensor) -> torch.dtype:
     """Returns what to add in: never less than float32."""
     return torch.promote_types(values.dtype, torch.float32)
@@ -157,7 +123,7 @@ def _few(states: Tensor) -> list[Tensor]:
 
 
 def attend(
-    inputs: Tensor, groups: Sequence[tuple[int, int]], heads: int, kept: Tensor | None = None, scale: float = 1.0
+    inputs: Tensor, groups: Sequence[tuple[int, int]], *, heads: int, kept: Tensor | None = None, scale: float = 1.0
 ) -> Tensor:
     """Returns the context (S, D) of texts side by side, in float32 at least.
 

@@ -5,10 +5,11 @@ Parameter names are the checkpoint's, so its tensors load by name. Knows no toke
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import accumulate, groupby
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -33,6 +34,8 @@ _GREATEST_SIZE = 10_000_000
 """Beyond what any encoder has, and little enough for shapes to be compared before anything is allocated."""
 _CACHED_TOKENS = 256
 _FEW_ROWS = 128
+_SHORT = 128
+"""Tokens; of longer texts the softmax is much to keep, and torch's attention, which keeps none, is as fast."""
 MODEL_TYPES = ("bert", "camembert", "roberta", "xlm-roberta")
 
 
@@ -161,7 +164,7 @@ class PackedBert(nn.Module):
             positions = _count_real_tokens(batch.input_ids, positions, pad=self.config.position_offset - 1)
         dropping = self.training and products is None
         states = self.embeddings(batch.input_ids, positions, dropping)
-        if products is not None and states.device.type == "cpu":
+        if states.device.type == "cpu" and (products is not None or torch.is_autocast_enabled("cpu")):
             texts = texts._replace(spare=_spare_rows(len(states)))
             states = F.pad(states, (0, 0, 0, texts.spare))
         if products is None:
@@ -249,7 +252,7 @@ def _spare_rows(tokens: int) -> int:
 
     There are then some tens of them. ``test_products_meet_few_numbers_of_rows`` fails without it.
     """
-    step = 8 if tokens <= _FEW_ROWS else 32
+    step = 8 if tokens <= _FEW_ROWS else max(32, 1 << (tokens.bit_length() - 6))  # a thirty-second at most
     return -tokens % step
 
 
@@ -345,15 +348,15 @@ class _Attention(nn.Module):
             return self._attend_at_once(inputs, texts.starts, longest=texts.groups[-1][1])
         weights = sum(count * self._heads * length**2 for count, length in texts.groups)
         drawn = draw_kept(inputs, (weights,), dropout)
-        if drawn or (inputs.requires_grad and not dropout and inputs.device.type == "cpu"):
-            return attend(inputs, texts.groups, self._heads, *(drawn or ()))
-        context = []
-        # split, not slices: the gradient of a slice is as large as the pack, once a group.
-        parts = inputs.float().split([*(count * length for count, length in texts.groups), texts.spare])
-        for (count, length), part in zip(texts.groups, parts[:-1], strict=True):
-            query, key, value = part.view(count, length, 3, self._heads, -1).permute(2, 0, 3, 1, 4).unbind()
-            attended = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout).transpose(1, 2)
-            context.append(attended.reshape(count * length, -1))
+        by_torch: Callable[..., Tensor] = partial(_attend_by_torch, dropout=dropout)
+        ours = partial(attend, kept=drawn[0], scale=drawn[1]) if drawn else attend
+        trains = inputs.requires_grad and not dropout and inputs.device.type == "cpu"
+        at_length = [ours if drawn or (trains and length <= _SHORT) else by_torch for _, length in texts.groups]
+        runs = [list(run) for _, run in groupby(zip(at_length, texts.groups, strict=True), key=itemgetter(0))]
+        sizes = [sum(count * length for _, (count, length) in run) for run in runs]
+        # split, not slices: the gradient of a slice is as large as the pack, once a run.
+        parts = zip(runs, inputs.split([*sizes, texts.spare])[:-1], strict=True)
+        context = [run[0][0](part, [group for _, group in run], heads=self._heads) for run, part in parts]
         return torch.cat([*context, inputs.new_zeros(texts.spare, inputs.shape[1] // 3, dtype=torch.float32)])
 
     def _attend_at_once(self, inputs: Tensor, starts: Tensor, *, longest: int) -> Tensor:
@@ -363,6 +366,17 @@ class _Attention(nn.Module):
         query, key, value = inputs.view(len(inputs), 3, self._heads, -1).unbind(1)
         context = varlen_attn(query, key, value, starts, starts, longest, longest)
         return context.flatten(1).float()  # type: ignore[union-attr]
+
+
+def _attend_by_torch(inputs: Tensor, groups: Sequence[tuple[int, int]], *, heads: int, dropout: float) -> Tensor:
+    """Queries, keys and values (S, 3 D) → context (S, D) float32."""
+    context = []
+    parts = inputs.float().split([count * length for count, length in groups])
+    for (count, length), part in zip(groups, parts, strict=True):
+        query, key, value = part.view(count, length, 3, heads, -1).permute(2, 0, 3, 1, 4).unbind()
+        attended = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout).transpose(1, 2)
+        context.append(attended.reshape(count * length, -1))
+    return torch.cat(context)
 
 
 class _Output(nn.Module):

@@ -34,8 +34,7 @@ class WordTable(Table):
 
     def train(self, mode: bool = True) -> WordTable:
         """Switch training on or off; memory is kept for a gradient only while it is on."""
-        if not mode:
-            self._pages.clear()
+        self._pages.keep(mode)
         return super().train(mode)
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from simpair.errors import TrainingError
 from simpair.model import TwinTowerEncoder
 from simpair.training.pairs import RetrievalPair, ScoredPair
 from simpair.training.recipes import mini
@@ -65,12 +68,12 @@ def test_short_forms_have_losses_of_their_own(
         with torch.no_grad():
             return float(trainer.compute_loss(tiny_encoder.eval(), inputs))
 
-    whole, nested = FIRST._replace(alone=0.0), FIRST._replace(alone=0.0, short=(4, 2))
-    assert loss(nested) > loss(whole)
+    whole, one, both = (loss(FIRST._replace(alone=0.0, short=short)) for short in ((), (4,), (4, 2)))
+    assert whole < one < both
 
 
 def test_the_recipe_goes_from_data_to_a_checkpoint_and_on_from_what_is_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(mini, "STAGES", (FIRST, SECOND))
     data, teacher, out = tmp_path / "data", tmp_path / "teacher", tmp_path / "out"
@@ -86,7 +89,9 @@ def test_the_recipe_goes_from_data_to_a_checkpoint_and_on_from_what_is_there(
         mini.main([part for name, folder in folders.items() for part in (f"--{name}", str(folder))])
         return (out / "model.safetensors").read_bytes()
 
+    caplog.set_level(logging.INFO)
     first = run(tmp_path / "one")
+    assert re.search(r"dev D: Spearman -?[01]\.\d{4} over 2 pairs", caplog.text)
     assert TwinTowerEncoder.from_pretrained(out).encode(["a dog", "一只狗"]).shape == (2, 8)
     assert run(tmp_path / "other") == first
     (tmp_path / "one" / "second" / "model.safetensors").unlink()  # the second stage was never written
@@ -96,3 +101,7 @@ def test_the_recipe_goes_from_data_to_a_checkpoint_and_on_from_what_is_there(
 
     monkeypatch.setattr(RecipeTrainer, "training_step", no_steps)
     assert run(tmp_path / "one") == first
+    for changed in ((FIRST, SECOND._replace(steps=4)), (FIRST,)):
+        monkeypatch.setattr(mini, "STAGES", changed)
+        with pytest.raises(TrainingError, match="was begun with other settings: stages"):
+            run(tmp_path / "one")

@@ -135,6 +135,7 @@ from simpair.cli import main
 from simpair.training import interruption
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what was begun in the background ignores it
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 number = getattr(signal, sys.argv[1])
 asked = interruption.SaveAtSignal.on_step_end
 

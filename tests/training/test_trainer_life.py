@@ -298,6 +298,11 @@ def test_a_seed_gives_the_same_bits_in_every_process(tiny_model, tmp_path):
         {"push_to_hub": True},
         {"train_sampling_strategy": "group_by_length"},
         {"train_sampling_strategy": "batch_rebalance"},
+        {"batch_eval_metrics": True},
+        {"mini_batch_size": 2.5},
+        {"mini_batch_size": -1},
+        {"learning_rate": -1.0},
+        {"learning_rate": float("nan")},
         {"include_for_metrics": ["inputs"]},
     ],
     ids=lambda options: next(iter(options)),
@@ -315,3 +320,9 @@ def test_arguments_can_be_copied_and_off_is_no_request(arguments):
 def test_a_loss_function_beside_the_loss_is_refused(tiny_encoder, arguments):
     with pytest.raises(InputError, match="compute_loss_func"):
         TwinTowerTrainer(tiny_encoder, arguments(), train_dataset=ASKED, compute_loss_func=lambda *_: 0)
+
+
+@pytest.mark.parametrize("dims", [[33], [0, 8], [16, -1]])
+def test_widths_that_the_encoder_has_not_are_refused(tiny_encoder, arguments, dims):
+    with pytest.raises(InputError, match="give widths from 1 to 32, the encoder's"):
+        TwinTowerTrainer(tiny_encoder, arguments(matryoshka_dims=dims))

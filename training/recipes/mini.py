@@ -6,8 +6,8 @@ Each part is kept in WORK, so that the same command goes on after an interruptio
 the teacher's six layers; the teacher's embeddings of the English texts (the target of a Chinese text is that of its
 translation: Reimers & Gurevych 2020, arXiv 2004.09813); two stages of training. The first mostly distils; the second
 has more scored pairs, lower learning rates, and trains the short forms of an embedding too (Kusupati et al. 2022,
-"Matryoshka Representation Learning", arXiv 2205.13147). Another number of threads sums in another order and gives other
-roundings.
+"Matryoshka Representation Learning", arXiv 2205.13147). The weights in the package are still those of the first.
+Another number of threads sums in another order and gives other roundings.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from simpair.disk import sha256
 from simpair.model import TwinTowerEncoder
 
 from ..arguments import TwinTowerTrainingArguments
@@ -33,6 +34,7 @@ from ..collators import PairCollator
 from ..evaluate import evaluate_pairs
 from ..losses import cosent, distillation, info_nce, matryoshka, similarity_distillation
 from ..pairs import RetrievalPair, ScoredPair
+from ..settings import RUN_FILE, check_run, write_run
 from ..trainer import TwinTowerTrainer, embed_columns, right_answers
 from .sources import dev_pairs, distillation_texts, lexicon, retrieval_sources, scored_sources, vocabulary_texts
 from .student import make_student
@@ -44,7 +46,7 @@ _LOG = logging.getLogger("simpair")
 _DISTILLED, _RETRIEVAL = 192, 64  # records in a batch
 _SCALE = 20.0
 _SHORT = (256, 128, 64)  # widths of the short forms
-_SHARE = 0.3  # what a short form counts beside the whole embedding
+_SHARE = 0.3  # what a short form counts beside the whole embedding in the losses of pairs
 
 
 class Stage(NamedTuple):
@@ -263,6 +265,20 @@ def train_stages(material: Material, work: Path, *, seed: int) -> TwinTowerEncod
     return TwinTowerEncoder.from_pretrained(folder)
 
 
+def _claim(work: Path, data: Path, teacher: Path, seed: int) -> None:
+    """Write down what WORK is made of, or refuse to go on with what was made of something else."""
+    files = [*sorted(data.glob("*.jsonl.gz")), teacher / "model.safetensors"]
+    run = {
+        "seed": seed,
+        "stages": [stage._asdict() for stage in STAGES],
+        "files": {path.name: sha256(path) for path in files},
+    }
+    if (work / RUN_FILE).exists():
+        check_run(work, run)
+    else:
+        write_run(work, run)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the recipe."""
     parser = argparse.ArgumentParser(description="Train simpair-mini.")
@@ -274,12 +290,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.manual_seed(options.seed)
+    _claim(options.work, options.data, options.teacher, options.seed)
     build_student(options.data, options.teacher, options.work / "student")
     material = gather_material(options.data, options.teacher, options.work / "targets")
     student = train_stages(material, options.work, seed=options.seed)
     student.save_pretrained(options.out, dtype="float16")
     for source, pairs in dev_pairs(options.data).items():
-        _LOG.info("dev %s: Spearman %.4f over %d pairs", source, *evaluate_pairs(student, pairs)[::2])
+        scores = evaluate_pairs(student, pairs)
+        _LOG.info("dev %s: Spearman %.4f over %d pairs", source, scores.spearman, scores.pairs)
 
 
 if __name__ == "__main__":
