@@ -214,10 +214,10 @@ def _check_kind(entry: Entry, first: Entry) -> None:
     if type(entry.record) is not type(first.record):
         if isinstance(first.record, ScoredPair) and "anchor" not in entry.fields.values():
             raise ValueError(f"found the names {', '.join(entry.fields.values())}, after rows with a label")
-        before = type(first.record)
+        other = type(first.record)
         raise ValueError(
-            f"is a {type(entry.record).__name__} ({_SHAPES[type(entry.record)]}), after rows of {before.__name__} "
-            f"({_SHAPES[before]}); keep the two in files, and in sources, of their own"
+            f"is a {type(entry.record).__name__} ({_SHAPES[type(entry.record)]}), after rows of {other.__name__} "
+            f"({_SHAPES[other]}); keep the two in files, and in sources, of their own"
         )
     if entry.is_inference != first.is_inference:
         words, numbers = "entailment, neutral or contradiction", "a number"
