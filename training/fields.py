@@ -49,8 +49,20 @@ def columns(names: list[str]) -> dict[str, str]:
         return {"anchor": found["text1"], "positive": found["text2"]}
     if found.keys() not in _KINDS:
         given = ", ".join(map(reprlib.repr, names[:12])) or "nothing"
-        raise ValueError(f"found the names {given}; expected {_EXPECTED}")
+        raise ValueError(f"found the names {given}; expected {_EXPECTED}{_hint(names)}")
     return found
+
+
+def _hint(names: list[str]) -> str:
+    """What may be the matter with names that describe no record."""
+    if len(names) == 1 and (mark := next((mark for mark in "\t;,|" if mark in names[0]), None)):
+        return f"; it seems to be separated by {mark!r}: .csv is by commas, .tsv by tabs"
+    meant = [name for name in names if name not in _ALL_FIELDS and name.strip().casefold() in _ALL_FIELDS]
+    if meant:
+        return f"; write {meant[0].strip().casefold()!r} for {meant[0]!r}, names are told apart by case and blanks"
+    return (
+        "" if set(names) & set(_ALL_FIELDS) else "; none of them is known: a .csv or .tsv begins with a line of names"
+    )
 
 
 def is_label(name: str) -> bool:
