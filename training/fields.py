@@ -55,14 +55,16 @@ def columns(names: list[str]) -> dict[str, str]:
 
 def _hint(names: list[str]) -> str:
     """What may be the matter with names that describe no record."""
-    if len(names) == 1 and (mark := next((mark for mark in "\t;,|" if mark in names[0]), None)):
+    texts = [name for name in names if isinstance(name, str)]  # a key in memory may be anything
+    mark = next((mark for mark in "\t;,|" if len(names) == 1 and mark in "".join(texts)), None)
+    if mark is not None:
         return f"; it seems to be separated by {mark!r}: .csv is by commas, .tsv by tabs"
-    meant = [name for name in names if name not in _ALL_FIELDS and name.strip().casefold() in _ALL_FIELDS]
-    if meant:
-        return f"; write {meant[0].strip().casefold()!r} for {meant[0]!r}, names are told apart by case and blanks"
-    return (
-        "" if set(names) & set(_ALL_FIELDS) else "; none of them is known: a .csv or .tsv begins with a line of names"
-    )
+    unknown = [name for name in texts if name not in _ALL_FIELDS]
+    meant = next((name for name in unknown if name.strip().casefold() in _ALL_FIELDS), None)
+    if meant is not None:
+        return f"; write {meant.strip().casefold()!r} for {meant!r}, names are told apart by case and blanks"
+    some_known = len(unknown) < len(texts)
+    return "" if some_known else "; none of them is known: a .csv or .tsv begins with a line of names"
 
 
 def is_label(name: str) -> bool:

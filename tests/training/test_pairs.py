@@ -171,7 +171,12 @@ BAD_FILES = {
     "tabs in a .csv": ("a.csv", "text1\ttext2\tlabel\na\tb\t1\n", 1, r"seems to be separated by '\\t'"),
     "other case": ("a.csv", "Text1,text2,label\na,b,1\n", 1, "write 'text1' for 'Text1'"),
     "a blank before a name": ("a.csv", "text1, text2,label\na,b,1\n", 1, "write 'text2' for ' text2'"),
-    "no header": ("a.csv", "the cat,a dog,1\n", 1, "none of them is known: a .csv or .tsv begins with a line of names"),
+    "no names at all": (
+        "a.csv",
+        "the cat,a dog,1\n",
+        1,
+        "none of them is known: a .csv or .tsv begins with a line of names",
+    ),
     "number of a class": ("a.jsonl", OBJECT.replace("1}", "2}"), 1, "got 2; for another scale .*; numbers of classes"),
     "label is a word": ("a.csv", HEADER + "a,b,alike\n", 2, "got 'alike'; write labels as numbers"),
     "negative is an object": ("a.jsonl", '{"anchor": "q", "positive": "p", "negative": {}}', 1, "negative must be a"),
