@@ -5,11 +5,11 @@ Parameter names are the checkpoint's, so its tensors load by name. Knows no toke
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import accumulate, groupby
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -348,15 +348,18 @@ class _Attention(nn.Module):
             return self._attend_at_once(inputs, texts.starts, longest=texts.groups[-1][1])
         weights = sum(count * self._heads * length**2 for count, length in texts.groups)
         drawn = draw_kept(inputs, (weights,), dropout)
-        by_torch: Callable[..., Tensor] = partial(_attend_by_torch, dropout=dropout)
         ours = partial(attend, kept=drawn[0], scale=drawn[1]) if drawn else attend
         trains = inputs.requires_grad and not dropout and inputs.device.type == "cpu"
-        at_length = [ours if drawn or (trains and length <= _SHORT) else by_torch for _, length in texts.groups]
-        runs = [list(run) for _, run in groupby(zip(at_length, texts.groups, strict=True), key=itemgetter(0))]
-        sizes = [sum(count * length for _, (count, length) in run) for run in runs]
+        at_once = math.inf if drawn else _SHORT if trains else 0  # tokens
+        runs = [(short, list(run)) for short, run in groupby(texts.groups, key=lambda run: run[1] <= at_once)]
+        sizes = [sum(count * length for count, length in groups) for _, groups in runs]
+        context: list[Tensor] = []
         # split, not slices: the gradient of a slice is as large as the pack, once a run.
-        parts = zip(runs, inputs.split([*sizes, texts.spare])[:-1], strict=True)
-        context = [run[0][0](part, [group for _, group in run], heads=self._heads) for run, part in parts]
+        for (short, groups), part in zip(runs, inputs.split([*sizes, texts.spare])[:-1], strict=True):
+            if short:
+                context.append(ours(part, groups, heads=self._heads))
+            else:
+                context += _attend_by_torch(part, groups, heads=self._heads, dropout=dropout)
         return torch.cat([*context, inputs.new_zeros(texts.spare, inputs.shape[1] // 3, dtype=torch.float32)])
 
     def _attend_at_once(self, inputs: Tensor, starts: Tensor, *, longest: int) -> Tensor:
@@ -368,15 +371,15 @@ class _Attention(nn.Module):
         return context.flatten(1).float()  # type: ignore[union-attr]
 
 
-def _attend_by_torch(inputs: Tensor, groups: Sequence[tuple[int, int]], *, heads: int, dropout: float) -> Tensor:
-    """Queries, keys and values (S, 3 D) → context (S, D) float32."""
+def _attend_by_torch(inputs: Tensor, groups: Sequence[tuple[int, int]], *, heads: int, dropout: float) -> list[Tensor]:
+    """Queries, keys and values (S, 3 D) → context (count * length, D) float32 of each run of one length."""
     context = []
     parts = inputs.float().split([count * length for count, length in groups])
     for (count, length), part in zip(groups, parts, strict=True):
         query, key, value = part.view(count, length, 3, heads, -1).permute(2, 0, 3, 1, 4).unbind()
         attended = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout).transpose(1, 2)
         context.append(attended.reshape(count * length, -1))
-    return torch.cat(context)
+    return context
 
 
 class _Output(nn.Module):
