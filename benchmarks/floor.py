@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.machine import cores
-from simpair.towers.packed import PackedBertConfig
+from simpair.towers.config import PackedBertConfig
 
 __all__ = ["Floor", "flops"]
 

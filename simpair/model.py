@@ -32,7 +32,8 @@ from simpair.pooling import pool
 from simpair.scores import pairwise_scores, scores
 from simpair.tokens import PackedBatch, Role, Tokenized, Tokens, check_role, check_texts, draw_texts, list_texts, pack
 from simpair.towers.backward import Recomputing
-from simpair.towers.packed import PackedBert, PackedBertConfig
+from simpair.towers.config import PackedBertConfig
+from simpair.towers.packed import PackedBert
 from simpair.towers.products import Dtype, LayerParts, Layouts, Product
 from simpair.workers import threads
 

@@ -17,7 +17,8 @@ from tokenizers.implementations import BertWordPieceTokenizer
 
 from simpair.checkpoint import Checkpoint, Settings, write_checkpoint
 from simpair.model import TwinTowerEncoder
-from simpair.towers.packed import PackedBert, PackedBertConfig
+from simpair.towers.config import PackedBertConfig
+from simpair.towers.packed import PackedBert
 
 _SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 _WORDS = [

@@ -23,7 +23,7 @@ from benchmarks.ranking_loss import spearman_lost
 from benchmarks.sets import EvalSet
 from benchmarks.targets import PARTS, TARGETS, Row, Target, rows, table
 from simpair.model import TwinTowerEncoder
-from simpair.towers.packed import PackedBertConfig
+from simpair.towers.config import PackedBertConfig
 
 LENGTHS = [3, 3, 5, 40, 40, 40, 64, 100, 128]  # on both sides of where attention changes its kernel
 

@@ -5,20 +5,24 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 import torch.nn.attention.varlen
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from simpair.checkpoint import Checkpoint
 from simpair.errors import UnsupportedModel
 from simpair.model import TwinTowerEncoder
-from simpair.tokens import pack
+from simpair.tokens import PackedBatch, pack
 from simpair.towers import packed as packed_module
-from simpair.towers.packed import MODEL_TYPES, PackedBert, PackedBertConfig, _Texts
+from simpair.towers.config import MODEL_TYPES, PackedBertConfig
+from simpair.towers.packed import PackedBert, _Texts
 from simpair.towers.products import Product, Site, plain
 
 _MAKE = Callable[..., Checkpoint]
@@ -245,6 +249,29 @@ def test_a_gpus_attention_over_all_lengths_is_that_of_the_groups(
     monkeypatch.setattr(attention, "_attend_at_once", None)  # float32, and dropout, stay with the groups
     torch.testing.assert_close(attention(inputs, asked, dropping=False), expected)
     assert attention(inputs.bfloat16(), asked, dropping=True).shape == expected.shape
+
+
+@pytest.mark.parametrize("learning", [True, False])
+def test_what_a_forward_needs_is_made_where_the_weights_are(
+    tiny_encoder: TwinTowerEncoder, learning: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tensors of the device "meta" have no numbers and refuse those of a CPU, as those of a GPU do."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # there is none for "meta"
+    encoder = tiny_encoder.train(learning).to("meta")
+    batch = PackedBatch(torch.zeros(14, dtype=torch.int64, device="meta"), (3, 3, 8), torch.arange(3, device="meta"))
+    embeddings = encoder.embed(batch)
+    assert (embeddings.device.type, embeddings.shape) == ("meta", (3, encoder.embedding_dimension))
+    embeddings.sum().backward()
+    assert all(weight.grad.device.type == "meta" for weight in encoder.parameters() if weight.grad is not None)
+
+
+@given(st.lists(st.tuples(st.integers(1, 4), st.integers(1, 9)), max_size=6))
+def test_positions_are_counted_alike_with_starts_and_without(groups: list[tuple[int, int]]) -> None:
+    lengths = [length for count, length in groups for _ in range(count)]
+    starts = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
+    positions = _Texts(groups, starts).positions(starts.device)
+    assert positions.tolist() == [place for length in lengths for place in range(length)]
+    assert torch.equal(positions, _Texts(groups, None).positions(starts.device))
 
 
 def test_products_meet_few_numbers_of_rows(pair: Callable[..., _Pair]) -> None:
