@@ -28,7 +28,7 @@ def pool(states: Tensor, batch: PackedBatch, mode: PoolingMode) -> Tensor:
 
 def _sums(states: Tensor, lengths: Tensor) -> Tensor:
     """(B, D): the sum of each text's states, by one matrix-free segment reduction."""
-    rows = torch.repeat_interleave(torch.arange(len(lengths), device=states.device), lengths)
+    rows = torch.arange(len(lengths), device=states.device).repeat_interleave(lengths, output_size=len(states))
     return states.new_zeros(len(lengths), states.shape[1]).index_add(0, rows, states)
 
 

@@ -222,3 +222,8 @@ def test_copies_make_layouts_of_their_own(linear: nn.Linear, inputs: Tensor, dty
 
 
 # What a machine can do
+
+
+def test_contents_are_summed_where_the_weights_are() -> None:
+    weights = torch.ones(1_000, device="meta")  # which refuses numbers of a CPU, as a GPU does
+    assert products._bits(weights).device == weights.device

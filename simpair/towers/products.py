@@ -192,7 +192,7 @@ def _bits(values: Tensor) -> Tensor:
     numbers = values.reshape(-1).view(torch.int64)
     whole = numbers.numel() // 64 * 64
     sums = torch.cat([numbers[:whole].view(-1, 64).sum(1), numbers[whole:]])
-    return (sums * torch.arange(1, 2 * sums.numel(), 2)).sum()
+    return (sums * torch.arange(1, 2 * sums.numel(), 2, device=sums.device)).sum()
 
 
 def _version(parameter: Tensor) -> int | None:
