@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from tokenizers.normalizers import BertNormalizer
 
-from simpair.errors import DataError
+from simpair.errors import DataError, InputError
 from simpair.model import TwinTowerEncoder
 from simpair.training.pairs import RetrievalPair, ScoredPair
 from simpair.training.recipes.sources import (
@@ -28,6 +28,7 @@ from simpair.training.recipes.sources import (
     vocabulary_texts,
 )
 from simpair.training.recipes.student import RowOrigins, make_student
+from simpair.training.recipes.terms import keep_open
 from simpair.training.recipes.vocabulary import is_chinese, train_vocabulary
 
 from .recipe_data import ROWS, SPECIALS, scored, small_tokenizer, write_rows, write_teacher
@@ -246,3 +247,42 @@ def test_dev_pairs_stay_out_of_training(folder) -> None:
     assert dev_pairs(folder) == {"D": [ScoredPair("选", "择", 0.0), ScoredPair("选", "选择", 1.0)]}
     trained = {pair for pairs in scored_sources(folder).values() for pair in pairs}
     assert trained.isdisjoint(pair for pairs in dev_pairs(folder).values() for pair in pairs)
+
+
+def test_crops_are_spans_of_their_passage_and_every_second_is_taken_out(folder) -> None:
+    words = " ".join(f"word{number}" for number in range(300))
+    characters = "".join(chr(0x4E00 + number) for number in range(460))
+    rows = [("en", words), ("zh", characters), ("zh-Hant", characters[::-1]), ("zh", characters[:99]), ("en", words)]
+    write_rows(
+        folder, "qa_pairs", [{"query": "?", "passage": text, "lang": lang, "source": "Q"} for lang, text in rows]
+    )
+    found = retrieval_sources(folder)
+    assert found == retrieval_sources(folder)
+    assert len(found["crop-en"]) == 8  # a passage that is there twice has its crops once
+    assert len(found["crop-zh"]) == 2 * 4
+    for number, (query, passage, _) in enumerate(found["crop-en"]):
+        assert query in words
+        assert 4 <= len(query.split()) <= 16
+        assert number % 2 == 0 or not set(query.split()) & set(passage.split()[:-1])  # the last may be cut
+    for number, (query, passage, _) in enumerate(found["crop-zh"]):
+        assert 6 <= len(query) <= 30
+        assert query in characters + characters[::-1]
+        assert (query in passage) == (number % 2 == 0)
+        assert number % 2 == 0 or not set(query) & set(passage)
+
+
+def test_open_data_are_of_sources_with_open_terms_and_come_out_the_same(folder, tmp_path_factory) -> None:
+    tmp_path = tmp_path_factory.mktemp("open")
+    rows = [{"en": "a", "zh": "一", "source": name, "mt": 0} for name in ("Tatoeba", "XNLI", "TICO-19", "Tatoeba")]
+    write_rows(folder, "parallel", rows)
+    kept = keep_open(folder, tmp_path / "open")
+    assert {name: count for name, count in kept.items() if count} == {"Tatoeba": 2, "TICO-19": 1}
+    assert list(iter_rows(tmp_path / "open", "parallel")) == [rows[0], rows[2], rows[3]]
+    assert {path.name for path in (tmp_path / "open").iterdir()} == {path.name for path in folder.iterdir()}
+    assert (scored_sources(tmp_path / "open"), lexicon(tmp_path / "open")) == ({}, [])
+    written = (tmp_path / "open" / "parallel.jsonl.gz").read_bytes()
+    keep_open(folder, tmp_path / "open")
+    assert (tmp_path / "open" / "parallel.jsonl.gz").read_bytes() == written
+    for wrong in (folder, tmp_path / "open"):
+        with pytest.raises(InputError, match="another one to write to"):
+            keep_open(folder if wrong == folder else tmp_path / "nothing", wrong)

@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
+from transformers import TrainerCallback, TrainerState
 
 from simpair.disk import sha256
 from simpair.model import TwinTowerEncoder
@@ -36,15 +37,22 @@ from ..losses import cosent, distillation, info_nce, matryoshka, similarity_dist
 from ..pairs import RetrievalPair, ScoredPair
 from ..settings import RUN_FILE, check_run, write_run
 from ..trainer import TwinTowerTrainer, embed_columns, right_answers
-from .sources import dev_pairs, distillation_texts, lexicon, retrieval_sources, scored_sources, vocabulary_texts
+from .sources import (
+    dev_pairs,
+    distillation_texts,
+    lexicon,
+    retrieval_sources,
+    scored_sources,
+    vocabulary_texts,
+)
 from .student import make_student
 from .targets import teacher_targets
 from .vocabulary import train_vocabulary
 
 _LOG = logging.getLogger("simpair")
 
-_DISTILLED, _RETRIEVAL = 192, 64  # records in a batch
 _SCALE = 20.0
+_WORKERS = 12
 _SHORT = (256, 128, 64)  # widths of the short forms
 _SHARE = 0.3  # what a short form counts beside the whole embedding in the losses of pairs
 
@@ -57,25 +65,34 @@ class Stage(NamedTuple):
         steps: Optimizer steps.
         alone: The share of the steps, from the first, that only distil.
         cycle: The steps that then repeat: distillation, scored pairs, retrieval pairs, by their first letters.
+        distilled: Texts of a batch that distils.
         scored: Scored pairs in a batch.
+        pairs: Retrieval pairs of short texts in a batch.
         questions: Questions with their passages in a batch.
         rates: Learning rates of the body and of the embedding rows, which are new, and rarely met.
         short: Widths of the short forms that are trained too.
+        cropped: Whether spans of passages are queries too.
+        decay: The step at which the rates, on a line, would be 0; None for the last.
     """
 
     name: str
     steps: int
     alone: float
     cycle: str
+    distilled: int
     scored: int
+    pairs: int
     questions: int
     rates: tuple[float, float]
     short: tuple[int, ...] = ()
+    cropped: bool = False
+    decay: int | None = None
 
 
 STAGES = (
-    Stage("first", 3_400, 0.35, "dsdrdsdrds", 96, 24, (3e-4, 2e-3)),
-    Stage("second", 7_000, 0.0, "sdrsdrsdrs", 160, 32, (2e-4, 1e-3), _SHORT),
+    Stage("first", 3_400, 0.35, "dsdrdsdrds", 192, 96, 64, 24, (3e-4, 2e-3)),
+    Stage("second", 7_500, 0.0, "rdsrdsrdsr", 1_536, 512, 512, 192, (3e-4, 2e-3), _SHORT, True, decay=10_500),
+    Stage("third", 2_400, 0.0, "rdsrdsrdsr", 256, 160, 96, 32, (8e-5, 5e-4), _SHORT, True),
 )
 
 
@@ -90,12 +107,16 @@ Batch = Sequence[Distilled] | Sequence[ScoredPair] | Sequence[RetrievalPair]
 
 
 class Material(NamedTuple):
-    """What the steps draw from: texts with the row of their target, the targets, and pairs by source."""
+    """What the steps draw from: texts with the row of their target, the targets, and pairs by source.
+
+    ``dev`` holds what is set aside for choosing.
+    """
 
     texts: list[tuple[str, int]]
     targets: NDArray[np.float16]
     scored: dict[str, list[ScoredPair]]
     retrieval: dict[str, list[RetrievalPair]]
+    dev: dict[str, list[ScoredPair]]
 
 
 class Schedule(Dataset[Batch]):
@@ -103,6 +124,9 @@ class Schedule(Dataset[Batch]):
 
     def __init__(self, material: Material, stage: Stage, *, seed: int) -> None:
         self._material, self._stage, self._seed = material, stage, seed
+        self._retrieval = {
+            name: pairs for name, pairs in material.retrieval.items() if stage.cropped or not name.startswith("crop")
+        }
         alone = int(stage.alone * stage.steps)
         cycle = stage.cycle
         self._kinds = ["d" if step < alone else cycle[step % len(cycle)] for step in range(stage.steps)]
@@ -114,21 +138,22 @@ class Schedule(Dataset[Batch]):
     def __getitem__(self, step: int) -> Batch:
         draw = np.random.default_rng((self._seed, step))
         if self._kinds[step] == "d":
-            return self._targets(int(self._distilled[step]) - 1)
+            texts, targets = self._material.texts, self._material.targets
+            chosen = [texts[row] for row in self._walk(len(texts), int(self._distilled[step]) - 1)]
+            return [Distilled(text, targets[row]) for text, row in chosen]
         if self._kinds[step] == "s":
             source = _draw_source(self._material.scored, draw)
             return _sample(self._material.scored[source], self._stage.scored, draw)
-        source = _draw_source(self._material.retrieval, draw)
-        size = self._stage.questions if source.startswith("qa") else _RETRIEVAL
-        return _sample(self._material.retrieval[source], size, draw)
+        source = _draw_source(self._retrieval, draw)
+        size = self._stage.questions if source.startswith(("qa", "crop")) else self._stage.pairs
+        return _sample(self._retrieval[source], size, draw)
 
-    def _targets(self, number: int) -> list[Distilled]:
-        """The ``number``-th batch of the endless walk over the distilled texts, shuffled anew each time round."""
-        texts, targets = self._material.texts, self._material.targets
-        rounds, place = divmod(number, len(texts) // _DISTILLED)
-        order = np.random.default_rng((self._seed, rounds, 1)).permutation(len(texts))
-        chosen = [texts[row] for row in order[place * _DISTILLED : (place + 1) * _DISTILLED]]
-        return [Distilled(text, targets[row]) for text, row in chosen]
+    def _walk(self, count: int, number: int) -> NDArray[np.int64]:
+        """The ``number``-th batch of the endless walk over so many rows, shuffled anew each time round."""
+        size = self._stage.distilled
+        rounds, place = divmod(number, count // size)
+        order = np.random.default_rng((self._seed, rounds, 1)).permutation(count)
+        return order[place * size : (place + 1) * size]
 
 
 def _draw_source(sources: Mapping[str, Sequence[Any]], draw: np.random.Generator) -> str:
@@ -203,6 +228,10 @@ class RecipeTrainer(TwinTowerTrainer):
         self.optimizer = torch.optim.AdamW(groups, fused=True)
         return self.optimizer
 
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """Rates that fall to 0 where the stage says."""
+        return super().create_scheduler(self._stage.decay or num_training_steps, optimizer)
+
 
 def build_student(data: Path, teacher: Path, folder: Path) -> None:
     """Write the untrained student, unless an earlier run did."""
@@ -219,12 +248,31 @@ def gather_material(data: Path, teacher: Path, cache: Path) -> Material:
     row = {key: number for number, key in enumerate(keys)}
     targets = teacher_targets(TwinTowerEncoder.from_pretrained(teacher, dtype="bfloat16"), keys, cache)
     texts = [(target.text, row[target.key]) for target in distilled]
+    # English inference triplets are too few.
     retrieval = {name: pairs for name, pairs in retrieval_sources(data).items() if not name.startswith("nli-en")}
-    return Material(texts, targets, scored_sources(data), retrieval)  # English inference triplets are too few
+    return Material(texts, targets, scored_sources(data), retrieval, dev_pairs(data))
+
+
+class DevScores(TrainerCallback):
+    """Logs what each checkpoint reaches on the pairs set aside for choosing."""
+
+    def __init__(self, student: TwinTowerEncoder, dev: Mapping[str, Sequence[ScoredPair]]) -> None:
+        self._student, self._dev = student, dev
+
+    def on_save(self, args: object, state: TrainerState, control: object, **kwargs: Any) -> None:
+        """The Spearman correlation of each source."""
+        _log_dev(self._student, self._dev)
+
+
+def _log_dev(student: TwinTowerEncoder, dev: Mapping[str, Sequence[ScoredPair]]) -> None:
+    for source, pairs in dev.items():
+        scores = evaluate_pairs(student, pairs)
+        _LOG.info("dev %s: Spearman %.4f over %d pairs", source, scores.spearman, scores.pairs)
 
 
 def train(student: TwinTowerEncoder, material: Material, work: Path, stage: Stage, *, seed: int) -> None:
     """Train the student in place, going on from the newest checkpoint in ``work``."""
+    on_cpu = student.device.type == "cpu"
     args = TwinTowerTrainingArguments(
         output_dir=str(work),
         max_steps=stage.steps,
@@ -233,11 +281,12 @@ def train(student: TwinTowerEncoder, material: Material, work: Path, stage: Stag
         lr_scheduler_type="linear",
         warmup_steps=0.02,
         bf16=True,
-        save_steps=250,
+        save_steps=250 if on_cpu else 1_500,
         save_total_limit=1,
         logging_steps=50,
         seed=seed,
-        use_cpu=student.device.type == "cpu",
+        use_cpu=on_cpu,
+        dataloader_num_workers=0 if on_cpu else _WORKERS,  # a GPU is faster than one process can tokenize
         disable_tqdm=True,
     )
     trainer = RecipeTrainer(
@@ -245,6 +294,7 @@ def train(student: TwinTowerEncoder, material: Material, work: Path, stage: Stag
         args,
         train_dataset=Schedule(material, stage, seed=seed),
         data_collator=RecipeCollator(student.tokenizer),
+        callbacks=[DevScores(student, material.dev)],
         stage=stage,
     )
     work.mkdir(parents=True, exist_ok=True)
@@ -295,9 +345,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     material = gather_material(options.data, options.teacher, options.work / "targets")
     student = train_stages(material, options.work, seed=options.seed)
     student.save_pretrained(options.out, dtype="float16")
-    for source, pairs in dev_pairs(options.data).items():
-        scores = evaluate_pairs(student, pairs)
-        _LOG.info("dev %s: Spearman %.4f over %d pairs", source, scores.spearman, scores.pairs)
+    _log_dev(student, material.dev)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,8 @@ _VOCABULARY_CHARACTERS = 300
 _TARGET_CHARACTERS = 600
 _PASSAGE_CHARACTERS = 400
 _RAW_TEXTS = 120_000
+_CROPPED_CHARACTERS = 100  # in passages of fewer, a span is most of the passage
+_CHARACTERS_A_CROP, _MOST_CROPS = 150, 8
 _NLI_LABELS = {"entailment": 1.0, "neutral": 0.5, "contradiction": 0.0}
 
 
@@ -135,7 +137,8 @@ def retrieval_sources(folder: Path) -> dict[str, list[RetrievalPair]]:
 
     ``qa-language/source`` (query, passage), ``paraphrase-language/source`` (sources with positives only),
     ``triplet-zh/source`` and ``nli-language/source`` (with one negative), ``bitext`` (Chinese, English),
-    ``caption-en``, ``caption-zh`` and ``caption-zh-en`` (two captions of one image).
+    ``caption-en``, ``caption-zh`` and ``caption-zh-en`` (two captions of one image), ``crop-en`` and ``crop-zh``
+    (a span of a passage, the passage).
     """
     sources: defaultdict[str, list[RetrievalPair]] = defaultdict(list)
     for row in iter_rows(folder, "qa_pairs"):
@@ -150,6 +153,7 @@ def retrieval_sources(folder: Path) -> dict[str, list[RetrievalPair]]:
             sources[f"nli-{language}/{name}"].append(triplet)
     sources["bitext"] = [RetrievalPair(zh, en) for en, zh in _translations(folder)]
     sources.update(_caption_pairs(folder))
+    sources.update(_crops(folder))
     return {name: kept for name, pairs in sources.items() if (kept := [p for p in dict.fromkeys(pairs) if _useful(p)])}
 
 
@@ -234,3 +238,36 @@ def _caption_pairs(folder: Path) -> dict[str, list[RetrievalPair]]:
         sources["caption-zh"] += map(RetrievalPair, zh[::2], zh[1::2])
         sources["caption-zh-en"] += map(RetrievalPair, zh, en)
     return sources
+
+
+def _crops(folder: Path, *, seed: int = 0) -> dict[str, list[RetrievalPair]]:
+    """A span of a passage as its query: no labels are needed, and words in common are what is learnt.
+
+    Every second span is taken out of its passage. Lee, Chang & Toutanova 2019, "Latent Retrieval for Weakly Supervised
+    Open Domain Question Answering" (arXiv 1906.00300); Izacard et al. 2022 (arXiv 2112.09118) leave all spans in.
+    """
+    sources: dict[str, list[RetrievalPair]] = {"crop-en": [], "crop-zh": []}
+    draw = random.Random(seed)
+    passages = dict.fromkeys((row["lang"][:2], _clean(row["passage"])) for row in iter_rows(folder, "qa_pairs"))
+    for language, passage in passages:
+        if len(passage) < _CROPPED_CHARACTERS:
+            continue
+        for number in range(min(_MOST_CROPS, 1 + len(passage) // _CHARACTERS_A_CROP)):
+            pair = _crop(passage, draw, words=language == "en", kept=number % 2 == 0)
+            if pair.positive not in pair.anchor:  # a passage of one word
+                sources[f"crop-{language}"].append(pair)
+    return sources
+
+
+def _crop(passage: str, draw: random.Random, *, words: bool, kept: bool) -> RetrievalPair:
+    """A span of 4 to 16 words, or 6 to 30 characters, and the stretch of the passage that it is drawn from."""
+    separator = " " if words else ""
+    parts = passage.split() if words else list(passage)
+    length = _PASSAGE_CHARACTERS // 6 if words else _PASSAGE_CHARACTERS
+    start = draw.randrange(max(1, len(parts) - length + 1))
+    stretch = parts[start : start + length]
+    size = min(draw.randint(4, 16) if words else draw.randint(6, 30), len(stretch))
+    first = draw.randrange(len(stretch) - size + 1)
+    rest = stretch if kept else stretch[:first] + stretch[first + size :]
+    query, shown = (separator.join(found) for found in (stretch[first : first + size], rest))
+    return RetrievalPair(_clean(query), _clean(shown, _PASSAGE_CHARACTERS))

@@ -1,0 +1,74 @@
+"""A folder of training data → one of only those sources whose terms let others have what is made of them.
+
+    python -m simpair.training.recipes.terms --data DATA --out OPEN
+
+The recipe of ``simpair-mini`` then takes OPEN for its data. Terms are as known to us; see the notice of the weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from simpair.errors import InputError
+
+from .sources import iter_rows
+
+__all__ = ["OPEN_SOURCES", "keep_open"]
+
+_LOG = logging.getLogger("simpair")
+
+OPEN_SOURCES = {
+    "3AM": "MIT",
+    "PAWS-X": "free with attribution",
+    "SNLI-subset": "CC BY-SA 4.0",
+    "TICO-19": "CC0",
+    "Tatoeba": "CC BY 2.0 FR",
+    "python-docs-zh-cn": "CC0",
+    "zh_cmrc2018": "CC BY-SA 4.0",
+    "zh_csl": "Apache-2.0",
+    "zh_dureader": "Apache-2.0",
+}
+"""The terms of each source that is kept, by the name that its rows give."""
+
+
+def keep_open(data: Path, out: Path) -> dict[str, int]:
+    """Write every file of the folder again, without rows of other sources; returns the rows kept of each source.
+
+    A file whose rows name no source is kept without rows. Files come out the same whenever they are written.
+
+    Raises:
+        InputError: ``out`` is the folder itself, or there is nothing in ``data``.
+    """
+    files = sorted(data.glob("*.jsonl.gz"))
+    if not files or out.resolve() == data.resolve():
+        raise InputError(f"{data} to {out}: give a folder of .jsonl.gz files, and another one to write to")
+    out.mkdir(parents=True, exist_ok=True)
+    kept = dict.fromkeys(OPEN_SOURCES, 0)
+    for path in files:
+        with (out / path.name).open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
+            for row in iter_rows(data, path.name.removesuffix(".jsonl.gz")):
+                source = row.get("source")
+                if source in OPEN_SOURCES:
+                    kept[source] += 1
+                    file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+    return kept
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the folder, and log how many rows of each source it has."""
+    parser = argparse.ArgumentParser(description="Keep the training data whose terms are open.")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the training data")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for source, rows in keep_open(options.data, options.out).items():
+        _LOG.info("%8d %s (%s)", rows, source, OPEN_SOURCES[source])
+
+
+if __name__ == "__main__":
+    main()
