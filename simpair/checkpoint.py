@@ -29,7 +29,7 @@ from simpair.vocabulary import (
 )
 from simpair.weights import WEIGHTS, WEIGHTS_INDEX, WeightsFile, check_finite, read_tensors, write_tensors
 
-__all__ = ["Checkpoint", "PoolingMode", "Settings", "Similarity", "read_checkpoint", "write_checkpoint"]
+__all__ = ["Checkpoint", "PoolingMode", "Settings", "Similarity", "read_checkpoint", "width_of", "write_checkpoint"]
 
 PoolingMode = Literal["cls", "lasttoken", "max", "mean", "mean_sqrt_len_tokens", "weightedmean"]
 Similarity = Literal["cosine", "dot"]
@@ -53,6 +53,7 @@ _TRANSFORMER_KEYS: dict[str, tuple[Any, ...]] = {
     "unpad_inputs": (True, False),
 }
 """The values of its keys that are read; ``max_seq_length`` and ``do_lower_case`` take any."""
+_WIDTHS = ("hidden_size", "d_model", "dim", "n_embd")
 _LONGEST = 1 << 20
 """Tokens of a checkpoint that declares no maximum: its position table is shorter."""
 _STALE = ("vocab.txt", WEIGHTS_INDEX, "special_tokens_map.json", "added_tokens.json", *_TRANSFORMER_CONFIGS)
@@ -113,27 +114,28 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         UnsafeModel: Weights are only there as pickles, or a module is code from outside sentence-transformers.
         UnsupportedModel: A module, pooling or similarity that this version does not read.
     """
-    if not (folder / "config.json").is_file():
+    if not any((folder / name).is_file() for name in ("config.json", "modules.json")):
         raise ModelNotFound(f"{folder} is no checkpoint: it has no config.json; give the folder of a saved model")
     check_digests(folder)
-    config = read_json(folder / "config.json")
-    tokenizer_config = read_tokenizer_config(folder)
     modules = _read_modules(folder)
-    transformer = _read_transformer(folder)
+    home = modules.get("Transformer", folder)
+    if not (home / "config.json").is_file():
+        raise ModelNotFound(f"{home} has no config.json; give the folder of a saved model, or download it again")
+    config = read_json(home / "config.json")
+    tokenizer_config = read_tokenizer_config(home)
+    transformer = _read_transformer(home)
     declared = (transformer.get("max_seq_length"), tokenizer_config.get("model_max_length"), _LONGEST)
     longest = next(length for length in declared if length is not None)
     if not isinstance(longest, int | float) or not longest >= 1:
         raise ModelCorrupt(f"{folder}: max_seq_length is {longest!r:.80}; expected a number of tokens")
-    settings = _read_settings(
-        folder, modules, width=config.get("hidden_size"), max_seq_length=int(min(longest, _LONGEST))
-    )
+    settings = _read_settings(folder, modules, width=width_of(config), max_seq_length=int(min(longest, _LONGEST)))
     lowercase = bool(transformer.get("do_lower_case"))
-    weights_file = WeightsFile(folder)
+    weights_file = WeightsFile(home)
     return Checkpoint(
         config=config,
         settings=settings,
-        tensors=read_tensors(folder),
-        tokenizer=read_tokenizer(folder, config, declared=tokenizer_config, lowercase=lowercase),
+        tensors=read_tensors(home),
+        tokenizer=read_tokenizer(home, config, declared=tokenizer_config, lowercase=lowercase),
         tokenizer_config=tokenizer_config,
         declared=bool(modules),
         weights_file=weights_file,
@@ -211,8 +213,6 @@ def _read_modules(folder: Path) -> dict[str, Path]:
         raise UnsupportedModel(
             f"{path}: the modules are {', '.join(names)}; this version reads Transformer, Pooling and Normalize"
         )
-    if paths[0] != Path():
-        raise UnsupportedModel(f"{path}: the Transformer lies in {paths[0]}; this version reads it in the root")
     return {name: folder / where for name, where in zip(names, paths, strict=True)}
 
 
@@ -273,7 +273,7 @@ def _read_pooling(path: Path, width: object, *, prompted: bool) -> PoolingMode:
 
 
 def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
-    settings, width = checkpoint.settings, checkpoint.config["hidden_size"]
+    settings, width = checkpoint.settings, width_of(checkpoint.config)
     kinds = ["Transformer", "Pooling"] + (["Normalize"] if settings.normalize else [])
     paths = ["", "1_Pooling", "2_Normalize"]
     modules = [
@@ -310,6 +310,11 @@ def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
     write_digests(folder)
     for path in folder.rglob("*"):
         sync(path)
+
+
+def width_of(config: Mapping[str, Any]) -> int | None:
+    """D, under whichever name a ``config.json`` has it."""
+    return next((config[name] for name in _WIDTHS if name in config), None)
 
 
 def _portable(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -43,6 +43,7 @@ __all__ = [
     "TrainingError",
     "UnsafeModel",
     "UnsupportedModel",
+    "one_line",
 ]
 
 
@@ -124,3 +125,8 @@ class StoreVersion(StoreError):
 
 class EncoderMismatch(StoreError):
     """The index was made with another encoder."""
+
+
+def one_line(error: Exception, *, most: int = 200) -> str:
+    """What another library says, on one line of so many characters at most."""
+    return " ".join(str(error).split())[:most]

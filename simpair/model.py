@@ -26,14 +26,13 @@ from simpair.card import model_card
 from simpair.checkpoint import Checkpoint, Settings, read_checkpoint, write_checkpoint
 from simpair.devices import choose_device, send, token_budget
 from simpair.encoding import Block, Embed, OnTruncation, Truncation, encode_blocks, repeat_rows
-from simpair.errors import InputError, ModelCorrupt
+from simpair.errors import InputError, ModelCorrupt, UnsupportedModel
 from simpair.fingerprint import fingerprint_of, identity_of
 from simpair.pooling import pool
 from simpair.scores import pairwise_scores, scores
 from simpair.tokens import PackedBatch, Role, Tokenized, Tokens, check_role, check_texts, draw_texts, list_texts, pack
 from simpair.towers.backward import Recomputing
-from simpair.towers.config import PackedBertConfig
-from simpair.towers.packed import PackedBert
+from simpair.towers.choose import empty_tower
 from simpair.towers.products import Dtype, LayerParts, Layouts, Product
 from simpair.workers import threads
 
@@ -59,11 +58,12 @@ class TwinTowerEncoder(Recomputing, nn.Module):
 
         Raises:
             ModelCorrupt: Tensors are missing, unknown or misshapen, or the tokenizer has more pieces than rows.
-            UnsupportedModel: The architecture is not of the BERT family.
+            UnsupportedModel: transformers has no such architecture, or it has no such dtype.
             InputError: ``dtype`` or ``truncate_dim`` is out of range.
         """
         super().__init__()
-        config = PackedBertConfig.from_config(checkpoint.config)
+        self.tower = empty_tower(checkpoint.config)
+        config = self.tower.config
         longest = min(checkpoint.settings.max_seq_length, config.max_seq_length)
         if longest <= (special := checkpoint.tokenizer.num_special_tokens_to_add(False)):
             raise ModelCorrupt(f"max_seq_length is {longest}; expected more than the {special} special tokens")
@@ -72,11 +72,11 @@ class TwinTowerEncoder(Recomputing, nn.Module):
         self._tokenizer_config = checkpoint.tokenizer_config
         self._weights_file = checkpoint.weights_file
         self._layouts = Layouts(_check(dtype, Dtype, "dtype"))
+        if dtype not in self.tower.dtypes:
+            raise UnsupportedModel(f"dtype {dtype} is there for the BERT family alone; leave it out, or use float32")
         self._width = _check_width(
             self._settings.truncate_dim if truncate_dim is None else truncate_dim, config.hidden_size
         )
-        with torch.device("meta"):  # shapes are compared before anything is allocated
-            self.tower = PackedBert(config)
         self._kept = self.tower.load(checkpoint.tensors)
         ids = [*checkpoint.tokenizer.get_vocab().values(), *checkpoint.tokenizer.encode("").ids]
         if max(ids, default=0) >= config.vocab_size:  # before it is copied, which takes time by the greatest id
@@ -293,7 +293,7 @@ class TwinTowerEncoder(Recomputing, nn.Module):
     def checkpoint(self, *, dtype: Literal["float32", "float16"] = "float32") -> Checkpoint:
         """What :meth:`save_pretrained` writes; ``dtype`` is that of the stored tensors alone."""
         stored = torch.float16 if dtype == "float16" else torch.float32
-        tensors = {**self.tower.state_dict(), **self._kept}
+        tensors = {**self.tower.tensors(), **self._kept}
         return Checkpoint(
             config=self._config,
             settings=self._settings,
@@ -341,7 +341,7 @@ class TwinTowerEncoder(Recomputing, nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights lie."""
-        return self.tower.embeddings.word_embeddings.weight.device
+        return next(self.tower.parameters()).device
 
     @property
     def settings(self) -> Settings:
@@ -378,7 +378,7 @@ class TwinTowerEncoder(Recomputing, nn.Module):
 
     def _parts(self) -> tuple[str, dict[str, Tensor], str, Settings]:
         tokenizer = self.tokenizer.plain().to_str()
-        return self.tower.config.identity(), self.tower.state_dict(), tokenizer, self._settings
+        return self.tower.config.identity(), self.tower.tensors(), tokenizer, self._settings
 
 
 def _stored(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:

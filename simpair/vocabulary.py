@@ -16,7 +16,7 @@ from tokenizers.models import BPE, Unigram, WordPiece
 from tokenizers.normalizers import BertNormalizer, Lowercase, Normalizer, Sequence
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
-from simpair.errors import ModelCorrupt, UnsupportedModel
+from simpair.errors import ModelCorrupt, UnsupportedModel, one_line
 
 __all__ = [
     "lowers_first",
@@ -114,12 +114,14 @@ def read_tokenizer(
         UnsupportedModel: The files ask for what this version does not do, or disagree.
     """
     kind, path = _class_name(config, declared), folder / "tokenizer.json"
-    tokenizer = _open(path, declared, kind)
+    ours = kind in (*_CLASSES, *_KEPT)
+    tokenizer = _open(path, declared, kind) if ours else _made_by_transformers(folder, kind)
     _check_options(folder, declared, tokenizer, kind)
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    _name_tokens(folder, declared, tokenizer, kind)
-    _check_added(folder, declared, tokenizer, kind)
+    if ours:
+        _name_tokens(folder, declared, tokenizer, kind)
+        _check_added(folder, declared, tokenizer, kind)
     if kind == _BERT:
         _rebuild(tokenizer, declared)
     if lowercase and not lowers_first(tokenizer):
@@ -133,6 +135,8 @@ def tokenizer_config_of(tokenizer: Tokenizer, config: Mapping[str, Any], declare
     A BERT tokenizer that transformers would build otherwise is declared to be taken from ``tokenizer.json``.
     """
     written = dict(declared)
+    if _class_name(config, written) not in (*_CLASSES, *_KEPT):
+        written["tokenizer_class"] = "PreTrainedTokenizerFast"  # which takes tokenizer.json as it is
     for step in _normalizers(tokenizer):
         if isinstance(step, BertNormalizer):
             written |= {"do_lower_case": step.lowercase, "strip_accents": step.strip_accents}
@@ -154,25 +158,36 @@ def lowers_first(tokenizer: Tokenizer) -> bool:
 
 def _class_name(config: Mapping[str, Any], declared: Mapping[str, Any]) -> str:
     """The class that ``transformers.AutoTokenizer`` takes, without ``Fast``."""
-    named = declared.get("tokenizer_class") or config.get("tokenizer_class")
-    return str(named or _CLASS_OF.get(str(config.get("model_type")), _KEPT[0])).removesuffix("Fast")
+    named, model = declared.get("tokenizer_class") or config.get("tokenizer_class"), str(config.get("model_type"))
+    return str(named or _CLASS_OF.get(model, f"the tokenizer of {model}")).removesuffix("Fast")
 
 
 def _open(path: Path, declared: Mapping[str, Any], kind: str) -> Tokenizer:
     folder, vocabulary = path.parent, path.with_name("vocab.txt")
     if not path.is_file() and not vocabulary.is_file():
         raise ModelCorrupt(f"{folder} has neither tokenizer.json nor vocab.txt; download the checkpoint again")
-    if kind not in (_BERT,) if not path.is_file() else kind not in (*_CLASSES, *_KEPT):
-        raise UnsupportedModel(
-            f"{folder / 'tokenizer_config.json'}: tokenizer_class is {kind!r}; this version reads {_BERT} from "
-            f"vocab.txt, and {', '.join([*_CLASSES, 'PreTrainedTokenizerFast'])} from tokenizer.json"
-        )
+    if not path.is_file() and kind != _BERT:
+        return _made_by_transformers(folder, kind)
     try:
         tokenizer = Tokenizer.from_file(str(path)) if path.is_file() else _from_vocabulary(vocabulary, declared)
         tokenizer.encode(_UNKNOWN)
         return tokenizer
     except Exception as error:  # tokenizers raises bare Exception for a file it cannot parse
-        raise ModelCorrupt(f"{folder}: the tokenizer cannot be read ({error!s:.200}); download it again") from None
+        raise ModelCorrupt(f"{folder}: the tokenizer cannot be read ({one_line(error)}); download it again") from None
+
+
+def _made_by_transformers(folder: Path, kind: str) -> Tokenizer:
+    """A copy of the tokenizer behind ``transformers.AutoTokenizer``; no code of the folder is run."""
+    from transformers import AutoTokenizer
+
+    try:
+        found: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return Tokenizer.from_str(found.backend_tokenizer.to_str())
+    except Exception as error:  # whatever its many readers raise; those in Python have no such tokenizer behind them
+        raise UnsupportedModel(
+            f"{folder / 'tokenizer_config.json'}: tokenizer_class is {kind!r}, of which transformers makes no fast "
+            f"tokenizer from these files ({one_line(error)})"
+        ) from None
 
 
 def _from_vocabulary(path: Path, declared: Mapping[str, Any]) -> Tokenizer:

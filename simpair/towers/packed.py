@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, partial
 from itertools import accumulate, groupby
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,7 @@ from simpair.tokens import PackedBatch
 from simpair.towers.backward import attend, trained
 from simpair.towers.config import PackedBertConfig
 from simpair.towers.dropout import add_dropped, draw_kept, dropped
-from simpair.towers.products import ACTIVATIONS, LayerParts, Product, Site, plain
+from simpair.towers.products import ACTIVATIONS, Dtype, LayerParts, Product, Site, plain
 from simpair.towers.tables import Table, WordTable
 
 __all__ = ["PackedBert"]
@@ -42,6 +42,9 @@ class PackedBert(nn.Module):
         trained: Whether gradients ever went through it; an optimizer may change its weights without a trace.
         recomputing: Whether the backward computes each layer again, of which only the inputs are kept then.
     """
+
+    dtypes = get_args(Dtype)
+    """Of its products when it serves."""
 
     def __init__(self, config: PackedBertConfig) -> None:
         super().__init__()
@@ -97,6 +100,10 @@ class PackedBert(nn.Module):
         unborn = next(self.parameters()).is_meta
         self.load_state_dict({name: tensors[name].float() for name in wanted}, assign=unborn)
         return left
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Its weights under the names of the checkpoint."""
+        return self.state_dict()
 
     def sites(self) -> list[LayerParts[Site]]:
         """The matrix products of each layer."""

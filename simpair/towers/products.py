@@ -161,6 +161,8 @@ class Layouts:
                 are, so that a process that encodes a text or two lays nothing out.
             trained: Whether gradients ever went through the weights.
         """
+        if not sites:
+            return []
         few = tokens is not None and tokens < _FEW_TOKENS
         if few and self.dtype == "float32" and self._made is None and self._few_calls < _FEW_CALLS:
             self._few_calls += 1

@@ -221,7 +221,8 @@ class RecipeTrainer(TwinTowerTrainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW with two learning rates."""
-        rows = self._encoder().tower.embeddings.word_embeddings.weight
+        tower: Any = self._encoder().tower
+        rows = tower.embeddings.word_embeddings.weight
         body = [weight for weight in self._encoder().parameters() if weight is not rows]
         body_rate, rows_rate = self._stage.rates
         groups = [{"params": [rows], "lr": rows_rate}, {"params": body, "lr": body_rate}]
