@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 from uuid import uuid4
 
 from tokenizers import Tokenizer
@@ -18,10 +18,19 @@ from torch import Tensor
 
 from simpair.digests import DIGESTS, check_digests, write_digests
 from simpair.disk import sync
-from simpair.errors import InputError, ModelCorrupt, ModelNotFound, UnsafeModel, UnsupportedModel
+from simpair.errors import InputError, ModelCorrupt, ModelNotFound, UnsupportedModel
+from simpair.modules import (
+    DenseLayer,
+    PoolingMode,
+    dense_files,
+    pooling_file,
+    pooling_modes,
+    read_layers,
+    read_modules,
+    read_pooling,
+)
 from simpair.vocabulary import (
     lowers_first,
-    parse_json,
     read_json,
     read_tokenizer,
     read_tokenizer_config,
@@ -29,19 +38,19 @@ from simpair.vocabulary import (
 )
 from simpair.weights import WEIGHTS, WEIGHTS_INDEX, WeightsFile, check_finite, read_tensors, write_tensors
 
-__all__ = ["Checkpoint", "PoolingMode", "Settings", "Similarity", "read_checkpoint", "width_of", "write_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "PoolingMode",
+    "Settings",
+    "Similarity",
+    "read_checkpoint",
+    "vector_width",
+    "width_of",
+    "write_checkpoint",
+]
 
-PoolingMode = Literal["cls", "lasttoken", "max", "mean", "mean_sqrt_len_tokens", "weightedmean"]
 Similarity = Literal["cosine", "dot"]
 
-_LEGACY_POOLING: dict[str, PoolingMode] = {
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_max_tokens": "max",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
-    "pooling_mode_weightedmean_tokens": "weightedmean",
-    "pooling_mode_lasttoken": "lasttoken",
-}
 _TRANSFORMER_CONFIGS = tuple(
     f"sentence_{name}_config.json"
     for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
@@ -64,7 +73,7 @@ class Settings:
     """Whatever changes a vector beside the tensors and the tokenizer.
 
     Attributes:
-        pooling: How token states become one vector.
+        pooling: How token states become one vector: a mode, or several joined by ``+``.
         similarity: ``cosine``: embeddings have length 1; ``dot``: they keep their lengths unless ``normalize``.
         normalize: Whether embeddings get length 1.
         max_seq_length: Longest sequence in tokens.
@@ -73,7 +82,7 @@ class Settings:
         truncate_dim: How many leading components are kept, or None for all.
     """
 
-    pooling: PoolingMode = "mean"
+    pooling: str = "mean"
     similarity: Similarity = "cosine"
     normalize: bool = True
     max_seq_length: int = 512
@@ -93,6 +102,7 @@ class Checkpoint:
         tokenizer: Without truncation or padding.
         tokenizer_config: ``tokenizer_config.json`` with ``special_tokens_map.json``, or ``{}``.
         declared: False where the folder says nothing of pooling, and the mean was assumed.
+        dense: The layers behind the pooling.
         weights_file: What tells whether the file in which tensors lie was written over; None where they lie in memory.
     """
 
@@ -102,6 +112,7 @@ class Checkpoint:
     tokenizer: Tokenizer
     tokenizer_config: Mapping[str, Any]
     declared: bool = True
+    dense: tuple[DenseLayer, ...] = ()
     weights_file: WeightsFile | None = None
 
 
@@ -117,8 +128,8 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     if not any((folder / name).is_file() for name in ("config.json", "modules.json")):
         raise ModelNotFound(f"{folder} is no checkpoint: it has no config.json; give the folder of a saved model")
     check_digests(folder)
-    modules = _read_modules(folder)
-    home = modules.get("Transformer", folder)
+    modules = read_modules(folder)
+    home = modules.transformer
     if not (home / "config.json").is_file():
         raise ModelNotFound(f"{home} has no config.json; give the folder of a saved model, or download it again")
     config = read_json(home / "config.json")
@@ -128,7 +139,17 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     longest = next(length for length in declared if length is not None)
     if not isinstance(longest, int | float) or not longest >= 1:
         raise ModelCorrupt(f"{folder}: max_seq_length is {longest!r:.80}; expected a number of tokens")
-    settings = _read_settings(folder, modules, width=width_of(config), max_seq_length=int(min(longest, _LONGEST)))
+    settings, layers = Settings(max_seq_length=int(min(longest, _LONGEST))), []
+    if modules.pooling is not None:
+        pooling, includes = read_pooling(modules.pooling, width_of(config))
+        layers = read_layers(modules.dense, vector_width(config, pooling))
+        settings = replace(settings, pooling=pooling)
+        settings = _read_settings(folder, settings, width=vector_width(config, pooling, layers))
+        settings = replace(settings, normalize=modules.normalize or settings.similarity == "cosine")
+        if any(settings.prompts.values()) and not includes:
+            raise UnsupportedModel(
+                f"{modules.pooling}: pooling without the prompt (include_prompt false) is not read by this version"
+            )
     lowercase = bool(transformer.get("do_lower_case"))
     weights_file = WeightsFile(home)
     return Checkpoint(
@@ -137,7 +158,8 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         tensors=read_tensors(home),
         tokenizer=read_tokenizer(home, config, declared=tokenizer_config, lowercase=lowercase),
         tokenizer_config=tokenizer_config,
-        declared=bool(modules),
+        declared=modules.pooling is not None,
+        dense=tuple(layers),
         weights_file=weights_file,
     )
 
@@ -153,7 +175,8 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """
     if taken := next((path for path in (folder, *folder.parents) if path.is_file()), None):
         raise InputError(f"{taken} is a file; give a folder to save the checkpoint in")
-    check_finite(checkpoint.tensors)
+    for tensors in (checkpoint.tensors, *(tensors for _, tensors in dense_files(checkpoint.dense))):
+        check_finite(tensors)
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = folder.parent / f".{folder.name}-{uuid4().hex}"
     staging.mkdir()
@@ -190,35 +213,8 @@ def _read_transformer(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _read_modules(folder: Path) -> dict[str, Path]:
-    """Folder by module name, in order; ``{}`` for a plain transformers folder."""
-    path = folder / "modules.json"
-    if not path.exists():
-        if (folder / "1_Pooling" / "config.json").is_file():
-            raise ModelCorrupt(f"{path} is missing; download or save the checkpoint again")
-        return {}
-    entries = parse_json(path)
-    try:
-        types = [str(entry["type"]) for entry in entries]
-        paths = [Path(str(entry["path"])) for entry in entries]
-    except (KeyError, TypeError) as error:
-        raise ModelCorrupt(f"{path} is not a list of modules ({error!r:.80}); download the checkpoint again") from None
-    for kind, where in zip(types, paths, strict=True):
-        if not kind.startswith("sentence_transformers."):
-            raise UnsafeModel(f"{path}: module {kind} is code from outside sentence-transformers, which is never run")
-        if where.is_absolute() or ".." in where.parts:
-            raise UnsafeModel(f"{path}: module path {where} leaves the checkpoint's folder")
-    names = [kind.rsplit(".", 1)[-1] for kind in types]
-    if names not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
-        raise UnsupportedModel(
-            f"{path}: the modules are {', '.join(names)}; this version reads Transformer, Pooling and Normalize"
-        )
-    return {name: folder / where for name, where in zip(names, paths, strict=True)}
-
-
-def _read_settings(folder: Path, modules: dict[str, Path], *, width: object, max_seq_length: int) -> Settings:
-    if not modules:
-        return Settings(max_seq_length=max_seq_length)
+def _read_settings(folder: Path, settings: Settings, *, width: int) -> Settings:
+    """The settings with what ``config_sentence_transformers.json`` says; D is ``width``."""
     path = folder / "config_sentence_transformers.json"
     declared = read_json(path, missing={})
     names: dict[str, Similarity] = {"None": "cosine", "cosine": "cosine", "dot": "dot", "dot_product": "dot"}
@@ -235,52 +231,18 @@ def _read_settings(folder: Path, modules: dict[str, Path], *, width: object, max
     default, kept = declared.get("default_prompt_name"), declared.get("truncate_dim")
     if default not in (None, *prompts):
         raise ModelCorrupt(f"{path}: the default prompt {default!r:.80} is not declared")
-    if kept is not None and not (type(kept) is int and isinstance(width, int) and 1 <= kept <= width):
-        raise ModelCorrupt(f"{path}: truncate_dim is {kept!r:.80}; expected 1 to {width}, hidden_size in config.json")
-    return Settings(
-        pooling=_read_pooling(modules["Pooling"] / "config.json", width, prompted=any(prompts.values())),
-        similarity=similarity,
-        normalize="Normalize" in modules or similarity == "cosine",
-        max_seq_length=max_seq_length,
-        prompts=prompts,
-        default_prompt_name=default,
-        truncate_dim=kept,
-    )
-
-
-def _read_pooling(path: Path, width: object, *, prompted: bool) -> PoolingMode:
-    config = read_json(path)
-    declared = config.get("pooling_mode")
-    known = ("embedding_dimension", "word_embedding_dimension", "pooling_mode", "include_prompt", *_LEGACY_POOLING)
-    flags = {"include_prompt", *_LEGACY_POOLING} & config.keys()
-    if wrong := [key for key in config if key not in known or (key in flags and not isinstance(config[key], bool))]:
-        raise ModelCorrupt(f"{path}: {wrong[0]!r:.80} is {config[wrong[0]]!r:.80}, which no pooling has")
-    modes: list[Any] = [mode for key, mode in _LEGACY_POOLING.items() if config.get(key)]
-    if declared is not None:
-        modes = declared if isinstance(declared, list) else [declared]
-    if len(modes) > 1 or any(mode not in get_args(PoolingMode) for mode in modes):
-        raise UnsupportedModel(
-            f"{path}: pooling is {modes!r:.80}; this version reads one of {', '.join(get_args(PoolingMode))}"
-        )
-    dimension = config.get("embedding_dimension", config.get("word_embedding_dimension"))
-    if dimension != width:
-        raise ModelCorrupt(
-            f"{path}: the dimension is {dimension!r:.80}, but hidden_size in config.json is {width!r:.80}"
-        )
-    if prompted and not config.get("include_prompt", True):
-        raise UnsupportedModel(f"{path}: pooling without the prompt (include_prompt false) is not read by this version")
-    return modes[0] if modes else "mean"
+    if kept is not None and not (type(kept) is int and 1 <= kept <= width):
+        raise ModelCorrupt(f"{path}: truncate_dim is {kept!r:.80}; expected 1 to {width}, the width of an embedding")
+    return replace(settings, similarity=similarity, prompts=prompts, default_prompt_name=default, truncate_dim=kept)
 
 
 def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
-    settings, width = checkpoint.settings, width_of(checkpoint.config)
-    kinds = ["Transformer", "Pooling"] + (["Normalize"] if settings.normalize else [])
-    paths = ["", "1_Pooling", "2_Normalize"]
+    settings, layers = checkpoint.settings, dense_files(checkpoint.dense)
+    kinds = ["Transformer", "Pooling", *["Dense"] * len(layers), *["Normalize"] * settings.normalize]
     modules = [
-        {"idx": i, "name": str(i), "path": paths[i], "type": f"sentence_transformers.models.{kind}"}
+        {"idx": i, "name": str(i), "path": f"{i}_{kind}" if i else "", "type": f"sentence_transformers.models.{kind}"}
         for i, kind in enumerate(kinds)
     ]
-    pooling = {key: settings.pooling == mode for key, mode in _LEGACY_POOLING.items()}
     declared: dict[str, Any] = {
         "model_type": "SentenceTransformer",
         "prompts": dict(settings.prompts),
@@ -297,19 +259,27 @@ def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
         "modules.json": modules,
         "sentence_bert_config.json": {"max_seq_length": settings.max_seq_length, "do_lower_case": lowercase},
         "config_sentence_transformers.json": declared,
-        "1_Pooling/config.json": {"word_embedding_dimension": width, **pooling, "include_prompt": True},
+        "1_Pooling/config.json": pooling_file(settings.pooling, width_of(checkpoint.config)),
         "tokenizer_config.json": tokenizer_config,
     }
+    files |= {f"{number}_Dense/config.json": content for number, (content, _) in enumerate(layers, start=2)}
     if settings.normalize:
-        files["2_Normalize/config.json"] = {}
+        files[f"{len(kinds) - 1}_Normalize/config.json"] = {}
     for name, content in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     (folder / "tokenizer.json").write_text(checkpoint.tokenizer.to_str(pretty=False), encoding="utf-8")
     write_tensors(folder / WEIGHTS, checkpoint.tensors)
+    for number, (_, tensors) in enumerate(layers, start=2):
+        write_tensors(folder / f"{number}_Dense" / WEIGHTS, tensors)
     write_digests(folder)
     for path in folder.rglob("*"):
         sync(path)
+
+
+def vector_width(config: Mapping[str, Any], pooling: str, layers: Sequence[DenseLayer] = ()) -> int:
+    """The width of an embedding: that of the last dense layer, or of the poolings side by side."""
+    return len(layers[-1].weight) if layers else (width_of(config) or 0) * len(pooling_modes(pooling))
 
 
 def width_of(config: Mapping[str, Any]) -> int | None:

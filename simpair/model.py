@@ -23,17 +23,19 @@ from tqdm import tqdm
 
 from simpair import hub
 from simpair.card import model_card
-from simpair.checkpoint import Checkpoint, Settings, read_checkpoint, write_checkpoint
+from simpair.checkpoint import Checkpoint, Settings, read_checkpoint, vector_width, write_checkpoint
 from simpair.devices import choose_device, send, token_budget
 from simpair.encoding import Block, Embed, OnTruncation, Truncation, encode_blocks, repeat_rows
 from simpair.errors import InputError, ModelCorrupt, UnsupportedModel
 from simpair.fingerprint import fingerprint_of, identity_of
+from simpair.heads import Heads
 from simpair.pooling import pool
 from simpair.scores import pairwise_scores, scores
 from simpair.tokens import PackedBatch, Role, Tokenized, Tokens, check_role, check_texts, draw_texts, list_texts, pack
 from simpair.towers.backward import Recomputing
 from simpair.towers.choose import empty_tower
 from simpair.towers.products import Dtype, LayerParts, Layouts, Product
+from simpair.weights import copied
 from simpair.workers import threads
 
 __all__ = ["Dtype", "TwinTowerEncoder"]
@@ -74,10 +76,10 @@ class TwinTowerEncoder(Recomputing, nn.Module):
         self._layouts = Layouts(_check(dtype, Dtype, "dtype"))
         if dtype not in self.tower.dtypes:
             raise UnsupportedModel(f"dtype {dtype} is there for the BERT family alone; leave it out, or use float32")
-        self._width = _check_width(
-            self._settings.truncate_dim if truncate_dim is None else truncate_dim, config.hidden_size
-        )
+        self._whole = vector_width(checkpoint.config, self._settings.pooling, checkpoint.dense)
+        self._width = _check_width(self._settings.truncate_dim if truncate_dim is None else truncate_dim, self._whole)
         self._kept = self.tower.load(checkpoint.tensors)
+        self.heads = Heads(checkpoint.dense)
         ids = [*checkpoint.tokenizer.get_vocab().values(), *checkpoint.tokenizer.encode("").ids]
         if max(ids, default=0) >= config.vocab_size:  # before it is copied, which takes time by the greatest id
             raise ModelCorrupt(
@@ -143,7 +145,7 @@ class TwinTowerEncoder(Recomputing, nn.Module):
         return self._embed(batch, None)
 
     def _embed(self, batch: PackedBatch, products: Sequence[LayerParts[Product]] | None) -> Tensor:
-        vectors = pool(self.tower(batch, products), batch, self._settings.pooling)[:, : self._width]
+        vectors = self.heads(pool(self.tower(batch, products), batch, self._settings.pooling))[:, : self._width]
         return F.normalize(vectors, dim=-1) if self._settings.normalize else vectors
 
     def _embed_finite(self, batch: PackedBatch, products: Sequence[LayerParts[Product]]) -> FloatArray:
@@ -292,16 +294,13 @@ class TwinTowerEncoder(Recomputing, nn.Module):
 
     def checkpoint(self, *, dtype: Literal["float32", "float16"] = "float32") -> Checkpoint:
         """What :meth:`save_pretrained` writes; ``dtype`` is that of the stored tensors alone."""
-        stored = torch.float16 if dtype == "float16" else torch.float32
-        tensors = {**self.tower.tensors(), **self._kept}
         return Checkpoint(
             config=self._config,
             settings=self._settings,
-            tensors={
-                name: tensor.detach().to("cpu", _stored(tensor, stored), copy=True) for name, tensor in tensors.items()
-            },
+            tensors=copied({**self.tower.tensors(), **self._kept}, getattr(torch, dtype)),
             tokenizer=self.tokenizer.plain(),
             tokenizer_config=self._tokenizer_config,
+            dense=self.heads.layers(),
         )
 
     def save_pretrained(self, folder: str | Path, *, dtype: Literal["float32", "float16"] = "float32") -> None:
@@ -320,7 +319,9 @@ class TwinTowerEncoder(Recomputing, nn.Module):
         Raises:
             ModelCorrupt: The folder is damaged, or its tensors are not those of this encoder.
         """
-        self._kept = self.tower.load(read_checkpoint(Path(folder)).tensors)  # copied: the parameters are born already
+        checkpoint = read_checkpoint(Path(folder))
+        self._kept = self.tower.load(checkpoint.tensors)  # copied: the parameters are born already
+        self.heads.load(checkpoint.dense)
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, commit_message: str = "Upload with simpair") -> str:
         """Publish checkpoint and model card in one commit; the URL of the commit.
@@ -333,7 +334,7 @@ class TwinTowerEncoder(Recomputing, nn.Module):
         with tempfile.TemporaryDirectory() as parent:
             folder = Path(parent) / "checkpoint"
             write_checkpoint(folder, self.checkpoint())
-            dimension = self._settings.truncate_dim or self.tower.config.hidden_size
+            dimension = self._settings.truncate_dim or self._whole
             card = model_card(self._settings, dimension=dimension, repo_id=repo_id)
             (folder / "README.md").write_text(card, encoding="utf-8")
             return hub.push_folder(folder, repo_id, private=private, commit_message=commit_message)
@@ -378,11 +379,8 @@ class TwinTowerEncoder(Recomputing, nn.Module):
 
     def _parts(self) -> tuple[str, dict[str, Tensor], str, Settings]:
         tokenizer = self.tokenizer.plain().to_str()
-        return self.tower.config.identity(), self.tower.tensors(), tokenizer, self._settings
-
-
-def _stored(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
-    return dtype if tensor.is_floating_point() else tensor.dtype
+        tensors = {**self.tower.tensors(), **self.heads.state_dict(prefix="heads.")}
+        return self.tower.config.identity() + self.heads.identity(), tensors, tokenizer, self._settings
 
 
 def _check(given: Choice, choices: Any, name: str) -> Choice:

@@ -5,25 +5,26 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from simpair.checkpoint import PoolingMode
+from simpair.modules import pooling_modes
 from simpair.tokens import PackedBatch
 
 __all__ = ["pool"]
 
 
-def pool(states: Tensor, batch: PackedBatch, mode: PoolingMode) -> Tensor:
+def pool(states: Tensor, batch: PackedBatch, pooling: str) -> Tensor:
     """One vector a text, in the caller's order: (B, D) float32.
 
     Args:
         states: (S, D) token states in the order of ``batch``.
         batch: The packed batch that the states belong to.
-        mode: ``mean`` over all tokens, special ones included (Reimers & Gurevych 2019, section 3); ``cls`` the first
-            token; ``lasttoken`` the last one; ``max`` the greatest value of each component; ``mean_sqrt_len_tokens``
-            the sum over the square root of the count; ``weightedmean`` the mean with weights 1, 2, … along the text
-            (Muennighoff 2022, SGPT).
+        pooling: One of these, or several joined by ``+``, whose vectors stand side by side. ``mean`` over all tokens,
+            special ones included (Reimers & Gurevych 2019, section 3); ``cls`` the first token; ``lasttoken`` the last
+            one; ``max`` the greatest value of each component; ``mean_sqrt_len_tokens`` the sum over the square root of
+            the count; ``weightedmean`` the mean with weights 1, 2, … along the text (Muennighoff 2022, SGPT).
     """
     lengths = torch.tensor(batch.lengths, device=states.device)
-    return _POOLINGS[mode](states.float(), lengths).index_select(0, batch.places)
+    vectors = [_POOLINGS[mode](states.float(), lengths) for mode in pooling_modes(pooling)]
+    return torch.cat(vectors, dim=1).index_select(0, batch.places)
 
 
 def _sums(states: Tensor, lengths: Tensor) -> Tensor:

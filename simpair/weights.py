@@ -13,7 +13,7 @@ from torch import Tensor
 from simpair.errors import ModelCorrupt, UnsafeModel, UnsupportedModel
 from simpair.vocabulary import read_json
 
-__all__ = ["WEIGHTS", "WEIGHTS_INDEX", "WeightsFile", "check_finite", "read_tensors", "write_tensors"]
+__all__ = ["WEIGHTS", "WEIGHTS_INDEX", "WeightsFile", "check_finite", "copied", "read_tensors", "write_tensors"]
 
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = f"{WEIGHTS}.index.json"
@@ -81,6 +81,14 @@ def _mark(path: Path) -> tuple[int, int, int, int] | None:
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write a safetensors file that whoever may read a new file may read; ``save_file`` would let the owner alone."""
     path.write_bytes(save({name: tensor.contiguous() for name, tensor in tensors.items()}, {"format": "pt"}))
+
+
+def copied(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Copies on the CPU, of that dtype where they are no whole numbers."""
+    return {
+        name: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else tensor.dtype, copy=True)
+        for name, tensor in tensors.items()
+    }
 
 
 def check_finite(tensors: Mapping[str, Tensor]) -> None:

@@ -40,14 +40,18 @@ class Layout(NamedTuple):
         tokenizer: Which of the small ones below.
         config: What the architecture needs beside the small sizes.
         tokenizer_class: What ``tokenizer_config.json`` names; None leaves what was saved.
-        pooling: The mode.
+        pooling: The mode, or several.
+        dense: (Outputs, activation, whether it has a bias) of each dense layer.
+        normalize: Whether the vectors get length 1 at the end.
     """
 
     architecture: str
     tokenizer: str = "wordpiece"
     config: dict[str, Any] = {}  # noqa: RUF012 - read alone
     tokenizer_class: str | None = None
-    pooling: str = "mean"
+    pooling: str | list[str] = "mean"
+    dense: tuple[tuple[int, str, bool], ...] = ()
+    normalize: bool = True
 
 
 _T5 = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
@@ -59,6 +63,13 @@ LAYOUTS = {
     "BERT, greatest": Layout("bert", pooling="max"),
     "BERT, by the root of the length": Layout("bert", pooling="mean_sqrt_len_tokens"),
     "BERT, weighted": Layout("bert", pooling="weightedmean"),
+    "BERT, first and mean": Layout("bert", pooling=["cls", "mean"]),
+    "BERT, all poolings": Layout("bert", pooling=["cls", "max", "mean", "mean_sqrt_len_tokens", "lasttoken"]),
+    "BERT, dense": Layout("bert", dense=((24, "Tanh", True),)),
+    "BERT, dense on two poolings": Layout("bert", pooling=["max", "mean"], dense=((20, "GELU", False),)),
+    "MPNet, two dense layers": Layout(
+        "mpnet", config={"pad_token_id": 0}, dense=((64, "Identity", False), (16, "Identity", True)), normalize=False
+    ),
     "RoBERTa": Layout("roberta", "bpe", {"pad_token_id": 3}),
     "XLM-R": Layout("xlm-roberta", "unigram", {"pad_token_id": 0}),
     "DistilBERT": Layout(
@@ -123,9 +134,31 @@ def build(layout: Layout, folder: Path) -> Path:
         path = bare / "tokenizer_config.json"
         declared = json.loads(path.read_text(encoding="utf-8"))
         path.write_text(json.dumps({**declared, "tokenizer_class": layout.tokenizer_class}), encoding="utf-8")
-    modules = [Transformer(str(bare), max_seq_length=LONGEST), Pooling(32, pooling_mode=layout.pooling), Normalize()]
+    modules: list[Any] = [Transformer(str(bare), max_seq_length=LONGEST), Pooling(32, pooling_mode=layout.pooling)]
+    modules += _dense(layout)
+    if layout.normalize:
+        modules.append(Normalize())
     SentenceTransformer(modules=modules, device="cpu").save(str(folder / "saved"))
     return folder / "saved"
+
+
+def _dense(layout: Layout) -> list[Any]:
+    from sentence_transformers.sentence_transformer.modules import Dense
+
+    layers, width = [], 32 * (1 if isinstance(layout.pooling, str) else len(layout.pooling))
+    for number, (out, activation, bias) in enumerate(layout.dense):
+        draw = torch.Generator().manual_seed(number)
+        layer = Dense(
+            width,
+            out,
+            bias=bias,
+            activation_function=getattr(torch.nn, activation)(),
+            init_weight=torch.randn(out, width, generator=draw) / width**0.5,
+            init_bias=torch.randn(out, generator=draw) if bias else None,
+        )
+        layers.append(layer)
+        width = out
+    return layers
 
 
 def _wordpiece() -> tuple[Tokenizer, dict[str, str]]:

@@ -1,0 +1,214 @@
+"""The modules of a sentence-transformers folder ⇄ what they do to token states. Knows no tower and no settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+from torch import Tensor
+
+from simpair.errors import ModelCorrupt, UnsafeModel, UnsupportedModel
+from simpair.vocabulary import parse_json, read_json
+from simpair.weights import read_tensors
+
+__all__ = [
+    "ACTIVATIONS",
+    "DenseLayer",
+    "Modules",
+    "PoolingMode",
+    "dense_files",
+    "pooling_file",
+    "pooling_modes",
+    "read_layers",
+    "read_modules",
+    "read_pooling",
+]
+
+PoolingMode = Literal["cls", "lasttoken", "max", "mean", "mean_sqrt_len_tokens", "weightedmean"]
+
+_LEGACY_POOLING: dict[str, PoolingMode] = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+"""Those of a concatenation stand in this order."""
+ACTIVATIONS = ("GELU", "Identity", "ReLU", "SiLU", "Sigmoid", "Tanh")
+"""Classes of ``torch.nn`` that a dense layer may end with."""
+
+
+class Modules(NamedTuple):
+    """The folder of each module.
+
+    Attributes:
+        transformer: Of ``config.json``, weights and tokenizer.
+        pooling: Of the pooling's ``config.json``; None for a plain transformers folder.
+        dense: Of the dense layers behind the pooling, in their order.
+        normalize: Whether the last module gives embeddings length 1.
+    """
+
+    transformer: Path
+    pooling: Path | None = None
+    dense: tuple[Path, ...] = ()
+    normalize: bool = True
+
+
+class DenseLayer(NamedTuple):
+    """A dense layer behind the pooling.
+
+    Attributes:
+        weight: (out, in) float32.
+        bias: (out,) float32, or None.
+        activation: One of ``ACTIVATIONS``.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    activation: str
+
+
+def read_modules(folder: Path) -> Modules:
+    """The modules that ``modules.json`` names, or those of a plain transformers folder.
+
+    Raises:
+        ModelCorrupt: ``modules.json`` is missing beside its modules, or damaged.
+        UnsafeModel: A module is code from elsewhere, or lies outside the folder.
+        UnsupportedModel: Modules, or an order of them, that this version does not read.
+    """
+    path = folder / "modules.json"
+    if not path.exists():
+        if (folder / "1_Pooling" / "config.json").is_file():
+            raise ModelCorrupt(f"{path} is missing; download or save the checkpoint again")
+        return Modules(folder)
+    entries = parse_json(path)
+    try:
+        types = [str(entry["type"]) for entry in entries]
+        paths = [Path(str(entry["path"])) for entry in entries]
+    except (KeyError, TypeError) as error:
+        raise ModelCorrupt(f"{path} is not a list of modules ({error!r:.80}); download the checkpoint again") from None
+    for kind, where in zip(types, paths, strict=True):
+        if not kind.startswith("sentence_transformers."):
+            raise UnsafeModel(f"{path}: module {kind} is code from outside sentence-transformers, which is never run")
+        if where.is_absolute() or ".." in where.parts:
+            raise UnsafeModel(f"{path}: module path {where} leaves the checkpoint's folder")
+    names = [kind.rsplit(".", 1)[-1] for kind in types]
+    kept = [(name, folder / where) for name, where in zip(names, paths, strict=True) if name != "Dropout"]
+    kinds = [name for name, _ in kept]
+    ends = kinds[-1:] == ["Normalize"]
+    layers = kept[2 : len(kept) - ends]
+    if kinds[:2] != ["Transformer", "Pooling"] or any(name != "Dense" for name, _ in layers):
+        raise UnsupportedModel(
+            f"{path}: the modules are {', '.join(names)}; this version reads Transformer, Pooling, then perhaps Dense "
+            "layers, then perhaps Normalize"
+        )
+    return Modules(kept[0][1], kept[1][1], tuple(where for _, where in layers), ends)
+
+
+def read_pooling(folder: Path, width: object) -> tuple[str, bool]:
+    """A pooling's mode, or several joined by ``+``, whose vectors stand side by side; whether the prompt is in them.
+
+    Args:
+        folder: Of the module.
+        width: ``hidden_size``.
+
+    Raises:
+        ModelCorrupt: It is of another width, or has keys that no pooling has.
+        UnsupportedModel: It is of a kind that this version does not read.
+    """
+    path = folder / "config.json"
+    config = read_json(path)
+    declared = config.get("pooling_mode")
+    known = ("embedding_dimension", "word_embedding_dimension", "pooling_mode", "include_prompt", *_LEGACY_POOLING)
+    flags = {"include_prompt", *_LEGACY_POOLING} & config.keys()
+    if wrong := [key for key in config if key not in known or (key in flags and not isinstance(config[key], bool))]:
+        raise ModelCorrupt(f"{path}: {wrong[0]!r:.80} is {config[wrong[0]]!r:.80}, which no pooling has")
+    modes: list[Any] = [mode for key, mode in _LEGACY_POOLING.items() if config.get(key)]
+    if declared is not None:
+        modes = declared if isinstance(declared, list) else [declared]
+    if any(mode not in get_args(PoolingMode) for mode in modes):
+        raise UnsupportedModel(f"{path}: pooling is {modes!r:.80}; it is made of {', '.join(get_args(PoolingMode))}")
+    if modes != [mode for mode in _LEGACY_POOLING.values() if mode in modes]:
+        raise UnsupportedModel(
+            f"{path}: pooling is {modes!r:.120}; this version reads several in the order of {list(_LEGACY_POOLING)}"
+        )
+    dimension = config.get("embedding_dimension", config.get("word_embedding_dimension"))
+    if dimension != width:
+        raise ModelCorrupt(
+            f"{path}: the dimension is {dimension!r:.80}, but hidden_size in config.json is {width!r:.80}"
+        )
+    return "+".join(modes) or "mean", config.get("include_prompt", True)
+
+
+def pooling_modes(pooling: str) -> list[PoolingMode]:
+    """The modes that a pooling puts side by side."""
+    return pooling.split("+")  # type: ignore[return-value]
+
+
+def pooling_file(pooling: str, width: int | None) -> dict[str, Any]:
+    """The pooling's ``config.json``, which every version of sentence-transformers reads."""
+    flags = {key: mode in pooling_modes(pooling) for key, mode in _LEGACY_POOLING.items()}
+    return {"word_embedding_dimension": width, **flags, "include_prompt": True}
+
+
+def read_layers(folders: Sequence[Path], width: int) -> list[DenseLayer]:
+    """The dense layers of these folders, the first of so many inputs.
+
+    Raises:
+        ModelCorrupt: Its config and its weights do not fit each other, or the width.
+        UnsafeModel: Its weights are only there as pickles.
+        UnsupportedModel: It is of a kind that this version does not read.
+    """
+    layers: list[DenseLayer] = []
+    for folder in folders:
+        layers.append(_read_dense(folder, len(layers[-1].weight) if layers else width))
+    return layers
+
+
+def _read_dense(folder: Path, width: int) -> DenseLayer:
+    path, tensors = folder / "config.json", read_tensors(folder)
+    config = read_json(path)
+    usual: dict[str, Any] = {"in_features": width, "use_residual": False}
+    usual |= dict.fromkeys(("module_input_name", "module_output_name"), "sentence_embedding")
+    for key, value in config.items():
+        if key not in (*usual, "out_features", "bias", "activation_function"):
+            raise UnsupportedModel(f"{path}: {key!r:.80} is {value!r:.80}, which this version does not read")
+        if key in usual and value not in (usual[key], None):
+            raise UnsupportedModel(f"{path}: {key} is {value!r:.80}; expected {usual[key]!r}")
+    activation = str(config.get("activation_function", "Tanh")).rpartition(".")[2]
+    if activation not in ACTIVATIONS or not str(config.get("activation_function", "torch.")).startswith("torch."):
+        named = config.get("activation_function")
+        raise UnsupportedModel(
+            f"{path}: activation_function is {named!r:.80}; known: {', '.join(ACTIVATIONS)} of torch"
+        )
+    weight, bias = tensors.pop("linear.weight", None), tensors.pop("linear.bias", None)
+    wanted = (config.get("out_features"), width)
+    if (
+        weight is None
+        or tuple(weight.shape) != wanted
+        or (bias is not None) != bool(config.get("bias", True))
+        or tensors
+    ):
+        shape = None if weight is None else tuple(weight.shape)
+        raise ModelCorrupt(f"{folder}: linear.weight has shape {shape}, expected {wanted}; or bias and config disagree")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ModelCorrupt(f"{folder}: linear.bias has shape {tuple(bias.shape)}, expected {tuple(weight.shape[:1])}")
+    return DenseLayer(weight, bias, activation)
+
+
+def dense_files(layers: Sequence[DenseLayer]) -> list[tuple[dict[str, Any], Mapping[str, Tensor]]]:
+    """The ``config.json`` and the tensors of each layer."""
+    found: list[tuple[dict[str, Any], Mapping[str, Tensor]]] = []
+    for layer in layers:
+        place = "linear.Identity" if layer.activation == "Identity" else f"activation.{layer.activation}"
+        config = {
+            "in_features": layer.weight.shape[1],
+            "out_features": layer.weight.shape[0],
+            "bias": layer.bias is not None,
+            "activation_function": f"torch.nn.modules.{place}",
+        }
+        tensors = {"linear.weight": layer.weight} | ({} if layer.bias is None else {"linear.bias": layer.bias})
+        found.append((config, tensors))
+    return found
