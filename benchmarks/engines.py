@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, Protocol, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from simpair.index import ExactIndex
 from simpair.model import TwinTowerEncoder
 from simpair.tokens import Role
+from simpair.towers.products import Dtype
 
 __all__ = ["EncoderEngine", "Engine", "Identity", "LexicalEngine", "open_engine"]
 
 Language = Literal["zh", "en"]
+Weighting = Literal["tf-idf", "bm25"]
 
 
 class Identity(NamedTuple):
@@ -72,36 +74,93 @@ class EncoderEngine:
 
 
 class LexicalEngine:
-    """Cosines of TF-IDF vectors, weighted by the texts at hand: words of English, one or two characters of Chinese."""
+    """Words in common, weighted by the texts at hand: words of English, one or two characters of Chinese."""
 
-    identity = Identity("lexical")
+    def __init__(self, weighting: Weighting) -> None:
+        self.identity = Identity(weighting)
+        self._fit = _WEIGHTINGS[weighting]
 
     def pairwise(self, text1: Sequence[str], text2: Sequence[str], language: Language) -> NDArray[np.floating[Any]]:
-        """As in :class:`Engine`."""
-        vectorizer = _vectorizer(language).fit(dict.fromkeys([*text1, *text2]))
-        product = vectorizer.transform(text1).multiply(vectorizer.transform(text2))
-        return np.asarray(product.sum(axis=1), dtype=np.float64).ravel()
+        """As in :class:`Engine`: the mean of what each text of a pair is worth as the other's query."""
+        query, document = self._fit(list(dict.fromkeys([*text1, *text2])), language)
+        forth, back = query(text1).multiply(document(text2)), query(text2).multiply(document(text1))
+        return np.asarray((forth + back).sum(axis=1), dtype=np.float64).ravel() / 2
 
     def rank(
         self, queries: Sequence[str], documents: Sequence[str], k: int, language: Language, *, roles: bool
     ) -> NDArray[np.int64]:
         """As in :class:`Engine`; equal scores in the order of the documents."""
-        vectorizer = _vectorizer(language).fit(documents)
-        scores = (vectorizer.transform(queries) @ vectorizer.transform(documents).T).toarray()
+        query, document = self._fit(documents, language)
+        scores = (query(queries) @ document(documents).T).toarray()
         return np.argsort(-scores, axis=1, kind="stable")[:, :k]
 
 
 def open_engine(model: str) -> Engine:
-    """The engine of ``bundled``, ``lexical``, or a folder, which is named without what leads to it."""
-    if model == "lexical":
-        return LexicalEngine()
-    encoder = TwinTowerEncoder.from_pretrained(None if model == "bundled" else model)
-    return EncoderEngine(encoder, str(encoder.source).rstrip("/").rpartition("/")[2])
+    """The engine of ``bundled``, ``tf-idf``, ``bm25`` or a folder, which is named without what leads to it.
+
+    A form may follow an encoder: ``@int8`` or another dtype of its products, ``@128`` or another number of components.
+
+    Raises:
+        SystemExit: There is no such form.
+    """
+    if model in _WEIGHTINGS:
+        return LexicalEngine(cast("Weighting", model))
+    folder, _, form = model.partition("@")
+    options: dict[str, Any] = {}
+    if form.isdigit():
+        options["truncate_dim"] = int(form)
+    elif form in get_args(Dtype):
+        options["dtype"] = form
+    elif form:
+        raise SystemExit(f"{model}: no form is called {form!r}; give one of {', '.join(get_args(Dtype))}, or a width")
+    encoder = TwinTowerEncoder.from_pretrained(None if folder == "bundled" else folder, **options)
+    name = str(encoder.source).rstrip("/").rpartition("/")[2]
+    return EncoderEngine(encoder, f"{name}@{form}" if form else name)
 
 
-def _vectorizer(language: Language) -> Any:
-    from sklearn.feature_extraction.text import TfidfVectorizer  # type: ignore[import-untyped]
+_Vectors = Callable[[Sequence[str]], Any]
 
+
+def _tf_idf(texts: Sequence[str], language: Language) -> tuple[_Vectors, _Vectors]:
+    """Both sides as cosines take them."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    vectorizer = TfidfVectorizer(**_terms(language)).fit(texts)
+    return vectorizer.transform, vectorizer.transform
+
+
+def _bm25(texts: Sequence[str], language: Language, *, k1: float = 0.9, b: float = 0.4) -> tuple[_Vectors, _Vectors]:
+    """Robertson & Zaragoza 2009, "The Probabilistic Relevance Framework: BM25 and Beyond", with Lucene's weights.
+
+    ``k1`` and ``b`` are those that Anserini and BEIR take. A query counts its terms.
+    """
+    from sklearn.feature_extraction.text import CountVectorizer
+
+    vectorizer = CountVectorizer(**_terms(language))
+    seen = vectorizer.fit_transform(texts)
+    usual = seen.sum() / seen.shape[0]
+    having = np.bincount(seen.indices, minlength=seen.shape[1])
+    rarity = np.log1p((seen.shape[0] - having + 0.5) / (having + 0.5))
+
+    def documents(texts: Sequence[str]) -> Any:
+        counts = vectorizer.transform(texts).tocsr().astype(np.float64)
+        lengths = np.asarray(counts.sum(axis=1)).ravel()
+        rows = np.repeat(np.arange(len(lengths)), np.diff(counts.indptr))
+        counts.data /= counts.data + k1 * (1 - b + b * lengths[rows] / usual)
+        counts.data *= rarity[counts.indices]
+        return counts
+
+    return vectorizer.transform, documents
+
+
+def _terms(language: Language) -> dict[str, Any]:
+    """How scikit-learn's vectorizers are to find terms."""
     if language == "zh":
-        return TfidfVectorizer(analyzer="char", ngram_range=(1, 2))
-    return TfidfVectorizer(token_pattern=r"(?u)\b\w+\b")
+        return {"analyzer": "char", "ngram_range": (1, 2)}
+    return {"token_pattern": r"(?u)\b\w+\b"}
+
+
+_WEIGHTINGS: dict[str, Callable[[Sequence[str], Language], tuple[_Vectors, _Vectors]]] = {
+    "tf-idf": _tf_idf,
+    "bm25": _bm25,
+}

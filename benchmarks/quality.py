@@ -1,15 +1,17 @@
 """Models, evaluation data → two tables, zero-shot and in-domain for ``simpair-mini``, and a JSON file.
 
-    python -m benchmarks.quality bundled lexical --data EVAL --train TRAIN --json benchmarks/results/simpair-mini.json
+    python -m benchmarks.quality bundled MINILM tf-idf bm25 --data EVAL --train TRAIN --json OUT
 
-A model is a folder, ``bundled``, or ``lexical`` (words in common, the floor that an encoder has to beat). Figures are
-times 100: Spearman for pairs, accuracy@1 for translations, nDCG@10 (and MRR@10) for retrieval. STS12 to STS15 share
-pairs with STS-B's training rows by origin; with ``--train`` they are scored without those pairs too.
+A model is a folder, ``bundled``, or ``tf-idf`` or ``bm25`` (words in common, the floor that an encoder has to beat);
+``bundled@int8`` or ``bundled@128`` is a form of one, by the dtype of its products or by its width. Figures are times
+100: Spearman for pairs, accuracy@1 for translations, nDCG@10 (and MRR@10) for retrieval. STS12 to STS15 share pairs
+with STS-B's training rows by origin; with ``--train`` they are scored without those pairs too.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -210,6 +212,19 @@ def _run(model: str, sets: Sequence[EvalSet], data: Path, trained: set[tuple[str
     return Report(engine.identity, scores)
 
 
+def _others(path: Path, reports: Sequence[Report], sets: Sequence[EvalSet]) -> list[Report]:
+    """What an earlier run wrote of other models, where it measured the same sets.
+
+    Raises:
+        SystemExit: It measured other ones.
+    """
+    new, names = {report.model.name for report in reports}, {one.name for one in sets}
+    others = [one for one in read_reports(json.loads(path.read_text("utf-8"))) if one.model.name not in new]
+    if any(set(one.scores) != names for one in others):
+        raise SystemExit(f"{path} is of other sets; measure all its models together")
+    return others
+
+
 def _print(reports: Sequence[Report]) -> None:
     header = ("set", "metric × 100", *(report.model.name for report in reports))
     for zero_shot, title in ((True, "Zero-shot"), (False, "In-domain")):
@@ -229,15 +244,20 @@ def show(value: float | None) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__.split("\n", 1)[0])
-    parser.add_argument("models", metavar="MODEL", nargs="+", help="a folder, bundled, or lexical")
+    parser.add_argument(
+        "models", metavar="MODEL", nargs="+", help="a folder, bundled, tf-idf or bm25; @int8, @128 for forms"
+    )
     parser.add_argument("--data", metavar="DIR", type=Path, required=True, help="the folder of evaluation data")
     parser.add_argument("--train", metavar="DIR", type=Path, help="the folder of training data, to find shared pairs")
     parser.add_argument("--sets", metavar="NAME", nargs="+", default=(), help="sets, or kinds of them; default: all")
     parser.add_argument("--json", metavar="OUT", type=Path, help="also write the figures there")
+    parser.add_argument("--add", action="store_true", help="keep what OUT has of other models, and of these sets")
     options = parser.parse_args(arguments)
     sets = choose(options.sets)
     trained = None if options.train is None else trained_pairs(options.train)
     reports = [_run(model, sets, options.data, trained) for model in options.models]
+    if options.add:
+        reports += _others(options.json, reports, sets)
     _print(reports)
     if options.json:
         about = {

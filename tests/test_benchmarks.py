@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks import quality
 from benchmarks.corpus import read_texts, standard_corpus
-from benchmarks.engines import EncoderEngine, Identity, LexicalEngine, open_engine
+from benchmarks.engines import EncoderEngine, Identity, LexicalEngine, Weighting, _bm25, open_engine
 from benchmarks.machine import timed
 from benchmarks.quality import Score, means, measure
 from benchmarks.sets import MEANS, SETS, EvalSet, choose, read_questions, read_scored, trained_pairs
@@ -184,7 +184,7 @@ def test_the_benchmark_of_quality_prints_both_tables_and_writes_them(
     seen = STS._replace(name="sick", title="SICK-R", trained_on="train rows")
     monkeypatch.setattr(quality, "SETS", (unseen, seen))
     monkeypatch.setattr(quality, "choose", lambda names: [unseen, seen])
-    quality.main(["lexical", "--data", str(tmp_path), "--json", str(tmp_path / "q.json")])
+    quality.main(["tf-idf", "--data", str(tmp_path), "--json", str(tmp_path / "q.json")])
     printed = capsys.readouterr().out
     assert (
         printed.index("Zero-shot")
@@ -195,6 +195,13 @@ def test_the_benchmark_of_quality_prints_both_tables_and_writes_them(
     written = json.loads((tmp_path / "q.json").read_text(encoding="utf-8"))
     assert written["sets"]["sick"]["trained_on"] == "train rows"
     assert set(written["models"][0]["scores"]) == {"sts16", "sick"}
+    quality.main(["bm25", "--data", str(tmp_path), "--json", str(tmp_path / "q.json"), "--add"])
+    assert "| bm25 | tf-idf |" in capsys.readouterr().out
+    both = json.loads((tmp_path / "q.json").read_text(encoding="utf-8"))["models"]
+    assert both[1] == written["models"][0]
+    monkeypatch.setattr(quality, "choose", lambda names: [seen])
+    with pytest.raises(SystemExit, match="is of other sets"):
+        quality.main(["bm25", "--data", str(tmp_path), "--json", str(tmp_path / "q.json"), "--add"])
 
 
 # --- engines ----------------------------------------------------------------------------------------------------------
@@ -222,19 +229,50 @@ def test_an_encoder_encodes_a_text_once(tiny_encoder: TwinTowerEncoder, monkeypa
     assert sorted(asked) == ["a", "b", "c"]
 
 
-def test_words_in_common_are_words_of_english_and_characters_of_chinese() -> None:
-    english = LexicalEngine().pairwise(["a red cat", "a red cat"], ["the red cat", "blue dogs run"], "en")
+@pytest.mark.parametrize("weighting", ["tf-idf", "bm25"])
+def test_words_in_common_are_words_of_english_and_characters_of_chinese(weighting: Weighting) -> None:
+    engine = LexicalEngine(weighting)
+    english = engine.pairwise(["a red cat", "a red cat"], ["the red cat", "blue dogs run"], "en")
     assert english[0] > english[1] == 0
-    same, near, far = LexicalEngine().pairwise(["怎么办信用卡"] * 3, ["怎么办信用卡", "如何办信用卡", "天气很好"], "zh")
-    assert same == pytest.approx(1)
+    same, near, far = engine.pairwise(["怎么办信用卡"] * 3, ["怎么办信用卡", "如何办信用卡", "天气很好"], "zh")
     assert same > near > far == 0
-    assert LexicalEngine().rank(["red cat"], ["blue dog", "a red cat"], 2, "en", roles=True).tolist() == [[1, 0]]
+    assert engine.rank(["red cat"], ["blue dog", "a red cat"], 2, "en", roles=True).tolist() == [[1, 0]]
+
+
+def test_bm25_is_the_formula() -> None:
+    documents = ["red red cat", "a dog", "a red dog runs far"]
+    lengths, k1, b = [3, 2, 5], 0.9, 0.4
+
+    def score(query: str, document: str, length: int) -> float:
+        found = 0.0
+        for word in query.split():
+            having = sum(word in text.split() for text in documents)
+            count = document.split().count(word)
+            norm = count + k1 * (1 - b + b * length / (10 / 3))
+            found += math.log(1 + (3 - having + 0.5) / (having + 0.5)) * count / norm
+        return found
+
+    query, document = _bm25(documents, "en")
+    scores = (query(["red dog dog", "cat"]) @ document(documents).T).toarray()
+    expected = [
+        [score(asked, text, length) for text, length in zip(documents, lengths, strict=True)]
+        for asked in ("red dog dog", "cat")
+    ]
+    np.testing.assert_allclose(scores, expected)
 
 
 def test_a_folder_is_named_without_what_leads_to_it(tiny_model: Path) -> None:
     identity = open_engine(str(tiny_model)).identity
     assert (identity.name, identity.dimension, identity.max_seq_length) == ("model", 32, 64)
-    assert open_engine("lexical").identity == Identity("lexical")
+    assert open_engine("bm25").identity == Identity("bm25")
+
+
+def test_a_form_follows_its_model(tiny_model: Path) -> None:
+    identity = open_engine(f"{tiny_model}@8").identity
+    assert (identity.name, identity.dimension) == ("model@8", 8)
+    assert open_engine(f"{tiny_model}@int8").identity.name == "model@int8"
+    with pytest.raises(SystemExit, match="no form is called 'int4'"):
+        open_engine(f"{tiny_model}@int4")
 
 
 # --- speed ------------------------------------------------------------------------------------------------------------
