@@ -3,9 +3,9 @@
     python -m benchmarks.card
 
 A block starts with ``<!-- results:begin NAME -->`` and ends with ``<!-- results:end -->`` (``# results:begin NAME`` and
-``# results:end`` in front matter). Names: zero-shot, in-domain, peers, speed, model-index; without a name it is the
-summary of a README. What was not measured yet leaves a block empty. Rendering a rendered text changes nothing, which is
-how tests know that the figures quoted are those of the files. Knows no model.
+``# results:end`` in front matter). Names: zero-shot, in-domain, peers, forms, speed, model-index; without a name it is
+the summary of a README. What was not measured yet leaves a block empty. Rendering a rendered text changes nothing, so
+tests know that the figures quoted are those of the files. Knows no model.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.machine import markdown_table
-from benchmarks.quality import METRICS, Report, Score, mean_of, read_reports, rows, show
+from benchmarks.quality import METRICS, Report, Score, mean_of, means, read_reports, rows, show
 from benchmarks.sets import MEANS, SETS, EvalSet
 from simpair.hub import BUNDLED
 
@@ -69,6 +69,7 @@ class Results(NamedTuple):
     """What the files hold; None for what was not measured yet."""
 
     quality: list[Report] | None
+    forms: list[Report] | None
     published: list[Published]
     encode: Mapping[str, Any] | None
     cold_start: Mapping[str, Any] | None
@@ -82,10 +83,12 @@ class _Column(NamedTuple):
 
 def read_results(folder: Path = _RESULTS) -> Results:
     """The files of a folder of results."""
-    quality, encode, cold_start = (_json(folder / f"{name}.json") for name in (BUNDLED, "encode", "cold_start"))
+    names = (BUNDLED, "forms", "encode", "cold_start")
+    quality, forms, encode, cold_start = (_json(folder / f"{name}.json") for name in names)
     published = _json(folder / "published.json") or {"models": []}
     return Results(
         None if quality is None else read_reports(quality),
+        None if forms is None else read_reports(forms),
         [Published(**model) for model in published["models"]],
         encode,
         cold_start,
@@ -130,8 +133,39 @@ def _peers(results: Results) -> str:
 
 
 def _summary(results: Results) -> str:
-    """What a README says: the main figures beside the published ones, then the speed."""
-    return "\n\n".join(filter(None, (_side_by_side(results, _SUMMARY), _speed(results))))
+    """What a README says: the main figures, published ones of models that were not measured here, then the speed."""
+    measured = results.quality or []
+    names = {report.model.name for report in measured}
+    few = results._replace(
+        quality=[report for report in measured if report.model.name != "tf-idf"] or None,
+        published=[peer for peer in results.published if peer.name not in names],
+    )
+    return "\n\n".join(filter(None, (_side_by_side(few, _SUMMARY), _speed(results))))
+
+
+def _forms(results: Results) -> str:
+    """The means of each form, and what the worse of them loses beside the form that it is made from."""
+    if results.forms is None:
+        return ""
+    found = {report.model.name: means(report.scores) for report in results.forms}
+    whole, trained = found[BUNDLED], next(name for name in found if not name.startswith(BUNDLED))
+    table = []
+    for name, reached in found.items():
+        before = found[trained] if name == BUNDLED else whole
+        losses = [before[mean.name].value - reached[mean.name].value for mean in MEANS]
+        loss = "–" if name == trained else f"{max(losses):.2f}"
+        table.append((_form(name, trained), *(show(reached[mean.name].value) for mean in MEANS), loss))
+    return markdown_table(("Form", *(mean.title for mean in MEANS), "loss"), table)
+
+
+def _form(name: str, trained: str) -> str:
+    """What a report's name says of the form."""
+    form = name.partition("@")[2]
+    if name == trained:
+        return "weights as trained, float32"
+    if not form:
+        return "float16 file, float32 products: the default"
+    return f"first {form} components" if form.isdigit() else f"{form} products"
 
 
 def _side_by_side(results: Results, names: Collection[str]) -> str:
@@ -232,6 +266,7 @@ _BLOCKS = {
     "zero-shot": lambda results: _measured(results, zero_shot=True),
     "in-domain": lambda results: _measured(results, zero_shot=False),
     "peers": _peers,
+    "forms": _forms,
     "speed": _speed,
     "model-index": _model_index,
     None: _summary,

@@ -30,7 +30,11 @@ def results() -> card.Results:
     scores["sts12"] = Score(71.25, 10, shared=3, without_shared=66.5, low=70.5, high=72.0)
     speed = {"texts": 2500, "ratio": 2.05, "tokens": {"mean": 30.1}}
     return card.read_results(RESULTS)._replace(
-        quality=[Report(Identity(BUNDLED, "f" * 64), scores), Report(Identity("lexical"), scores)],
+        quality=[Report(Identity(BUNDLED, "f" * 64), scores), Report(Identity("tf-idf"), scores)],
+        forms=[
+            Report(Identity(name), {one: Score(score.value - lost, 10) for one, score in scores.items()})
+            for name, lost in (("trained", 0), (BUNDLED, 0.25), (f"{BUNDLED}@int8", 0.5), (f"{BUNDLED}@64", 2.25))
+        ],
         encode={
             "model": {"name": BUNDLED},
             "machine": {
@@ -94,11 +98,32 @@ def test_a_star_marks_what_a_model_was_trained_for(results: card.Results) -> Non
     assert line.endswith("| 78.94 | 80.93 | – |")  # as published
 
 
+def test_what_a_form_loses_is_beside_what_it_is_made_from(results: card.Results) -> None:
+    table = card.render("<!-- results:begin forms -->\n<!-- results:end -->", results).splitlines()
+    assert [line.rpartition(" | ")[2] for line in table[3:-1]] == ["– |", "0.25 |", "0.25 |", "2.00 |"]
+    assert [line.split(" | ")[0] for line in table[3:-1]] == [
+        "| weights as trained, float32",
+        "| float16 file, float32 products: the default",
+        "| int8 products",
+        "| first 64 components",
+    ]
+
+
+def test_a_readme_shows_a_model_once(results: card.Results) -> None:
+    teacher = results.published[0].name
+    measured = [*(results.quality or []), Report(Identity(teacher, "e" * 64), results.quality[0].scores)]
+    block = card.render("<!-- results:begin -->\n<!-- results:end -->", results._replace(quality=measured))
+    assert f"| {teacher} |" in block.splitlines()[1]
+    assert "(published)" in block
+    assert f"{teacher} (published)" not in block
+    assert "tf-idf" not in block
+
+
 def test_unknown_blocks_are_refused_and_unmeasured_ones_stay_empty(results: card.Results) -> None:
     with pytest.raises(KeyError, match="colour"):
         card.render("<!-- results:begin colour -->\n<!-- results:end -->", results)
     empty = "<!-- results:begin peers -->\n<!-- results:end -->"
-    assert card.render(empty, card.Results(None, results.published, None, None)) == empty
+    assert card.render(empty, card.Results(None, None, results.published, None, None)) == empty
 
 
 def test_the_chinese_readme_has_no_english_left(results: card.Results) -> None:
@@ -138,8 +163,9 @@ def test_the_results_are_those_of_the_bundled_weights() -> None:
     fingerprint = TwinTowerEncoder.from_pretrained(WEIGHTS, device="cpu").fingerprint
     measured = card.read_results()
     assert measured.quality
-    for report in measured.quality:
-        assert report.model.name == "lexical" or report.model.fingerprint == fingerprint
+    assert measured.forms
+    for reports in (measured.quality, measured.forms):
+        assert [report.model.fingerprint for report in reports if report.model.name == BUNDLED] == [fingerprint]
     assert measured.encode
     assert measured.encode["model"] == {"name": BUNDLED, "fingerprint": fingerprint}
 

@@ -4,10 +4,11 @@
 
 Each part is kept in WORK, so that the same command goes on after an interruption: a vocabulary; a student of four of
 the teacher's six layers; the teacher's embeddings of the English texts (the target of a Chinese text is that of its
-translation: Reimers & Gurevych 2020, arXiv 2004.09813); two stages of training. The first mostly distils; the second
-has more scored pairs, lower learning rates, and trains the short forms of an embedding too (Kusupati et al. 2022,
-"Matryoshka Representation Learning", arXiv 2205.13147). The weights in the package are those of the first.
-Another number of threads sums in another order and gives other roundings.
+translation: Reimers & Gurevych 2020, arXiv 2004.09813); three stages of training. The first mostly distils. The second
+has larger batches, spans of passages as queries, and trains the short forms of an embedding too (Kusupati et al. 2022,
+"Matryoshka Representation Learning", arXiv 2205.13147); its size is for a GPU. The third brings the rates to 0. The
+weights in the package come from a CPU, a GPU and a CPU, in this order; other machines give other roundings, as do other
+numbers of threads.
 """
 
 from __future__ import annotations
