@@ -113,6 +113,17 @@ def test_dropout_is_for_training_alone(tower: AutoTower) -> None:
     assert torch.equal(tower(batch, []), served)
 
 
+def test_a_twin_does_not_outlive_a_move(tower: AutoTower) -> None:
+    batch = PackedBatch(torch.arange(1, 7), (3, 3), torch.arange(2))
+    tower.train()(batch, [])
+    tower.double()
+    assert tower(batch, []).dtype == torch.float64
+    assert all(buffer.device.type == "cpu" for buffer in tower._served().buffers())
+    twin = tower._served()
+    tower.to("meta")
+    assert tower._served() is not twin
+
+
 def test_layers_computed_again_have_the_same_gradients(tower: AutoTower) -> None:
     batch = PackedBatch(torch.arange(1, 7), (3, 3), torch.arange(2))
     tower.train()

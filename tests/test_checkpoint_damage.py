@@ -191,9 +191,9 @@ _BAD: dict[str, tuple[_EDIT, type[ModelError], str]] = {
         "which is never run",
     ),
     "unknown module": (
-        _set_module(2, type="sentence_transformers.models.Dense"),
+        _set_module(2, type="sentence_transformers.models.CNN"),
         UnsupportedModel,
-        "modules are Transformer, Pooling, Dense",
+        "modules are Transformer, Pooling, CNN",
     ),
     "path up": (_set_module(1, path="../1_Pooling"), UnsafeModel, "leaves the checkpoint's folder"),
     "path up inside": (_set_module(1, path="x/../../y"), UnsafeModel, "leaves the checkpoint's folder"),
@@ -239,9 +239,13 @@ _BAD: dict[str, tuple[_EDIT, type[ModelError], str]] = {
         ModelCorrupt,
         "truncate_dim is 33; expected 1 to 32",
     ),
-    "two poolings": (_set("1_Pooling/config.json", pooling_mode_cls_token=True), UnsupportedModel, "pooling is"),
-    "two poolings, new key": (
-        _set("1_Pooling/config.json", pooling_mode=["cls", "max"]),
+    "a dense layer without weights": (
+        _set_module(2, type="sentence_transformers.models.Dense"),
+        ModelCorrupt,
+        "model.safetensors is missing",
+    ),
+    "two poolings in another order": (
+        _set("1_Pooling/config.json", pooling_mode=["max", "cls"]),
         UnsupportedModel,
         "pooling is",
     ),

@@ -42,7 +42,7 @@ def test_the_code_runs_offline_from_an_empty_folder(name, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "(3, 384)" in done.stdout
-    assert "3 猫" in done.stdout
+    assert "3 stocks" in done.stdout
 
 
 def test_both_languages_show_the_same_code_and_tree():

@@ -170,6 +170,11 @@ class AutoTower(nn.Module):
             self._serving.append(copy.deepcopy(self.model, held).eval())
         return self._serving[0]
 
+    def _apply(self, *args: Any, **kwargs: Any) -> AutoTower:
+        """As in ``nn.Module``, which moves or casts weights; the twin would keep the buffers of before."""
+        self._serving.clear()
+        return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call, no-any-return]
+
     def __getstate__(self) -> dict[str, Any]:
         """Without the twin, whose weights would be others in a copy."""
         return {**self.__dict__, "_serving": []}

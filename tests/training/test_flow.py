@@ -17,7 +17,7 @@ def test_the_page_runs_and_the_four_steps_meet():
     scope = {"__name__": "training_flow"}
     for number, block in enumerate(blocks("training-flow.md"), start=1):
         exec(compile(block, f"training-flow.md, block {number}", "exec"), scope)
-    assert scope["distance"](scope["plain_loop"], scope["own_trainer"]) < 1e-6
+    assert scope["distance"](scope["plain_loop"], scope["own_trainer"]) < 2e-6
 
 
 def test_both_languages_show_the_same_code():
