@@ -102,6 +102,7 @@ class Checkpoint:
         tokenizer: Without truncation or padding.
         tokenizer_config: ``tokenizer_config.json`` with ``special_tokens_map.json``, or ``{}``.
         declared: False where the folder says nothing of pooling, and the mean was assumed.
+        length_declared: Whether the folder names the maximum itself, beside the tokenizer's and the architecture's.
         dense: The layers behind the pooling.
         weights_file: What tells whether the file in which tensors lie was written over; None where they lie in memory.
     """
@@ -112,6 +113,7 @@ class Checkpoint:
     tokenizer: Tokenizer
     tokenizer_config: Mapping[str, Any]
     declared: bool = True
+    length_declared: bool = True
     dense: tuple[DenseLayer, ...] = ()
     weights_file: WeightsFile | None = None
 
@@ -132,6 +134,8 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     home = modules.transformer
     if not (home / "config.json").is_file():
         raise ModelNotFound(f"{home} has no config.json; give the folder of a saved model, or download it again")
+    if (home / "adapter_config.json").exists():
+        raise UnsupportedModel(f"{home}: adapter_config.json asks for an adapter; merge it into the weights first")
     config = read_json(home / "config.json")
     tokenizer_config = read_tokenizer_config(home)
     transformer = _read_transformer(home)
@@ -140,7 +144,9 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     if not isinstance(longest, int | float) or not longest >= 1:
         raise ModelCorrupt(f"{folder}: max_seq_length is {longest!r:.80}; expected a number of tokens")
     settings, layers = Settings(max_seq_length=int(min(longest, _LONGEST))), []
-    if modules.pooling is not None:
+    if modules.pooling is None:
+        settings = replace(settings, pooling=_usual_pooling(home, config, tokenizer_config))
+    else:
         pooling, includes = read_pooling(modules.pooling, width_of(config))
         layers = read_layers(modules.dense, vector_width(config, pooling))
         settings = replace(settings, pooling=pooling)
@@ -151,14 +157,16 @@ def read_checkpoint(folder: Path) -> Checkpoint:
                 f"{modules.pooling}: pooling without the prompt (include_prompt false) is not read by this version"
             )
     lowercase = bool(transformer.get("do_lower_case"))
+    tokenizer, named = read_tokenizer(home, config, declared=tokenizer_config, lowercase=lowercase)
     weights_file = WeightsFile(home)
     return Checkpoint(
         config=config,
         settings=settings,
         tensors=read_tensors(home),
-        tokenizer=read_tokenizer(home, config, declared=tokenizer_config, lowercase=lowercase),
-        tokenizer_config=tokenizer_config,
+        tokenizer=tokenizer,
+        tokenizer_config=named,
         declared=modules.pooling is not None,
+        length_declared=transformer.get("max_seq_length") is not None,
         dense=tuple(layers),
         weights_file=weights_file,
     )
@@ -211,6 +219,22 @@ def _read_transformer(folder: Path) -> dict[str, Any]:
         if not known and value is not None and value not in ({}, []):
             raise UnsupportedModel(f"{path}: {key:.80} is {value!r:.80}, which this version does not read")
     return config
+
+
+def _usual_pooling(folder: Path, config: Mapping[str, Any], tokenizer_config: Mapping[str, Any]) -> PoolingMode:
+    """The pooling of a folder that declares none, as sentence-transformers has it: a decoder's last token, or the mean.
+
+    Raises:
+        UnsupportedModel: A template for chats stands there, which it would put around every text.
+    """
+    if (folder / "chat_template.jinja").exists() or tokenizer_config.get("chat_template"):
+        raise UnsupportedModel(
+            f"{folder} declares no pooling and has a chat template, which sentence-transformers puts around each text; "
+            "give a folder with modules.json"
+        )
+    named = config.get("architectures")
+    last = isinstance(named, list) and str(named[:1]).endswith("ForCausalLM']") and config.get("is_causal") is not False
+    return "lasttoken" if last else "mean"
 
 
 def _read_settings(folder: Path, settings: Settings, *, width: int) -> Settings:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from simpair.errors import ModelCorrupt
 from simpair.modules import DenseLayer
 
 __all__ = ["Heads"]
@@ -30,6 +31,18 @@ class Heads(nn.ModuleList):
     def identity(self) -> str:
         """What changes a vector beside the weights, as text."""
         return "".join(f"|{layer.activation}" for layer in self.layers())
+
+    def check(self, layers: Sequence[DenseLayer]) -> None:
+        """Compare layers with these.
+
+        Raises:
+            ModelCorrupt: They are of other shapes, or end otherwise.
+        """
+        ours, theirs = ([(tuple(layer.weight.shape), *layer[2:]) for layer in some] for some in (self.layers(), layers))
+        if ours != theirs or [layer.bias is None for layer in self.layers()] != [
+            layer.bias is None for layer in layers
+        ]:
+            raise ModelCorrupt(f"the dense layers are {theirs}, but those of this encoder are {ours}")
 
     def load(self, layers: Sequence[DenseLayer]) -> None:
         """Take the weights of layers of the same shapes, where an optimizer may hold the old ones."""

@@ -66,7 +66,7 @@ class TwinTowerEncoder(Recomputing, nn.Module):
         super().__init__()
         self.tower = empty_tower(checkpoint.config)
         config = self.tower.config
-        longest = min(checkpoint.settings.max_seq_length, config.max_seq_length)
+        longest = config.longest(checkpoint.settings.max_seq_length, declared=checkpoint.length_declared)
         if longest <= (special := checkpoint.tokenizer.num_special_tokens_to_add(False)):
             raise ModelCorrupt(f"max_seq_length is {longest}; expected more than the {special} special tokens")
         self._settings = replace(checkpoint.settings, max_seq_length=longest)
@@ -124,7 +124,7 @@ class TwinTowerEncoder(Recomputing, nn.Module):
         resolved = hub.resolve(name_or_path, revision=revision, local_files_only=local_files_only)
         checkpoint = read_checkpoint(resolved.folder)
         if not checkpoint.declared:
-            _LOG.warning("%s declares no pooling: the mean of the token states is used", resolved.source)
+            _LOG.warning("%s declares no pooling: %s is used", resolved.source, checkpoint.settings.pooling)
         encoder = cls(checkpoint, dtype=dtype, truncate_dim=truncate_dim)
         encoder.source = resolved.source
         return encoder.to(choose_device(device))
@@ -320,6 +320,7 @@ class TwinTowerEncoder(Recomputing, nn.Module):
             ModelCorrupt: The folder is damaged, or its tensors are not those of this encoder.
         """
         checkpoint = read_checkpoint(Path(folder))
+        self.heads.check(checkpoint.dense)
         self._kept = self.tower.load(checkpoint.tensors)  # copied: the parameters are born already
         self.heads.load(checkpoint.dense)
 

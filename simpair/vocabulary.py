@@ -100,8 +100,8 @@ def read_tokenizer_config(folder: Path) -> dict[str, Any]:
 
 def read_tokenizer(
     folder: Path, config: Mapping[str, Any], *, declared: Mapping[str, Any], lowercase: bool
-) -> Tokenizer:
-    """The tokenizer of a folder, without truncation or padding.
+) -> tuple[Tokenizer, Mapping[str, Any]]:
+    """The tokenizer of a folder, without truncation or padding; and ``declared`` with the names it has for tokens.
 
     Args:
         folder: Holds ``tokenizer.json`` or ``vocab.txt``, and perhaps the files that say more of it.
@@ -115,7 +115,11 @@ def read_tokenizer(
     """
     kind, path = _class_name(config, declared), folder / "tokenizer.json"
     ours = kind in (*_CLASSES, *_KEPT)
-    tokenizer = _open(path, declared, kind) if ours else _made_by_transformers(folder, kind)
+    if ours:
+        tokenizer = _open(path, declared, kind)
+    else:
+        tokenizer, names = _made_by_transformers(folder, kind)
+        declared = {**names, **declared}
     _check_options(folder, declared, tokenizer, kind)
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -126,7 +130,9 @@ def read_tokenizer(
         _rebuild(tokenizer, declared)
     if lowercase and not lowers_first(tokenizer):
         tokenizer.normalizer = Sequence([Lowercase(), *_normalizers(tokenizer)])
-    return tokenizer
+    if any(tokenizer.encode("a").type_ids):
+        raise UnsupportedModel(f"{path}: tokens of one text are not all of type 0, the one that this version reads")
+    return tokenizer, declared
 
 
 def tokenizer_config_of(tokenizer: Tokenizer, config: Mapping[str, Any], declared: Mapping[str, Any]) -> dict[str, Any]:
@@ -167,7 +173,7 @@ def _open(path: Path, declared: Mapping[str, Any], kind: str) -> Tokenizer:
     if not path.is_file() and not vocabulary.is_file():
         raise ModelCorrupt(f"{folder} has neither tokenizer.json nor vocab.txt; download the checkpoint again")
     if not path.is_file() and kind != _BERT:
-        return _made_by_transformers(folder, kind)
+        return _made_by_transformers(folder, kind)[0]
     try:
         tokenizer = Tokenizer.from_file(str(path)) if path.is_file() else _from_vocabulary(vocabulary, declared)
         tokenizer.encode(_UNKNOWN)
@@ -176,13 +182,17 @@ def _open(path: Path, declared: Mapping[str, Any], kind: str) -> Tokenizer:
         raise ModelCorrupt(f"{folder}: the tokenizer cannot be read ({one_line(error)}); download it again") from None
 
 
-def _made_by_transformers(folder: Path, kind: str) -> Tokenizer:
-    """A copy of the tokenizer behind ``transformers.AutoTokenizer``; no code of the folder is run."""
+def _made_by_transformers(folder: Path, kind: str) -> tuple[Tokenizer, dict[str, str]]:
+    """A copy of the tokenizer behind ``transformers.AutoTokenizer``, and its special tokens by name.
+
+    No code of the folder is run.
+    """
     from transformers import AutoTokenizer
 
     try:
         found: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        return Tokenizer.from_str(found.backend_tokenizer.to_str())
+        names = {name: token for name, token in found.special_tokens_map.items() if isinstance(token, str)}
+        return Tokenizer.from_str(found.backend_tokenizer.to_str()), names
     except Exception as error:  # whatever its many readers raise; those in Python have no such tokenizer behind them
         raise UnsupportedModel(
             f"{folder / 'tokenizer_config.json'}: tokenizer_class is {kind!r}, of which transformers makes no fast "

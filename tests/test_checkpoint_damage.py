@@ -239,11 +239,6 @@ _BAD: dict[str, tuple[_EDIT, type[ModelError], str]] = {
         ModelCorrupt,
         "truncate_dim is 33; expected 1 to 32",
     ),
-    "a dense layer without weights": (
-        _set_module(2, type="sentence_transformers.models.Dense"),
-        ModelCorrupt,
-        "model.safetensors is missing",
-    ),
     "two poolings in another order": (
         _set("1_Pooling/config.json", pooling_mode=["max", "cls"]),
         UnsupportedModel,

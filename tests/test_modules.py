@@ -73,9 +73,16 @@ def test_another_layer_is_another_encoder(folder: Path) -> None:
     with torch.no_grad():
         other.heads[1].linear.bias[0] += 1
     assert other.fingerprint != before
-    held = list(encoder.heads.parameters())
-    encoder.load_weights(folder)  # an optimizer may hold them
-    assert all(ours is theirs for ours, theirs in zip(held, encoder.heads.parameters(), strict=True))
+    held = list(other.heads.parameters())
+    other.load_weights(folder)  # an optimizer may hold them
+    assert other.fingerprint == before
+    assert all(ours is theirs for ours, theirs in zip(held, other.heads.parameters(), strict=True))
+    with torch.no_grad():
+        next(encoder.tower.parameters()).zero_()
+    tower = [weight.clone() for weight in encoder.tower.parameters()]
+    with pytest.raises(ModelCorrupt, match="the dense layers are"):
+        encoder.load_weights(folder)
+    assert all(map(torch.equal, tower, encoder.tower.parameters()))  # nothing was loaded by halves
 
 
 def test_a_width_is_cut_from_what_the_layers_give(folder: Path) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate
+from threading import Lock
 from typing import Any
 
 import torch
@@ -24,11 +25,32 @@ __all__ = ["AutoConfig", "AutoTower"]
 
 _PADDING = 1 / 16
 """Most padding of a rectangle, beside its real tokens: a wider one would cost more than a second call."""
-_FREE = ("_name_or_path", "architectures", "auto_map", "dtype", "torch_dtype", "transformers_version", "use_cache")
+_RUN = ("_attn_implementation", "attn_implementation", "auto_map")
+"""Keys that could make transformers fetch and run code."""
+_FREE = (*_RUN, "_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache")
 """Keys of ``config.json`` that no vector depends on; nor does one on a rate of dropout."""
-_HEADS = ("pooler.", "cls.", "classifier.", "lm_head.", "discriminator_predictions.", "generator_", "head.", "decoder.")
+_FULL = ("bart", "bigbird_pegasus", "led", "mbart", "plbart")
+"""Encoders with decoders that make the decoder's input themselves, as sentence-transformers has them."""
+_CHANGING = ("dynamic", "longrope")
+"""Kinds of rotary positions that depend on the texts met before, or beside."""
+_HEADS = (
+    "vocab_",
+    "predictions.",
+    "pre_classifier.",
+    "lm_predictions.",
+    "mask_predictions.",
+    "pooler.",
+    "cls.",
+    "classifier.",
+    "lm_head.",
+    "discriminator_predictions.",
+    "generator_",
+    "head.",
+    "decoder.",
+)
 _UNLIMITED = 1 << 20
-_MIXING = ("convbert", "fnet")
+_LOCK = Lock()
+_MIXING = ("convbert", "cpmant", "fnet", "mobilebert", "nystromformer", "sam3_lite_text_text_model", "yoso")
 """Architectures in which padding reaches the tokens beside it, whatever the mask says: it gets no rectangle there."""
 _ENCODERS = {
     "longt5": "LongT5EncoderModel",
@@ -48,7 +70,8 @@ class AutoConfig:
         values: ``config.json``.
         vocab_size: Rows of the table of words.
         hidden_size: D.
-        max_seq_length: Most tokens of a text; a million where positions are not counted.
+        max_seq_length: Most tokens of a text where the folder declares no number of them; a million where the
+            architecture does not either.
         pad_token_id: What stands behind a shorter text.
     """
 
@@ -80,6 +103,10 @@ class AutoConfig:
             **numbers,
         )
 
+    def longest(self, asked: int, *, declared: bool) -> int:
+        """Most tokens of a text: what is asked for where the folder declares it, for few positions are in a table."""
+        return asked if declared else min(asked, self.max_seq_length)
+
     def identity(self) -> str:
         """The keys that change a vector, as text."""
         return str(sorted((key, value) for key, value in self.values.items() if key not in _FREE and "drop" not in key))
@@ -101,6 +128,7 @@ class AutoTower(nn.Module):
         super().__init__()
         self.config = config
         self.trained = self._recomputing = False
+        self._made_up: set[str] = set()  # names of weights that no checkpoint brought, and no state depends on
         self.model: Any = nn.Module()
         self._serving: list[nn.Module] = []  # in a list, so that its parameters are not found a second time
 
@@ -110,7 +138,7 @@ class AutoTower(nn.Module):
         Raises:
             ModelCorrupt: Tensors are missing, unknown or misshapen.
         """
-        fresh, unused = _load(self.config.values, tensors)
+        fresh, unused, self._made_up = _load(self.config.values, tensors)
         if list(self.model.parameters()):  # an optimizer may hold them
             self.model.load_state_dict(fresh.state_dict())
         else:
@@ -129,7 +157,13 @@ class AutoTower(nn.Module):
         states = []
         most = 0.0 if self.config.values.get("model_type") in _MIXING else _PADDING
         for ids, mask in _rectangles(batch, pad=self.config.pad_token_id, most=most):
-            found = model(input_ids=ids, attention_mask=mask).last_hidden_state
+            try:
+                found = model(input_ids=ids, attention_mask=mask, return_dict=True).last_hidden_state
+            except IndexError:
+                raise UnsupportedModel(
+                    f"a text has {ids.shape[1]} tokens, more than the table of positions; write a smaller "
+                    "max_seq_length in sentence_bert_config.json"
+                ) from None
             states.append(found[mask.bool()])
         return torch.cat(states) if states else next(self.model.parameters()).new_zeros(0, self.config.hidden_size)
 
@@ -137,7 +171,8 @@ class AutoTower(nn.Module):
         """Its weights under the names of the checkpoint; one that has several names is there once."""
         held: dict[int, tuple[str, Tensor]] = {}
         for name, tensor in self.model.state_dict().items():
-            held.setdefault(tensor.data_ptr(), (name, tensor))
+            if name not in self._made_up:
+                held.setdefault(tensor.data_ptr(), (name, tensor))
         return dict(held.values())
 
     @property
@@ -192,26 +227,36 @@ def _parse(config: Mapping[str, Any]) -> Any:
                 "look for a model of an architecture that transformers has"
             )
         raise UnsupportedModel(f"config.json: model_type is {kind!r:.80}, which transformers does not have")
+    if config.get("quantization_config"):
+        raise UnsupportedModel("config.json: quantization_config is set; weights are read in float16 and wider")
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    turning = rope.get("rope_type", rope.get("type")) if isinstance(rope, dict) else rope
+    if turning in _CHANGING or config.get("attention_type") == "block_sparse":
+        raise UnsupportedModel(
+            f"config.json: with {config.get('attention_type') or turning} a vector depends on the texts beside it"
+        )
     try:
-        return CONFIG_MAPPING[kind].from_dict({key: value for key, value in config.items() if key != "auto_map"})
+        return CONFIG_MAPPING[kind].from_dict({key: value for key, value in config.items() if key not in _RUN})
     except Exception as error:
         raise ModelCorrupt(
             f"config.json is not one of {kind} ({one_line(error)}); download the checkpoint again"
         ) from None
 
 
-def _load(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[Any, list[str]]:
-    """The model in evaluation mode with these weights, and the names of those it has no place for."""
+def _load(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[Any, list[str], set[str]]:
+    """The model in evaluation mode with these weights, the names it has no place for, and those it made up."""
     import transformers
 
     parsed = _parse(config)
-    name = _ENCODERS.get(str(config.get("model_type")))
-    try:
-        kind: Any = getattr(transformers, name) if name else transformers.AutoModel._model_mapping[type(parsed)]
-    except KeyError:
-        raise UnsupportedModel(
-            f"config.json: transformers has no encoder for {config.get('model_type')!r:.80}"
-        ) from None
+    named = str(config.get("model_type"))
+    alone = _ENCODERS.get(named)
+    if getattr(parsed, "is_encoder_decoder", False) and not alone and named not in _FULL:
+        raise UnsupportedModel(f"config.json: the encoder of {named} cannot be had without its decoder here")
+    kind: Any = transformers.AutoModel._model_mapping.get(type(parsed), None)
+    if alone:
+        kind = getattr(transformers, alone)
+    if kind is None or isinstance(kind, tuple):
+        raise UnsupportedModel(f"config.json: transformers has no one encoder for {named!r:.80}")
     try:
         with _quiet(transformers.logging):
             model, report = kind.from_pretrained(
@@ -219,27 +264,28 @@ def _load(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[Any
             )
     except Exception as error:  # whatever an architecture raises whose numbers do not fit
         raise ModelCorrupt(f"the weights are not those that config.json asks for ({one_line(error)})") from None
-    missing = sorted(name for name in report["missing_keys"] if not name.startswith(_HEADS))
+    missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
     if missing:
         raise ModelCorrupt(f"the weights lack {', '.join(missing[:3])} ({len(missing)} tensors)")
     unused = sorted(report["unexpected_keys"])
     if unknown := [name for name in unused if not name.startswith(_HEADS) and "position_ids" not in name]:
         raise ModelCorrupt(f"the weights have {', '.join(unknown[:3])}, which config.json has no place for")
-    return model.eval(), unused
+    return model.eval(), unused, set(report["missing_keys"])
 
 
 @contextmanager
 def _quiet(logging: Any) -> Iterator[None]:
     """No bar, and no report of what is refused right after it."""
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
+    with _LOCK:  # what it was is put back in the end, so no two may take it at a time
+        verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        try:
+            yield
+        finally:
+            logging.set_verbosity(verbosity)
+            if bars:
+                logging.enable_progress_bar()
 
 
 def _rectangles(batch: PackedBatch, *, pad: int, most: float) -> Iterator[tuple[Tensor, Tensor]]:

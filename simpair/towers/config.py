@@ -93,6 +93,10 @@ class PackedBertConfig:
             pad_token_id=0 if config.get("pad_token_id") is None else _number(config, "pad_token_id", 0),
         )
 
+    def longest(self, asked: int, *, declared: bool) -> int:
+        """Most tokens of a text: no more than the table of positions has, whoever asks."""
+        return min(asked, self.max_seq_length)
+
     def identity(self) -> str:
         """The fields that change a vector, as text: all but the rates of dropout."""
         return str(sorted((name, value) for name, value in vars(self).items() if "dropout" not in name))

@@ -14,6 +14,7 @@ from simpair.tokens import pack
 
 from .folders import LAYOUTS, TEXTS, build
 
+pytest.importorskip("sentence_transformers.sentence_transformer.modules", reason="older ones save by other names")
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
