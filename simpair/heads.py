@@ -30,7 +30,7 @@ class Heads(nn.ModuleList):
 
     def identity(self) -> str:
         """What changes a vector beside the weights, as text."""
-        return "".join(f"|{layer.activation}" for layer in self.layers())
+        return "".join(f"|{type(head.activation).__name__}" for head in self)
 
     def check(self, layers: Sequence[DenseLayer]) -> None:
         """Compare layers with these.
@@ -38,10 +38,14 @@ class Heads(nn.ModuleList):
         Raises:
             ModelCorrupt: They are of other shapes, or end otherwise.
         """
-        ours, theirs = ([(tuple(layer.weight.shape), *layer[2:]) for layer in some] for some in (self.layers(), layers))
-        if ours != theirs or [layer.bias is None for layer in self.layers()] != [
-            layer.bias is None for layer in layers
-        ]:
+        ours, theirs = (
+            [
+                (tuple(layer.weight.shape), "bias" if layer.bias is not None else "no bias", layer.activation)
+                for layer in some
+            ]
+            for some in (self.layers(), layers)
+        )
+        if ours != theirs:
             raise ModelCorrupt(f"the dense layers are {theirs}, but those of this encoder are {ours}")
 
     def load(self, layers: Sequence[DenseLayer]) -> None:

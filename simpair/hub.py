@@ -38,6 +38,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _FILES = re.compile(
     r"modules\.json|router_config\.json|config(_sentence_transformers)?\.json|sentence_[a-z-]+_config\.json"
     r"|tokenizer(_config)?\.json|special_tokens_map\.json|added_tokens\.json|vocab\.(txt|json)|merges\.txt|simpair\.json"
+    r"|chat_template\.jinja|adapter_config\.json"  # which a folder is refused for
 )
 _WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
 _PICKLED = re.compile(r"pytorch_model.*\.bin(\.index\.json)?")

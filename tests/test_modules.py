@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from simpair.checkpoint import Checkpoint, write_checkpoint
 from simpair.errors import ModelCorrupt, UnsafeModel, UnsupportedModel
+from simpair.heads import Heads
 from simpair.model import TwinTowerEncoder
 from simpair.modules import DenseLayer
 
@@ -153,3 +154,11 @@ def test_dropout_is_passed_over(folder: Path) -> None:
     modules.insert(2, {"idx": 9, "name": "9", "path": "9_Dropout", "type": "sentence_transformers.models.Dropout"})
     (folder / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
     assert np.array_equal(TwinTowerEncoder.from_pretrained(folder, device="cpu").encode("a cat"), before)
+
+
+def test_a_bias_that_the_other_has_not_is_no_layer_of_the_same_shape() -> None:
+    with_bias, without = _layer(8, 32), _layer(8, 32)._replace(bias=None)
+    Heads([with_bias]).check([with_bias])
+    for ours, theirs in ((with_bias, without), (without, with_bias)):
+        with pytest.raises(ModelCorrupt, match="no bias"):
+            Heads([ours]).check([theirs])

@@ -1,4 +1,4 @@
-"""Packed batch → token states, for every text encoder that transformers has; no code of a repository is ever run.
+"""Packed batch → token states, by the text encoders that transformers has; no code of a repository is ever run.
 
 Texts stand shortest first, so those side by side become rectangles that hold next to no padding. Knows no tokenizer and
 no pooling. transformers is imported when the first such tower is made.

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from simpair.errors import UnsupportedModel
+from simpair.hub import _Module, _needed
 from simpair.model import TwinTowerEncoder
 
 from .folders import LAYOUTS, TEXTS, Layout, build
@@ -146,3 +147,14 @@ def test_a_text_of_two_types_of_tokens_is_refused(tmp_path: Path) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
     with pytest.raises(UnsupportedModel, match="not all of type 0"):
         TwinTowerEncoder.from_pretrained(folder, device="cpu")
+
+
+def test_what_a_folder_is_refused_for_comes_from_the_hub_too() -> None:
+    names = [
+        "config.json",
+        "model.safetensors",
+        "chat_template.jinja",
+        "adapter_config.json",
+        "other/adapter_config.json",
+    ]
+    assert _needed("org/name", names, [_Module("Transformer", "")]) == names[:-1]

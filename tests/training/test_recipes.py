@@ -17,6 +17,7 @@ from tokenizers.normalizers import BertNormalizer
 from simpair.errors import DataError, InputError
 from simpair.model import TwinTowerEncoder
 from simpair.training.pairs import RetrievalPair, ScoredPair
+from simpair.training.recipes import terms
 from simpair.training.recipes.sources import (
     Target,
     dev_pairs,
@@ -275,6 +276,7 @@ def test_open_data_are_of_sources_with_open_terms_and_come_out_the_same(folder, 
     tmp_path = tmp_path_factory.mktemp("open")
     rows = [{"en": "a", "zh": "一", "source": name, "mt": 0} for name in ("Tatoeba", "XNLI", "TICO-19", "Tatoeba")]
     write_rows(folder, "parallel", rows)
+    terms.main(["--data", str(folder), "--out", str(tmp_path / "open")])
     kept = keep_open(folder, tmp_path / "open")
     assert {name: count for name, count in kept.items() if count} == {"Tatoeba": 2, "TICO-19": 1}
     assert list(iter_rows(tmp_path / "open", "parallel")) == [rows[0], rows[2], rows[3]]
