@@ -21,6 +21,7 @@ from simpair.disk import sync
 from simpair.errors import InputError, ModelCorrupt, ModelNotFound, UnsupportedModel
 from simpair.modules import (
     DenseLayer,
+    Modules,
     PoolingMode,
     dense_files,
     pooling_file,
@@ -143,19 +144,11 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     longest = next(length for length in declared if length is not None)
     if not isinstance(longest, int | float) or not longest >= 1:
         raise ModelCorrupt(f"{folder}: max_seq_length is {longest!r:.80}; expected a number of tokens")
-    settings, layers = Settings(max_seq_length=int(min(longest, _LONGEST))), []
+    settings, layers = Settings(max_seq_length=int(min(longest, _LONGEST))), list[DenseLayer]()
     if modules.pooling is None:
         settings = replace(settings, pooling=_usual_pooling(home, config, tokenizer_config))
     else:
-        pooling, includes = read_pooling(modules.pooling, width_of(config))
-        layers = read_layers(modules.dense, vector_width(config, pooling))
-        settings = replace(settings, pooling=pooling)
-        settings = _read_settings(folder, settings, width=vector_width(config, pooling, layers))
-        settings = replace(settings, normalize=modules.normalize or settings.similarity == "cosine")
-        if any(settings.prompts.values()) and not includes:
-            raise UnsupportedModel(
-                f"{modules.pooling}: pooling without the prompt (include_prompt false) is not read by this version"
-            )
+        settings, layers = _read_behind(folder, modules, modules.pooling, settings, config)
     lowercase = bool(transformer.get("do_lower_case"))
     tokenizer, named = read_tokenizer(home, config, declared=tokenizer_config, lowercase=lowercase)
     weights_file = WeightsFile(home)
@@ -219,6 +212,20 @@ def _read_transformer(folder: Path) -> dict[str, Any]:
         if not known and value is not None and value not in ({}, []):
             raise UnsupportedModel(f"{path}: {key:.80} is {value!r:.80}, which this version does not read")
     return config
+
+
+def _read_behind(
+    folder: Path, modules: Modules, place: Path, settings: Settings, config: Mapping[str, Any]
+) -> tuple[Settings, list[DenseLayer]]:
+    """The settings with what the modules behind the transformer say, and the dense layers; ``place``: the pooling's."""
+    pooling, includes = read_pooling(place, width_of(config))
+    layers = read_layers(modules.dense, vector_width(config, pooling))
+    settings = _read_settings(folder, replace(settings, pooling=pooling), width=vector_width(config, pooling, layers))
+    if any(settings.prompts.values()) and not includes:
+        raise UnsupportedModel(
+            f"{place}: pooling without the prompt (include_prompt false) is not read by this version"
+        )
+    return replace(settings, normalize=modules.normalize or settings.similarity == "cosine"), layers
 
 
 def _usual_pooling(folder: Path, config: Mapping[str, Any], tokenizer_config: Mapping[str, Any]) -> PoolingMode:
