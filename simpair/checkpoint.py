@@ -1,45 +1,34 @@
-"""Folder → settings, tensors and tokenizer, every check made; and back, in the sentence-transformers layout.
+"""Folder in the sentence-transformers layout → settings, tensors and tokenizer, every check made.
 
 Knows no tower: it reads files and hands over what they say. Nothing pickled is opened, nothing named by a file is run.
 """
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
-from uuid import uuid4
 
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from simpair.digests import DIGESTS, check_digests, write_digests
-from simpair.disk import sync
-from simpair.errors import InputError, ModelCorrupt, ModelNotFound, UnsupportedModel
+from simpair.digests import check_digests
+from simpair.errors import ModelCorrupt, ModelNotFound, UnsupportedModel
 from simpair.modules import (
     DenseLayer,
     Modules,
     PoolingMode,
-    dense_files,
-    pooling_file,
     pooling_modes,
     read_layers,
     read_modules,
     read_pooling,
 )
-from simpair.vocabulary import (
-    lowers_first,
-    read_json,
-    read_tokenizer,
-    read_tokenizer_config,
-    tokenizer_config_of,
-)
-from simpair.weights import WEIGHTS, WEIGHTS_INDEX, WeightsFile, check_finite, read_tensors, write_tensors
+from simpair.vocabulary import read_json, read_tokenizer, read_tokenizer_config
+from simpair.weights import WeightsFile, read_tensors
 
 __all__ = [
+    "TRANSFORMER_CONFIGS",
     "Checkpoint",
     "PoolingMode",
     "Settings",
@@ -47,12 +36,11 @@ __all__ = [
     "read_checkpoint",
     "vector_width",
     "width_of",
-    "write_checkpoint",
 ]
 
 Similarity = Literal["cosine", "dot"]
 
-_TRANSFORMER_CONFIGS = tuple(
+TRANSFORMER_CONFIGS = tuple(
     f"sentence_{name}_config.json"
     for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
@@ -66,7 +54,6 @@ _TRANSFORMER_KEYS: dict[str, tuple[Any, ...]] = {
 _WIDTHS = ("hidden_size", "d_model", "dim", "n_embd")
 _LONGEST = 1 << 20
 """Tokens of a checkpoint that declares no maximum: its position table is shorter."""
-_STALE = ("vocab.txt", WEIGHTS_INDEX, "special_tokens_map.json", "added_tokens.json", *_TRANSFORMER_CONFIGS)
 
 
 @dataclass(frozen=True)
@@ -165,45 +152,9 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     )
 
 
-def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write the checkpoint; an interruption leaves the old one, or one that ``read_checkpoint`` refuses, never a mix.
-
-    A new folder appears whole. In an existing one each file is replaced whole, the digests first: they refuse the rest.
-
-    Raises:
-        InputError: The path, or one above it, is a file.
-        ModelCorrupt: A tensor has values that are not finite; nothing is written.
-    """
-    if taken := next((path for path in (folder, *folder.parents) if path.is_file()), None):
-        raise InputError(f"{taken} is a file; give a folder to save the checkpoint in")
-    for tensors in (checkpoint.tensors, *(tensors for _, tensors in dense_files(checkpoint.dense))):
-        check_finite(tensors)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = folder.parent / f".{folder.name}-{uuid4().hex}"
-    staging.mkdir()
-    try:
-        _write_files(staging, checkpoint)
-        if not folder.exists():
-            staging.replace(folder)
-            return
-        names = {path.relative_to(staging) for path in staging.rglob("*") if path.is_file()}
-        (staging / DIGESTS).replace(folder / DIGESTS)
-        for stale in [
-            *map(Path, _STALE),
-            *(path.relative_to(folder) for path in folder.glob("model-*-of-*.safetensors")),
-        ]:
-            if stale not in names:
-                (folder / stale).unlink(missing_ok=True)
-        for name in sorted(names - {Path(DIGESTS)}):
-            (folder / name).parent.mkdir(exist_ok=True)
-            (staging / name).replace(folder / name)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
 def _read_transformer(folder: Path) -> dict[str, Any]:
     """``sentence_bert_config.json`` or its older names; a key that would change a vector unseen is refused."""
-    path = next((folder / name for name in _TRANSFORMER_CONFIGS if (folder / name).exists()), None)
+    path = next((folder / name for name in TRANSFORMER_CONFIGS if (folder / name).exists()), None)
     if path is None:
         return {}
     config = read_json(path)
@@ -267,47 +218,6 @@ def _read_settings(folder: Path, settings: Settings, *, width: int) -> Settings:
     return replace(settings, similarity=similarity, prompts=prompts, default_prompt_name=default, truncate_dim=kept)
 
 
-def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
-    settings, layers = checkpoint.settings, dense_files(checkpoint.dense)
-    kinds = ["Transformer", "Pooling", *["Dense"] * len(layers), *["Normalize"] * settings.normalize]
-    modules = [
-        {"idx": i, "name": str(i), "path": f"{i}_{kind}" if i else "", "type": f"sentence_transformers.models.{kind}"}
-        for i, kind in enumerate(kinds)
-    ]
-    declared: dict[str, Any] = {
-        "model_type": "SentenceTransformer",
-        "prompts": dict(settings.prompts),
-        "default_prompt_name": settings.default_prompt_name,
-        "similarity_fn_name": settings.similarity,
-    }
-    if settings.truncate_dim is not None:
-        declared["truncate_dim"] = settings.truncate_dim
-    tokenizer_config = tokenizer_config_of(checkpoint.tokenizer, checkpoint.config, checkpoint.tokenizer_config)
-    tokenizer_config["model_max_length"] = settings.max_seq_length
-    lowercase = lowers_first(checkpoint.tokenizer)
-    files = {
-        "config.json": {**_portable(checkpoint.config), "dtype": "float32"},
-        "modules.json": modules,
-        "sentence_bert_config.json": {"max_seq_length": settings.max_seq_length, "do_lower_case": lowercase},
-        "config_sentence_transformers.json": declared,
-        "1_Pooling/config.json": pooling_file(settings.pooling, width_of(checkpoint.config)),
-        "tokenizer_config.json": tokenizer_config,
-    }
-    files |= {f"{number}_Dense/config.json": content for number, (content, _) in enumerate(layers, start=2)}
-    if settings.normalize:
-        files[f"{len(kinds) - 1}_Normalize/config.json"] = {}
-    for name, content in files.items():
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-    (folder / "tokenizer.json").write_text(checkpoint.tokenizer.to_str(pretty=False), encoding="utf-8")
-    write_tensors(folder / WEIGHTS, checkpoint.tensors)
-    for number, (_, tensors) in enumerate(layers, start=2):
-        write_tensors(folder / f"{number}_Dense" / WEIGHTS, tensors)
-    write_digests(folder)
-    for path in folder.rglob("*"):
-        sync(path)
-
-
 def vector_width(config: Mapping[str, Any], pooling: str, layers: Sequence[DenseLayer] = ()) -> int:
     """The width of an embedding: that of the last dense layer, or of the poolings side by side."""
     return len(layers[-1].weight) if layers else (width_of(config) or 0) * len(pooling_modes(pooling))
@@ -316,9 +226,3 @@ def vector_width(config: Mapping[str, Any], pooling: str, layers: Sequence[Dense
 def width_of(config: Mapping[str, Any]) -> int | None:
     """D, under whichever name a ``config.json`` has it."""
     return next((config[name] for name in _WIDTHS if name in config), None)
-
-
-def _portable(config: Mapping[str, Any]) -> dict[str, Any]:
-    """``config.json`` without the keys that name a folder, a dtype or a release."""
-    dropped = {"_name_or_path", "name_or_path", "torch_dtype", "dtype", "transformers_version"}
-    return {key: value for key, value in config.items() if key not in dropped}

@@ -23,12 +23,13 @@ from tqdm import tqdm
 
 from simpair import hub
 from simpair.card import model_card
-from simpair.checkpoint import Checkpoint, Settings, read_checkpoint, vector_width, write_checkpoint
+from simpair.checkpoint import Checkpoint, Settings, read_checkpoint, vector_width
 from simpair.devices import choose_device, send, token_budget
 from simpair.encoding import Block, Embed, OnTruncation, Truncation, encode_blocks, repeat_rows
 from simpair.errors import InputError, ModelCorrupt, UnsupportedModel
 from simpair.fingerprint import fingerprint_of, identity_of
 from simpair.heads import Heads
+from simpair.layout import write_checkpoint
 from simpair.pooling import pool
 from simpair.scores import pairwise_scores, scores
 from simpair.tokens import PackedBatch, Role, Tokenized, Tokens, check_role, check_texts, draw_texts, list_texts, pack

@@ -15,7 +15,8 @@ import torch
 from tokenizers import Tokenizer
 from tokenizers.implementations import BertWordPieceTokenizer
 
-from simpair.checkpoint import Checkpoint, Settings, write_checkpoint
+from simpair.checkpoint import Checkpoint, Settings
+from simpair.layout import write_checkpoint
 from simpair.model import TwinTowerEncoder
 from simpair.towers.config import PackedBertConfig
 from simpair.towers.packed import PackedBert

@@ -22,6 +22,7 @@ _FLOORS = {
     "weights": 2,
     "modules": 3,
     "checkpoint": 4,
+    "layout": 5,
     "tokens": 4,
     "workers": 2,
     "devices": 5,

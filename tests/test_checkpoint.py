@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from tokenizers.normalizers import BertNormalizer
 
 from simpair._version import __version__
-from simpair.checkpoint import Checkpoint, PoolingMode, read_checkpoint, write_checkpoint
+from simpair.checkpoint import Checkpoint, PoolingMode, read_checkpoint
+from simpair.layout import write_checkpoint
 from simpair.model import TwinTowerEncoder
 
 _MAKE = Callable[..., Checkpoint]

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from simpair.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from simpair.checkpoint import Checkpoint, read_checkpoint
 from simpair.errors import ModelCorrupt, ModelError
+from simpair.layout import write_checkpoint
 from simpair.model import TwinTowerEncoder
 
 _MAKE = Callable[..., Checkpoint]

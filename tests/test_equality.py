@@ -19,7 +19,8 @@ from tokenizers.normalizers import BertNormalizer, Lowercase, Sequence
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.processors import RobertaProcessing
 
-from simpair.checkpoint import Checkpoint, PoolingMode, write_checkpoint
+from simpair.checkpoint import Checkpoint, PoolingMode
+from simpair.layout import write_checkpoint
 from simpair.model import TwinTowerEncoder
 
 pytestmark = pytest.mark.slow

@@ -12,7 +12,8 @@ import pytest
 from tokenizers import Tokenizer
 from tokenizers.normalizers import BertNormalizer
 
-from simpair.checkpoint import Checkpoint, write_checkpoint
+from simpair.checkpoint import Checkpoint
+from simpair.layout import write_checkpoint
 from simpair.model import TwinTowerEncoder
 
 pytestmark = pytest.mark.slow

@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from simpair import checkpoint as checkpoint_room
-from simpair.checkpoint import Checkpoint, write_checkpoint
+from simpair.checkpoint import Checkpoint
 from simpair.errors import InputError, ModelError
+from simpair.layout import write_checkpoint
 from simpair.model import TwinTowerEncoder
 
 from .folder_mutations import contents, mutate

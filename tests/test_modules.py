@@ -12,9 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from simpair.checkpoint import Checkpoint, write_checkpoint
+from simpair.checkpoint import Checkpoint
 from simpair.errors import ModelCorrupt, UnsafeModel, UnsupportedModel
 from simpair.heads import Heads
+from simpair.layout import write_checkpoint
 from simpair.model import TwinTowerEncoder
 from simpair.modules import DenseLayer
 

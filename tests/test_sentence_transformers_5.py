@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from simpair.checkpoint import Checkpoint, write_checkpoint
+from simpair.checkpoint import Checkpoint
 from simpair.hub import BUNDLED
+from simpair.layout import write_checkpoint
 from simpair.model import TwinTowerEncoder
 
 FOLDER = os.environ.get("SIMPAIR_ST5")

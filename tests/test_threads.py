@@ -15,7 +15,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from simpair.checkpoint import Checkpoint, write_checkpoint
+from simpair.checkpoint import Checkpoint
+from simpair.layout import write_checkpoint
 from simpair.model import Dtype, TwinTowerEncoder
 from simpair.tokens import Role, Tokenized
 

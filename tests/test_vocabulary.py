@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from simpair.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from simpair.checkpoint import Checkpoint, read_checkpoint
 from simpair.errors import InputError, ModelCorrupt, UnsupportedModel
+from simpair.layout import write_checkpoint
 from simpair.model import TwinTowerEncoder
 
 _MAKE = Callable[..., Checkpoint]

@@ -19,8 +19,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers import EvalPrediction, Trainer, TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, has_length
 
-from simpair.checkpoint import write_checkpoint
 from simpair.errors import InputError, TrainingError
+from simpair.layout import write_checkpoint
 from simpair.model import TwinTowerEncoder
 
 from .arguments import TwinTowerTrainingArguments
