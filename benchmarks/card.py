@@ -32,6 +32,8 @@ _BLOCK = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 _SUMMARY = {"zh5", "en7", "stsb_zh", "stsb_en", "sts16", "ntrex_zh_en", "ntrex_en_zh", "xquad_en", "xquad_zh"}
+_OPEN = "simpair-mini-open"
+_OPEN_TRAINED_FOR = ("pawsx_zh", "dureader")
 _TYPES = {"Spearman": "spearman_cosine", "accuracy@1": "cosine_accuracy@1", "nDCG@10": "cosine_ndcg@10"}
 _TASKS = {"sts": "semantic-similarity", "bitext": "translation-retrieval", "retrieval": "information-retrieval"}
 _CHINESE = (
@@ -137,7 +139,7 @@ def _summary(results: Results) -> str:
     measured = results.quality or []
     names = {report.model.name for report in measured}
     few = results._replace(
-        quality=[report for report in measured if report.model.name != "tf-idf"] or None,
+        quality=[report for report in measured if report.model.name not in ("tf-idf", _OPEN)] or None,
         published=[peer for peer in results.published if peer.name not in names],
     )
     return "\n\n".join(filter(None, (_side_by_side(few, _SUMMARY), _speed(results))))
@@ -172,12 +174,12 @@ def _side_by_side(results: Results, names: Collection[str]) -> str:
     """The measured figures of those sets and means beside the published ones; a star: the model was trained for it."""
     if results.quality is None:
         return ""
-    ours = [one.name for one in SETS if not one.zero_shot]
+    ours = {BUNDLED: [one.name for one in SETS if not one.zero_shot], _OPEN: _OPEN_TRAINED_FOR}
     columns = [
         _Column(
             report.model.name,
             {name: score.value for name, score in report.scores.items()},
-            ours if report.model.name == BUNDLED else (),
+            ours.get(report.model.name, ()),
         )
         for report in results.quality
     ]

@@ -212,17 +212,17 @@ def _run(model: str, sets: Sequence[EvalSet], data: Path, trained: set[tuple[str
     return Report(engine.identity, scores)
 
 
-def _others(path: Path, reports: Sequence[Report], sets: Sequence[EvalSet]) -> list[Report]:
-    """What an earlier run wrote of other models, where it measured the same sets.
+def _added(path: Path, reports: Sequence[Report], sets: Sequence[EvalSet]) -> list[Report]:
+    """What an earlier run wrote, with these reports in the places of their models, or behind the rest.
 
     Raises:
-        SystemExit: It measured other ones.
+        SystemExit: It measured other sets.
     """
-    new, names = {report.model.name for report in reports}, {one.name for one in sets}
-    others = [one for one in read_reports(json.loads(path.read_text("utf-8"))) if one.model.name not in new]
-    if any(set(one.scores) != names for one in others):
+    new, names = {report.model.name: report for report in reports}, {one.name for one in sets}
+    earlier = read_reports(json.loads(path.read_text("utf-8")))
+    if any(set(one.scores) != names for one in earlier if one.model.name not in new):
         raise SystemExit(f"{path} is of other sets; measure all its models together")
-    return others
+    return [new.pop(one.model.name, one) for one in earlier] + list(new.values())
 
 
 def _print(reports: Sequence[Report]) -> None:
@@ -257,7 +257,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     trained = None if options.train is None else trained_pairs(options.train)
     reports = [_run(model, sets, options.data, trained) for model in options.models]
     if options.add:
-        reports += _others(options.json, reports, sets)
+        reports = _added(options.json, reports, sets)
     _print(reports)
     if options.json:
         about = {

@@ -196,9 +196,11 @@ def test_the_benchmark_of_quality_prints_both_tables_and_writes_them(
     assert written["sets"]["sick"]["trained_on"] == "train rows"
     assert set(written["models"][0]["scores"]) == {"sts16", "sick"}
     quality.main(["bm25", "--data", str(tmp_path), "--json", str(tmp_path / "q.json"), "--add"])
-    assert "| bm25 | tf-idf |" in capsys.readouterr().out
+    assert "| tf-idf | bm25 |" in capsys.readouterr().out
+    quality.main(["tf-idf", "--data", str(tmp_path), "--json", str(tmp_path / "q.json"), "--add"])
     both = json.loads((tmp_path / "q.json").read_text(encoding="utf-8"))["models"]
-    assert both[1] == written["models"][0]
+    assert [model["name"] for model in both] == ["tf-idf", "bm25"]  # each in its place
+    assert both[0] == written["models"][0]
     monkeypatch.setattr(quality, "choose", lambda names: [seen])
     with pytest.raises(SystemExit, match="is of other sets"):
         quality.main(["bm25", "--data", str(tmp_path), "--json", str(tmp_path / "q.json"), "--add"])
