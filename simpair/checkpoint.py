@@ -16,18 +16,22 @@ from torch import Tensor
 from simpair.digests import check_digests
 from simpair.errors import ModelCorrupt, ModelNotFound, UnsupportedModel
 from simpair.modules import (
+    STATIC,
+    TABLE,
     DenseLayer,
     Modules,
     PoolingMode,
     pooling_modes,
     read_layers,
-    read_modules,
     read_pooling,
+    read_table,
+    read_towers,
 )
-from simpair.vocabulary import read_json, read_tokenizer, read_tokenizer_config
+from simpair.vocabulary import read_bare_tokenizer, read_json, read_tokenizer, read_tokenizer_config
 from simpair.weights import WeightsFile, read_tensors
 
 __all__ = [
+    "LONGEST",
     "TRANSFORMER_CONFIGS",
     "Checkpoint",
     "PoolingMode",
@@ -52,7 +56,7 @@ _TRANSFORMER_KEYS: dict[str, tuple[Any, ...]] = {
 }
 """The values of its keys that are read; ``max_seq_length`` and ``do_lower_case`` take any."""
 _WIDTHS = ("hidden_size", "d_model", "dim", "n_embd")
-_LONGEST = 1 << 20
+LONGEST = 1 << 20
 """Tokens of a checkpoint that declares no maximum: its position table is shorter."""
 
 
@@ -92,6 +96,8 @@ class Checkpoint:
         declared: False where the folder says nothing of pooling, and the mean was assumed.
         length_declared: Whether the folder names the maximum itself, beside the tokenizer's and the architecture's.
         dense: The layers behind the pooling.
+        query: What the queries' own tower holds; None where both roles share one. The rest is then the documents'.
+        default_role: Whose tower takes the texts that have no role, where there are two.
         weights_file: What tells whether the file in which tensors lie was written over; None where they lie in memory.
     """
 
@@ -103,6 +109,8 @@ class Checkpoint:
     declared: bool = True
     length_declared: bool = True
     dense: tuple[DenseLayer, ...] = ()
+    query: Checkpoint | None = None
+    default_role: Literal["query", "document"] = "document"
     weights_file: WeightsFile | None = None
 
 
@@ -118,24 +126,36 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     if not any((folder / name).is_file() for name in ("config.json", "modules.json")):
         raise ModelNotFound(f"{folder} is no checkpoint: it has no config.json; give the folder of a saved model")
     check_digests(folder)
-    modules = read_modules(folder)
-    home = modules.transformer
+    towers = read_towers(folder)
+    document = _read_tower(folder, towers.document)
+    if towers.query is None:
+        return document
+    return replace(document, query=_read_tower(folder, towers.query), default_role=towers.default_role)
+
+
+def _read_tower(folder: Path, modules: Modules) -> Checkpoint:
+    """What the modules of one tower hold; the folder's own settings are those of both."""
+    home = modules.first
+    if modules.static:
+        return _read_static(folder, modules)
     if not (home / "config.json").is_file():
         raise ModelNotFound(f"{home} has no config.json; give the folder of a saved model, or download it again")
     if (home / "adapter_config.json").exists():
         raise UnsupportedModel(f"{home}: adapter_config.json asks for an adapter; merge it into the weights first")
     config = read_json(home / "config.json")
+    if config.get("model_type") == STATIC:
+        raise UnsupportedModel(f"{home}: model_type is {STATIC!r}, which no transformer has")
     tokenizer_config = read_tokenizer_config(home)
     transformer = _read_transformer(home)
-    declared = (transformer.get("max_seq_length"), tokenizer_config.get("model_max_length"), _LONGEST)
+    declared = (transformer.get("max_seq_length"), tokenizer_config.get("model_max_length"), LONGEST)
     longest = next(length for length in declared if length is not None)
     if not isinstance(longest, int | float) or not longest >= 1:
         raise ModelCorrupt(f"{folder}: max_seq_length is {longest!r:.80}; expected a number of tokens")
-    settings, layers = Settings(max_seq_length=int(min(longest, _LONGEST))), list[DenseLayer]()
+    settings, layers = Settings(max_seq_length=int(min(longest, LONGEST))), list[DenseLayer]()
     if modules.pooling is None:
         settings = replace(settings, pooling=_usual_pooling(home, config, tokenizer_config))
     else:
-        settings, layers = _read_behind(folder, modules, modules.pooling, settings, config)
+        settings, layers = _read_behind(folder, modules, settings, config)
     lowercase = bool(transformer.get("do_lower_case"))
     tokenizer, named = read_tokenizer(home, config, declared=tokenizer_config, lowercase=lowercase)
     weights_file = WeightsFile(home)
@@ -147,6 +167,24 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         tokenizer_config=named,
         declared=modules.pooling is not None,
         length_declared=transformer.get("max_seq_length") is not None,
+        dense=tuple(layers),
+        weights_file=weights_file,
+    )
+
+
+def _read_static(folder: Path, modules: Modules) -> Checkpoint:
+    """What a table of embeddings holds (Tulkens & van Dongen 2024, model2vec)."""
+    weights_file = WeightsFile(modules.first)
+    table = read_table(modules.first)
+    tokenizer, longest = read_bare_tokenizer(modules.first)
+    config = {"model_type": STATIC, "vocab_size": len(table), "hidden_size": table.shape[1]}
+    settings, layers = _read_behind(folder, modules, Settings(max_seq_length=longest or LONGEST), config)
+    return Checkpoint(
+        config=config,
+        settings=settings,
+        tensors={TABLE: table},
+        tokenizer=tokenizer,
+        tokenizer_config={},
         dense=tuple(layers),
         weights_file=weights_file,
     )
@@ -166,10 +204,12 @@ def _read_transformer(folder: Path) -> dict[str, Any]:
 
 
 def _read_behind(
-    folder: Path, modules: Modules, place: Path, settings: Settings, config: Mapping[str, Any]
+    folder: Path, modules: Modules, settings: Settings, config: Mapping[str, Any]
 ) -> tuple[Settings, list[DenseLayer]]:
-    """The settings with what the modules behind the transformer say, and the dense layers; ``place``: the pooling's."""
-    pooling, includes = read_pooling(place, width_of(config))
+    """The settings with what the modules behind the first one say, and the dense layers."""
+    place, pooling, includes = modules.pooling, settings.pooling, True
+    if place is not None:
+        pooling, includes = read_pooling(place, width_of(config))
     layers = read_layers(modules.dense, vector_width(config, pooling))
     settings = _read_settings(folder, replace(settings, pooling=pooling), width=vector_width(config, pooling, layers))
     if any(settings.prompts.values()) and not includes:

@@ -10,16 +10,16 @@ from simpair.disk import sha256
 from simpair.errors import ModelCorrupt
 from simpair.vocabulary import read_json
 
-__all__ = ["DIGESTS", "check_digests", "write_digests"]
+__all__ = ["DIGESTS", "check_digests", "recorded", "write_digests"]
 
 DIGESTS = "simpair.json"
 
 _HEEDED = (
-    *("1_Pooling/config.json", "added_tokens.json", "config.json", "config_sentence_transformers.json", "modules.json"),
-    *("model.safetensors", "sentence_bert_config.json", "special_tokens_map.json", "tokenizer.json"),
+    *("added_tokens.json", "config.json", "config_sentence_transformers.json", "model.safetensors", "modules.json"),
+    *("router_config.json", "sentence_bert_config.json", "special_tokens_map.json", "tokenizer.json"),
     "tokenizer_config.json",
 )
-"""What is read of a saved folder: none of it may be without a digest."""
+"""What is read of a saved folder, and of those inside it: none of it may be without a digest."""
 
 
 def check_digests(folder: Path) -> None:
@@ -42,10 +42,22 @@ def check_digests(folder: Path) -> None:
                 f"{path} is not the file that was saved; download or save the checkpoint again, or delete {DIGESTS} "
                 "if you changed it on purpose"
             )
-    if more := [name for name in _HEEDED if name not in recorded and (folder / name).exists()]:
+    places = {Path(), Path("1_Pooling"), *(Path(name).parent for name in recorded)}
+    heeded = [(place / name).as_posix() for place in sorted(places) for name in _HEEDED]
+    if more := [name for name in heeded if name not in recorded and (folder / name).exists()]:
         raise ModelCorrupt(
             f"{folder / more[0]} was not saved with the checkpoint; delete it, or delete {DIGESTS} if you want it read"
         )
+
+
+def recorded(folder: Path) -> set[Path]:
+    """The files of an earlier save there, relative to it; none where nothing sound tells of them."""
+    try:
+        names = read_json(folder / DIGESTS, missing={}).get("sha256")
+    except ModelCorrupt:
+        return set()
+    paths = map(Path, names) if isinstance(names, dict) else ()
+    return {path for path in paths if not path.is_absolute() and ".." not in path.parts}
 
 
 def write_digests(folder: Path) -> None:

@@ -8,20 +8,28 @@ from __future__ import annotations
 import ctypes
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from simpair.errors import InputError
 from simpair.pages import own_pages
 from simpair.tokens import PackedBatch, TokenBudget, Tokenized, check_texts, plan_batches
 from simpair.workers import run_on_workers
 
-__all__ = ["Block", "OnTruncation", "Truncation", "encode_blocks", "repeat_rows"]
+__all__ = [
+    "Block",
+    "OnTruncation",
+    "Truncation",
+    "encode_all",
+    "encode_blocks",
+    "repeat_rows",
+]
 
 OnTruncation = Literal["warn", "error", "ignore"]
 FloatArray = NDArray[np.float32]
@@ -137,6 +145,43 @@ def encode_blocks(
             if out is None or len(block.embeddings) == _BLOCK_TEXTS:
                 _give_back_memory()
             yield Block(block.embeddings, block.truncated)
+
+
+def encode_all(
+    texts: list[str],
+    blocks_of: Callable[[list[str], FloatArray], Iterator[Block]],
+    truncation: Truncation,
+    *,
+    dimension: int,
+    show_progress: bool,
+) -> FloatArray:
+    """Embeddings (N, D) of so many texts, in their order; equal ones are encoded once.
+
+    Args:
+        texts: Well-formed ones.
+        blocks_of: Makes the blocks of texts, with rows for them to go into.
+        truncation: Is told of the texts that lost their end.
+        dimension: D.
+        show_progress: A bar on stderr.
+    """
+    places: dict[str, int] = {}
+    rows = np.fromiter((places.setdefault(text, len(places)) for text in texts), np.int64, len(texts))
+    distinct = list(places)
+    del places
+    embeddings = np.empty((len(texts), dimension), dtype=np.float32)
+    # No bar where none is shown: tqdm takes locks that a fork may leave held.
+    with tqdm(total=len(texts), unit="text") if show_progress else nullcontext() as bar:
+        for block in blocks_of(distinct, embeddings):
+            if block.truncated:
+                truncation.note(np.flatnonzero(np.isin(rows, block.truncated)).tolist())
+            if bar is not None:
+                bar.update(len(block.embeddings))
+        if len(distinct) < len(texts):
+            repeat_rows(embeddings, rows)
+            if bar is not None:
+                bar.update(len(texts) - len(distinct))
+    truncation.tell(len(texts))
+    return embeddings
 
 
 def _give_back_memory() -> None:

@@ -1,4 +1,4 @@
-"""Text → embedding: the twin-tower encoder, tied (both roles share one set of weights).
+"""Text → embedding: the twin-tower encoder, tied (both roles share one set of weights) or untied.
 
 Training, encoding, evaluation and search all pass through ``TwinTowerEncoder.embed``. Knows no loss and no index.
 """
@@ -6,37 +6,31 @@ Training, encoding, evaluation and search all pass through ``TwinTowerEncoder.em
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from simpair import hub
-from simpair.card import model_card
 from simpair.checkpoint import Checkpoint, Settings, read_checkpoint, vector_width
 from simpair.devices import choose_device, send, token_budget
-from simpair.encoding import Block, Embed, OnTruncation, Truncation, encode_blocks, repeat_rows
+from simpair.encoding import Block, Embed, OnTruncation, Truncation, encode_all, encode_blocks
 from simpair.errors import InputError, ModelCorrupt, UnsupportedModel
-from simpair.fingerprint import fingerprint_of, identity_of
 from simpair.heads import Heads
-from simpair.layout import write_checkpoint
 from simpair.pooling import pool
+from simpair.saving import Saving
 from simpair.scores import pairwise_scores, scores
 from simpair.tokens import PackedBatch, Role, Tokenized, Tokens, check_role, check_texts, draw_texts, list_texts, pack
 from simpair.towers.backward import Recomputing
 from simpair.towers.choose import empty_tower
 from simpair.towers.products import Dtype, LayerParts, Layouts, Product
-from simpair.weights import copied
 from simpair.workers import threads
 
 __all__ = ["Dtype", "TwinTowerEncoder"]
@@ -47,11 +41,12 @@ FloatArray = NDArray[np.float32]
 _LOG = logging.getLogger("simpair")
 
 
-class TwinTowerEncoder(Recomputing, nn.Module):
+class TwinTowerEncoder(Saving, Recomputing, nn.Module):
     """A sentence encoder with two roles, ``query`` and ``document``; open one with :meth:`from_pretrained`.
 
     Attributes:
         tokenizer: Texts → token batches, with the checkpoint's prompts and maximum length.
+        query: The encoder of queries, where the towers are untied; the rest of this one is then that of documents.
         source: Where a checkpoint with these weights lies (bundled name, folder, ``org/name@sha``), or None when it was
             trained and not saved since.
     """
@@ -87,12 +82,21 @@ class TwinTowerEncoder(Recomputing, nn.Module):
                 f"the tokenizer has a piece of number {max(ids)}, but the weights have {config.vocab_size} rows; "
                 "tokenizer and weights are not of one model"
             )
+        self.tokenizer: Tokens
+        self.query: TwinTowerEncoder | None = None
+        self._default_role = checkpoint.default_role
+        if checkpoint.query is not None:
+            self.query = TwinTowerEncoder(checkpoint.query, dtype=dtype, truncate_dim=truncate_dim)
+            if self.query._whole != self._whole:
+                raise ModelCorrupt(f"the towers' embeddings have {self.query._whole} and {self._whole} components")
         self.tokenizer = Tokens(
             checkpoint.tokenizer,
             max_seq_length=longest,
             prompts=self._settings.prompts,
             default_prompt_name=self._settings.default_prompt_name,
             pad_token_id=config.pad_token_id,
+            query=None if self.query is None else self.query.tokenizer,
+            default_role=self._default_role,
         )
         self.source: str | None = None
         self.eval()
@@ -130,19 +134,67 @@ class TwinTowerEncoder(Recomputing, nn.Module):
         encoder.source = resolved.source
         return encoder.to(choose_device(device))
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, role: Role | None = None) -> Tensor:
+    @classmethod
+    def untied(cls, query: TwinTowerEncoder, document: TwinTowerEncoder) -> TwinTowerEncoder:
+        """An encoder of two towers whose embeddings are of one width, such as a small one for queries; with copies.
+
+        Each brings the prompt of its role; texts without a role go to ``document``.
+
+        Raises:
+            InputError: One is untied itself, or they differ in width or similarity.
+        """
+        ours, theirs = document.checkpoint(), query.checkpoint()
+        if not (query.tied and document.tied) or query._whole != document._whole:
+            raise InputError(
+                f"towers of {query._whole} and {document._whole} components; give two tied ones of one width"
+            )
+        if theirs.settings.similarity != ours.settings.similarity:
+            raise InputError(
+                f"the towers declare {theirs.settings.similarity} and {ours.settings.similarity} similarity"
+            )
+        prompts = {**ours.settings.prompts, "query": theirs.settings.prompts["query"]}
+        shared = {name: getattr(ours.settings, name) for name in ("default_prompt_name", "truncate_dim")}
+        theirs = replace(theirs, settings=replace(theirs.settings, prompts=prompts, **shared))
+        joined = replace(ours, settings=replace(ours.settings, prompts=prompts), query=theirs)
+        return cls(joined, dtype=document.dtype).to(document.device)
+
+    @property
+    def tied(self) -> bool:
+        """Whether both roles share one tower."""
+        return self.query is None
+
+    def _of(self, role: Role | None) -> TwinTowerEncoder:
+        """The encoder that serves a role."""
+        asks = (role or self._default_role) == "query"
+        return self.query if asks and self.query is not None else self
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, role: Role | Tensor | None = None) -> Tensor:
         """Embeddings (B, D) float32 of a padded batch, differentiable.
 
         Args:
             input_ids: (B, T) int64, prompt included (``tokenizer.pad`` sets it).
             attention_mask: (B, T), nonzero on real tokens.
-            role: Chooses the tower; both roles share one here.
+            role: Chooses the tower, or (B,) int64 one for each text: 0 for none, 1 for a query, 2 for a document.
         """
-        check_role(role)
-        return self.embed(pack(input_ids, attention_mask))
+        if not isinstance(role, Tensor):
+            check_role(role)
+            return self._of(role).embed(pack(input_ids, attention_mask))
+        if self.query is None:
+            return self.embed(pack(input_ids, attention_mask))
+        asks = (role == 1) | ((role == 0) & (self._default_role == "query"))
+        rows = [asks.nonzero().view(-1), (~asks).nonzero().view(-1)]
+        parts = [
+            tower.embed(pack(input_ids[some], attention_mask[some]))
+            for tower, some in zip((self.query, self), rows, strict=True)
+            if len(some)
+        ]
+        return torch.cat(parts).index_select(0, torch.cat(rows).argsort())
 
     def embed(self, batch: PackedBatch) -> Tensor:
-        """Embeddings (B, D) float32 of a packed batch, differentiable: the one path of training and serving."""
+        """Embeddings (B, D) float32 of a packed batch, differentiable: the one path of training and serving.
+
+        Of untied towers that of documents; the other is ``query.embed``.
+        """
         return self._embed(batch, None)
 
     def _embed(self, batch: PackedBatch, products: Sequence[LayerParts[Product]] | None) -> Tensor:
@@ -183,25 +235,14 @@ class TwinTowerEncoder(Recomputing, nn.Module):
             return np.asarray(self.encode([texts], role=role, on_truncation=on_truncation)[0])
         texts = list_texts(texts)
         check_texts(texts)
-        places: dict[str, int] = {}
-        rows = np.fromiter((places.setdefault(text, len(places)) for text in texts), np.int64, len(texts))
-        distinct = list(places)
-        del places
-        embeddings = np.empty((len(texts), self.embedding_dimension), dtype=np.float32)
-        truncation = self._truncation(on_truncation)
-        # No bar where none is shown: tqdm takes locks that a fork may leave held.
-        with tqdm(total=len(texts), unit="text") if show_progress else nullcontext() as bar:
-            for block in self._blocks(distinct, role, out=embeddings):
-                if block.truncated:
-                    truncation.note(np.flatnonzero(np.isin(rows, block.truncated)).tolist())
-                if bar is not None:
-                    bar.update(len(block.embeddings))
-            if len(distinct) < len(texts):
-                repeat_rows(embeddings, rows)
-                if bar is not None:
-                    bar.update(len(texts) - len(distinct))
-        truncation.tell(len(texts))
-        return embeddings
+        truncation = self._truncation(on_truncation, role)
+        return encode_all(
+            texts,
+            lambda distinct, out: self._blocks(distinct, role, out=out),
+            truncation,
+            dimension=self.embedding_dimension,
+            show_progress=show_progress,
+        )
 
     def encode_query(
         self, texts: str | Sequence[str], *, on_truncation: OnTruncation = "warn", show_progress: bool = False
@@ -231,7 +272,7 @@ class TwinTowerEncoder(Recomputing, nn.Module):
         Raises:
             InputError: As in :meth:`encode`, when the text is reached.
         """
-        truncation = self._truncation(on_truncation)
+        truncation = self._truncation(on_truncation, role)
         return self._stream(self._blocks(draw_texts(texts), role, out=None), truncation)
 
     def encode_blocks(self, texts: Iterable[str], *, role: Role | None = None) -> Iterator[Block]:
@@ -246,12 +287,14 @@ class TwinTowerEncoder(Recomputing, nn.Module):
             yield block.embeddings
         truncation.tell(done)
 
-    def _truncation(self, wish: OnTruncation) -> Truncation:
-        return Truncation(_check(wish, OnTruncation, "on_truncation"), self.max_seq_length)
+    def _truncation(self, wish: OnTruncation, role: Role | None) -> Truncation:
+        return Truncation(_check(wish, OnTruncation, "on_truncation"), self._of(role).max_seq_length)
 
     def _blocks(self, texts: Iterable[str], role: Role | None, *, out: FloatArray | None) -> Iterator[Block]:
         """The blocks of :meth:`encode_stream`, with what was truncated; nothing is drawn before the first is asked."""
         check_role(role)
+        if (tower := self._of(role)) is not self:
+            return tower._blocks(texts, role, out=out)
         threads()  # before the first product: a forked process has none but this one
         device = self.device
 
@@ -293,54 +336,6 @@ class TwinTowerEncoder(Recomputing, nn.Module):
         """
         return pairwise_scores(a, b)
 
-    def checkpoint(self, *, dtype: Literal["float32", "float16"] = "float32") -> Checkpoint:
-        """What :meth:`save_pretrained` writes; ``dtype`` is that of the stored tensors alone."""
-        return Checkpoint(
-            config=self._config,
-            settings=self._settings,
-            tensors=copied({**self.tower.tensors(), **self._kept}, getattr(torch, dtype)),
-            tokenizer=self.tokenizer.plain(),
-            tokenizer_config=self._tokenizer_config,
-            dense=self.heads.layers(),
-        )
-
-    def save_pretrained(self, folder: str | Path, *, dtype: Literal["float32", "float16"] = "float32") -> None:
-        """Write the checkpoint: one folder that simpair, sentence-transformers and transformers open.
-
-        Args:
-            folder: New, or an older save to replace; an interruption leaves the old one or a folder that is refused.
-            dtype: Of the stored tensors; ``float16`` halves the size and moves a cosine by about 1e-4.
-        """
-        write_checkpoint(Path(folder), self.checkpoint(dtype=dtype))
-        self.source = str(Path(folder).absolute())
-
-    def load_weights(self, folder: str | Path) -> None:
-        """Replace the weights by those of a saved checkpoint of the same shape; nothing else is read from it.
-
-        Raises:
-            ModelCorrupt: The folder is damaged, or its tensors are not those of this encoder.
-        """
-        checkpoint = read_checkpoint(Path(folder))
-        self.heads.check(checkpoint.dense)
-        self._kept = self.tower.load(checkpoint.tensors)  # copied: the parameters are born already
-        self.heads.load(checkpoint.dense)
-
-    def push_to_hub(self, repo_id: str, *, private: bool = False, commit_message: str = "Upload with simpair") -> str:
-        """Publish checkpoint and model card in one commit; the URL of the commit.
-
-        The token is that of ``hf auth login`` or ``HF_TOKEN``.
-
-        Raises:
-            HubError: The Hub refused or failed.
-        """
-        with tempfile.TemporaryDirectory() as parent:
-            folder = Path(parent) / "checkpoint"
-            write_checkpoint(folder, self.checkpoint())
-            dimension = self._settings.truncate_dim or self._whole
-            card = model_card(self._settings, dimension=dimension, repo_id=repo_id)
-            (folder / "README.md").write_text(card, encoding="utf-8")
-            return hub.push_folder(folder, repo_id, private=private, commit_message=commit_message)
-
     @property
     def device(self) -> torch.device:
         """Where the weights lie."""
@@ -365,24 +360,6 @@ class TwinTowerEncoder(Recomputing, nn.Module):
     def embedding_dimension(self) -> int:
         """D, the components of an embedding."""
         return self._width
-
-    @property
-    def fingerprint(self) -> str:
-        """Hex sha256 of whatever changes a vector: architecture, tensors as float16, tokenizer, settings; no dtype.
-
-        Two encoders with one fingerprint give the same embeddings up to rounding.
-        """
-        return fingerprint_of(*self._parts(), width=self._width)
-
-    @property
-    def identity(self) -> dict[str, str]:
-        """What the fingerprint is made of, by name: short digests and settings, to say what differs."""
-        return identity_of(*self._parts(), width=self._width)
-
-    def _parts(self) -> tuple[str, dict[str, Tensor], str, Settings]:
-        tokenizer = self.tokenizer.plain().to_str()
-        tensors = {**self.tower.tensors(), **self.heads.state_dict(prefix="heads.")}
-        return self.tower.config.identity() + self.heads.identity(), tensors, tokenizer, self._settings
 
 
 def _check(given: Choice, choices: Any, name: str) -> Choice:

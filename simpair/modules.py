@@ -14,15 +14,19 @@ from simpair.weights import read_tensors
 
 __all__ = [
     "ACTIVATIONS",
+    "STATIC",
+    "TABLE",
     "DenseLayer",
     "Modules",
     "PoolingMode",
+    "Towers",
     "dense_files",
     "pooling_file",
     "pooling_modes",
     "read_layers",
-    "read_modules",
     "read_pooling",
+    "read_table",
+    "read_towers",
 ]
 
 PoolingMode = Literal["cls", "lasttoken", "max", "mean", "mean_sqrt_len_tokens", "weightedmean"]
@@ -36,24 +40,45 @@ _LEGACY_POOLING: dict[str, PoolingMode] = {
     "pooling_mode_lasttoken": "lasttoken",
 }
 """Those of a concatenation stand in this order."""
+STATIC = "static-embedding"
+"""The ``model_type`` by which a table of embeddings, which has no ``config.json``, is known here."""
+TABLE = "embedding.weight"
+_ROUTER_CONFIGS = ("router_config.json", "config.json")
+"""Of today, and of its years as ``Asym``."""
 ACTIVATIONS = ("GELU", "Identity", "ReLU", "SiLU", "Sigmoid", "Tanh")
 """Classes of ``torch.nn`` that a dense layer may end with."""
 
 
 class Modules(NamedTuple):
-    """The folder of each module.
+    """The folder of each module of a tower.
 
     Attributes:
-        transformer: Of ``config.json``, weights and tokenizer.
-        pooling: Of the pooling's ``config.json``; None for a plain transformers folder.
+        first: Of weights and tokenizer, and of a transformer's ``config.json``.
+        pooling: Of the pooling's ``config.json``; None for a plain transformers folder, and behind a static table.
         dense: Of the dense layers behind the pooling, in their order.
         normalize: Whether the last module gives embeddings length 1.
+        static: Whether the first is a table of embeddings alone, whose mean is taken.
     """
 
-    transformer: Path
+    first: Path
     pooling: Path | None = None
     dense: tuple[Path, ...] = ()
     normalize: bool = True
+    static: bool = False
+
+
+class Towers(NamedTuple):
+    """The modules of each role.
+
+    Attributes:
+        document: Of the documents' tower, and of the only one of a tied encoder.
+        query: Of the queries' own tower; None where both roles share one.
+        default_role: Whose tower takes the texts that have no role.
+    """
+
+    document: Modules
+    query: Modules | None = None
+    default_role: Literal["query", "document"] = "document"
 
 
 class DenseLayer(NamedTuple):
@@ -70,7 +95,7 @@ class DenseLayer(NamedTuple):
     activation: str
 
 
-def read_modules(folder: Path) -> Modules:
+def read_towers(folder: Path) -> Towers:
     """The modules that ``modules.json`` names, or those of a plain transformers folder.
 
     Raises:
@@ -82,29 +107,67 @@ def read_modules(folder: Path) -> Modules:
     if not path.exists():
         if (folder / "1_Pooling" / "config.json").is_file():
             raise ModelCorrupt(f"{path} is missing; download or save the checkpoint again")
-        return Modules(folder)
+        return Towers(Modules(folder))
     entries = parse_json(path)
     try:
-        types = [str(entry["type"]) for entry in entries]
-        paths = [Path(str(entry["path"])) for entry in entries]
+        named = [(str(entry["type"]), str(entry["path"])) for entry in entries]
     except (KeyError, TypeError) as error:
         raise ModelCorrupt(f"{path} is not a list of modules ({error!r:.80}); download the checkpoint again") from None
-    for kind, where in zip(types, paths, strict=True):
-        if not kind.startswith("sentence_transformers."):
-            raise UnsafeModel(f"{path}: module {kind} is code from outside sentence-transformers, which is never run")
-        if where.is_absolute() or ".." in where.parts:
-            raise UnsafeModel(f"{path}: module path {where} leaves the checkpoint's folder")
-    names = [kind.rsplit(".", 1)[-1] for kind in types]
-    kept = [(name, folder / where) for name, where in zip(names, paths, strict=True) if name != "Dropout"]
-    kinds = [name for name, _ in kept]
-    ends = kinds[-1:] == ["Normalize"]
-    layers = kept[2 : len(kept) - ends]
-    if kinds[:2] != ["Transformer", "Pooling"] or any(name != "Dense" for name, _ in layers):
+    modules = [_locate(path, folder, kind, where) for kind, where in named]
+    if modules and modules[0].kind in ("Router", "Asym"):
+        routes, default_role = _read_router(modules[0].folder)
+        query, document = (_chain(path, [*routes[role], *modules[1:]]) for role in ("query", "document"))
+        return Towers(document, None if query == document else query, default_role)
+    return Towers(_chain(path, modules))
+
+
+class _Module(NamedTuple):
+    kind: str
+    folder: Path
+
+
+def _locate(path: Path, folder: Path, kind: str, where: str) -> _Module:
+    """The module of that class and place, which the file at ``path`` names."""
+    if not kind.startswith("sentence_transformers."):
+        raise UnsafeModel(f"{path}: module {kind} is code from outside sentence-transformers, which is never run")
+    if Path(where).is_absolute() or ".." in Path(where).parts:
+        raise UnsafeModel(f"{path}: module path {where} leaves the checkpoint's folder")
+    return _Module(kind.rsplit(".", 1)[-1], folder / where)
+
+
+def _read_router(folder: Path) -> tuple[dict[str, list[_Module]], Literal["query", "document"]]:
+    """The modules of each role, and the role of texts without one, as ``router_config.json`` has them."""
+    path = next((folder / name for name in _ROUTER_CONFIGS if (folder / name).is_file()), folder / _ROUTER_CONFIGS[0])
+    config: Any = read_json(path)
+    types, structure, options = (config.get(name) for name in ("types", "structure", "parameters"))
+    try:
+        routes = {role: [_locate(path, folder, types[name], name) for name in structure[role]] for role in structure}
+        usual = next(iter(routes)) if options.get("allow_empty_key", True) else None
+        default: Any = options.get("default_route") or usual
+    except (AttributeError, KeyError, StopIteration, TypeError) as error:
+        raise ModelCorrupt(f"{path} does not tell the modules of each route ({error!r:.80})") from None
+    unknown = sorted(options.keys() - {"default_route", "allow_empty_key", "route_mappings"})
+    if set(routes) != {"query", "document"} or options.get("route_mappings") or unknown or default not in routes:
         raise UnsupportedModel(
-            f"{path}: the modules are {', '.join(names)}; this version reads Transformer, Pooling, then perhaps Dense "
-            "layers, then perhaps Normalize"
+            f"{path}: the routes are {', '.join(map(str, routes))}, the parameters {options!r:.120}; this version "
+            "reads the routes query and document, one of them the default"
         )
-    return Modules(kept[0][1], kept[1][1], tuple(where for _, where in layers), ends)
+    return routes, default
+
+
+def _chain(path: Path, modules: Sequence[_Module]) -> Modules:
+    """Which of them is what."""
+    kept = [module for module in modules if module.kind != "Dropout"]
+    kinds = [module.kind for module in kept]
+    static, ends = kinds[:1] == ["StaticEmbedding"], kinds[-1:] == ["Normalize"]
+    layers = kept[1 if static else 2 : len(kept) - ends]
+    if not (static or kinds[:2] == ["Transformer", "Pooling"]) or any(module.kind != "Dense" for module in layers):
+        raise UnsupportedModel(
+            f"{path}: the modules are {', '.join(module.kind for module in modules)}; this version reads Transformer "
+            "and Pooling or StaticEmbedding, then perhaps Dense layers, then perhaps Normalize"
+        )
+    pooling = None if static else kept[1].folder
+    return Modules(kept[0].folder, pooling, tuple(module.folder for module in layers), ends, static)
 
 
 def read_pooling(folder: Path, width: object) -> tuple[str, bool]:
@@ -196,6 +259,26 @@ def _read_dense(folder: Path, width: int) -> DenseLayer:
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ModelCorrupt(f"{folder}: linear.bias has shape {tuple(bias.shape)}, expected {tuple(weight.shape[:1])}")
     return DenseLayer(weight, bias, activation)
+
+
+def read_table(folder: Path) -> Tensor:
+    """The rows (V, D) float32 of a static table, those of model2vec multiplied by the weights of their tokens.
+
+    Raises:
+        ModelCorrupt: The folder has other tensors than such a table's, or they do not fit each other.
+    """
+    tensors = read_tensors(folder)
+    names = sorted(tensors)
+    if names == [TABLE] and tensors[TABLE].dim() == 2:
+        return tensors[TABLE]
+    table, mapping, weights = (tensors.pop(name, None) for name in ("embeddings", "mapping", "weights"))
+    if table is None or tensors or table.dim() != 2:
+        raise ModelCorrupt(f"{folder}: the weights are {', '.join(names)[:120]}; expected {TABLE} (V, D) alone")
+    try:
+        table = table if mapping is None else table[mapping]
+        return table if weights is None else table * weights.view(len(table), 1)
+    except (IndexError, RuntimeError) as error:
+        raise ModelCorrupt(f"{folder}: embeddings, mapping and weights do not fit ({error!s:.80})") from None
 
 
 def dense_files(layers: Sequence[DenseLayer]) -> list[tuple[dict[str, Any], Mapping[str, Tensor]]]:

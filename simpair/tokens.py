@@ -25,6 +25,7 @@ from simpair.errors import InputError
 from simpair.workers import is_forked
 
 __all__ = [
+    "ROLE_NUMBERS",
     "PackedBatch",
     "PaddedBatch",
     "Role",
@@ -40,6 +41,8 @@ __all__ = [
 ]
 
 Role = Literal["query", "document"]
+ROLE_NUMBERS: Mapping[Role | None, int] = {None: 0, "query": 1, "document": 2}
+"""How a batch tells the role of each text."""
 
 _LOG = logging.getLogger("simpair")
 _TOKENIZED_AT_ONCE = 1_024
@@ -163,6 +166,8 @@ class Tokens:
         prompts: Prompt by name; ``query`` and ``document`` are those of the two roles.
         default_prompt_name: The prompt of texts without a role, or None for no prompt.
         pad_token_id: The id that fills the rectangle of a padded batch.
+        query: That of the queries' own tower, where there is one; the rest is then for documents.
+        default_role: Which of the two takes the texts that have no role.
     """
 
     def __init__(
@@ -173,6 +178,8 @@ class Tokens:
         prompts: Mapping[str, str],
         default_prompt_name: str | None = None,
         pad_token_id: int = 0,
+        query: Tokens | None = None,
+        default_role: Role = "document",
     ) -> None:
         self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
         self._tokenizer.no_padding()
@@ -182,6 +189,12 @@ class Tokens:
         self._default_prompt_name = default_prompt_name
         self.max_seq_length = max_seq_length
         self.pad_token_id = pad_token_id
+        self.query, self.default_role = query, default_role
+
+    @property
+    def tied(self) -> bool:
+        """Whether both roles share one tower."""
+        return self.query is None
 
     def prompt(self, role: Role | None) -> str:
         """The prompt set before every text of a role; ``""`` where the checkpoint declares none."""
@@ -199,6 +212,8 @@ class Tokens:
             InputError: An entry is not a string, has a lone surrogate, or has no tokens at all.
         """
         check_texts(texts)
+        if self.query is not None and (role or self.default_role) == "query":
+            return self.query.tokenize(texts, role=role)
         prompt, found = self.prompt(role), Tokenized([], [])
         for first in range(0, len(texts), _TOKENIZED_AT_ONCE):
             some = texts[first : first + _TOKENIZED_AT_ONCE]

@@ -21,6 +21,7 @@ from simpair.errors import ModelCorrupt, UnsupportedModel, one_line
 __all__ = [
     "lowers_first",
     "parse_json",
+    "read_bare_tokenizer",
     "read_json",
     "read_tokenizer",
     "read_tokenizer_config",
@@ -133,6 +134,22 @@ def read_tokenizer(
     if any(tokenizer.encode("a").type_ids):
         raise UnsupportedModel(f"{path}: tokens of one text are not all of type 0, the one that this version reads")
     return tokenizer, declared
+
+
+def read_bare_tokenizer(folder: Path) -> tuple[Tokenizer, int | None]:
+    """The tokenizer of a static table, which adds no special tokens, and at how many tokens it cuts a text.
+
+    Raises:
+        ModelCorrupt: ``tokenizer.json`` is missing or damaged.
+    """
+    if not (folder / "tokenizer.json").is_file():
+        raise ModelCorrupt(f"{folder} has no tokenizer.json; download the checkpoint again")
+    tokenizer = _open(folder / "tokenizer.json", {}, _BERT)
+    longest = None if tokenizer.truncation is None else int(tokenizer.truncation["max_length"])
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.post_processor = None
+    return tokenizer, longest
 
 
 def tokenizer_config_of(tokenizer: Tokenizer, config: Mapping[str, Any], declared: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,17 +7,19 @@ import random
 import shutil
 import string
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from tokenizers import Tokenizer
 from tokenizers.implementations import BertWordPieceTokenizer
 
-from simpair.checkpoint import Checkpoint, Settings
+from simpair.checkpoint import LONGEST, Checkpoint, Settings
 from simpair.layout import write_checkpoint
 from simpair.model import TwinTowerEncoder
+from simpair.modules import STATIC, TABLE
 from simpair.towers.config import PackedBertConfig
 from simpair.towers.packed import PackedBert
 
@@ -105,6 +107,32 @@ def make_checkpoint() -> Callable[..., Checkpoint]:
             tokenizer=tokenizer or Tokenizer.from_str(BertWordPieceTokenizer(vocabulary).to_str()),
             tokenizer_config={"tokenizer_class": "BertTokenizer", "do_lower_case": True},
         )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_untied(make_checkpoint: Callable[..., Checkpoint]) -> Callable[..., Checkpoint]:
+    """``make_untied(default_role=…)``: the tiny checkpoint for documents, one of a single layer for queries."""
+
+    def make(*, default_role: Literal["query", "document"] = "document", **settings: Any) -> Checkpoint:
+        query = make_checkpoint(seed=1, config={"num_hidden_layers": 1}, **{**settings, "max_seq_length": 24})
+        return replace(make_checkpoint(**settings), query=query, default_role=default_role)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_static(make_checkpoint: Callable[..., Checkpoint]) -> Callable[..., Checkpoint]:
+    """``make_static(**settings)``: a table of embeddings of the tiny checkpoint's pieces, without special tokens."""
+
+    def make(**settings: Any) -> Checkpoint:
+        tokenizer, draw = make_checkpoint().tokenizer, torch.Generator().manual_seed(3)
+        rows = torch.randn(tokenizer.get_vocab_size(), 32, generator=draw)
+        bare = Tokenizer.from_str(tokenizer.to_str())
+        bare.post_processor = None
+        config = {"model_type": STATIC, "vocab_size": len(rows), "hidden_size": 32}
+        return Checkpoint(config, Settings(**{"max_seq_length": LONGEST, **settings}), {TABLE: rows}, bare, {})
 
     return make
 

@@ -32,8 +32,9 @@ _FLOORS = {
     "towers": 5,
     "encoding": 5,
     "fingerprint": 5,
+    "saving": 6,
     "scores": 4,
-    "model": 6,
+    "model": 7,
 }
 _SEARCH_FLOORS = {
     "errors": 0,

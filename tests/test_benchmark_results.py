@@ -66,6 +66,15 @@ def test_the_figures_of_training_are_those_of_its_results(name: str) -> None:
     assert re.findall(r"\d+\.\d+(?=[×\s]|;| |。|，)(?!\.)", sentence.split("6.2.0")[1]) == figures
 
 
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
+def test_the_figures_of_the_small_query_tower_are_those_of_its_results(name: str) -> None:
+    found = json.loads((RESULTS / "untied.json").read_text(encoding="utf-8"))["sets"]["scifact"]
+    speed, kept = found["latency"], found["ndcg_at_10"]["kept"]
+    figures = [f"{speed['ratio']:.2f}", *(f"{speed['milliseconds'][who]:.1f}" for who in ("pair", "whole"))]
+    (passage,) = re.findall(r"recipes\.query_tower.*?untied\.json", (ROOT / name).read_text("utf-8"), re.S)
+    assert re.findall(r"\d+\.\d+", passage) == [*figures, f"{100 * kept:.1f}"]
+
+
 @pytest.mark.parametrize("name", ["model_card.md", "README.md", "README.zh-CN.md"])
 def test_a_figure_changed_by_hand_would_show(name: str, results: card.Results) -> None:
     text = card.render((ROOT / name).read_text(encoding="utf-8"), results, chinese="zh-CN" in name)

@@ -54,7 +54,8 @@ def test_every_public_name_is_there_once_and_in_order(module: ModuleType) -> Non
     if not hasattr(module, "__all__"):
         assert module.__name__ in _WITHOUT_NAMES
         return
-    assert list(module.__all__) == sorted(set(module.__all__))
+    order = {name: (not name.isupper(), name[0].islower(), name) for name in module.__all__}
+    assert list(module.__all__) == sorted(order, key=order.__getitem__)  # constants, classes, functions
     for name in module.__all__:
         assert getattr(module, name) is not None
 

@@ -52,11 +52,19 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def opened_by_version_5(make_checkpoint: Callable[..., Checkpoint], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def opened_by_version_5(
+    make_checkpoint: Callable[..., Checkpoint],
+    make_untied: Callable[..., Checkpoint],
+    make_static: Callable[..., Checkpoint],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
     """A folder of checkpoints that simpair saved; beside each, what version 5 makes of it, from one process for all."""
     made, saved = tmp_path_factory.mktemp("made"), tmp_path_factory.mktemp("saved")
-    for name, settings in SAVED.items():
-        write_checkpoint(made / name, make_checkpoint(**settings))
+    checkpoints = {name: make_checkpoint(**settings) for name, settings in SAVED.items()}
+    checkpoints["untied"] = make_untied(prompts={"query": "ask: ", "document": ""})
+    checkpoints["static"] = make_static(max_seq_length=20)
+    for name, checkpoint in checkpoints.items():
+        write_checkpoint(made / name, checkpoint)
         TwinTowerEncoder.from_pretrained(made / name, device="cpu").save_pretrained(saved / name)
     TwinTowerEncoder.from_pretrained(BUNDLED, device="cpu").save_pretrained(saved / BUNDLED)
     command = [sys.executable, "-c", SCRIPT, str(FOLDER), str(saved), *TEXTS]
@@ -65,7 +73,7 @@ def opened_by_version_5(make_checkpoint: Callable[..., Checkpoint], tmp_path_fac
     return saved
 
 
-@pytest.mark.parametrize("name", [*SAVED, BUNDLED])
+@pytest.mark.parametrize("name", [*SAVED, "untied", "static", BUNDLED])
 def test_a_saved_checkpoint_gives_the_same_vectors(opened_by_version_5: Path, name: str) -> None:
     encoder = TwinTowerEncoder.from_pretrained(opened_by_version_5 / name, device="cpu")
     ours = np.stack([encoder.encode(TEXTS), encoder.encode_query(TEXTS), encoder.encode_document(TEXTS)])

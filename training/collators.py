@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from simpair.errors import DataError
-from simpair.tokens import Role, Tokens
+from simpair.tokens import ROLE_NUMBERS, Role, Tokens
 
 from .pairs import RetrievalPair, ScoredPair, check_records
 
@@ -31,8 +31,9 @@ _OVERHEAD = 200
 class PairCollator:
     """Turns records into padded batches for both towers.
 
-    A scored pair is symmetric, so its texts take the default role; of a retrieval pair the anchor is a query, the
-    positive and the negatives are documents. A text is tokenised once: its ids are kept for the next epoch (workers of
+    A scored pair is symmetric, so its texts take the default role, unless the towers are untied: the first is a query
+    then, the second a document. Of a retrieval pair the anchor is a query, the positive and the negatives are
+    documents. A text is tokenised once: its ids are kept for the next epoch (workers of
     a DataLoader keep their own, and end with it unless they are persistent).
 
     Args:
@@ -50,7 +51,8 @@ class PairCollator:
 
         Returns:
             ``text1_input_ids`` and ``text1_attention_mask`` (B, T1) int64, the same for ``text2``, then either
-            ``labels`` (B,) float32 or the same two for ``negative1``, ``negative2``, …
+            ``labels`` (B,) float32 or the same two for ``negative1``, ``negative2``, …; for untied towers also
+            ``text1_roles`` (B,) int64 and so on: 1 for a query, 2 for a document.
 
         Raises:
             DataError: Records of different kinds or different numbers of negatives, or a text that is none.
@@ -59,7 +61,8 @@ class PairCollator:
         first = checked[0]
         if isinstance(first, ScoredPair):
             texts1, texts2, labels = zip(*checked, strict=True)
-            batch = {**self._columns("text1", texts1, None), **self._columns("text2", texts2, None)}
+            roles: tuple[Role | None, Role | None] = (None, None) if self._tokens.tied else ("query", "document")
+            batch = {**self._columns("text1", texts1, roles[0]), **self._columns("text2", texts2, roles[1])}
             return {**batch, "labels": torch.tensor(labels, dtype=torch.float32)}
         anchors, positives, negatives = zip(*checked, strict=True)
         if len(counts := {len(texts) for texts in negatives}) > 1:
@@ -71,7 +74,10 @@ class PairCollator:
 
     def _columns(self, name: str, texts: Sequence[str], role: Role | None) -> dict[str, Tensor]:
         input_ids, attention_mask = self._tokens.pad_ids(self._ids(texts, role))
-        return {f"{name}_input_ids": input_ids, f"{name}_attention_mask": attention_mask}
+        columns = {f"{name}_input_ids": input_ids, f"{name}_attention_mask": attention_mask}
+        if not self._tokens.tied:
+            columns[f"{name}_roles"] = torch.full((len(texts),), ROLE_NUMBERS[role])
+        return columns
 
     def _ids(self, texts: Sequence[str], role: Role | None) -> list[array[int]]:
         """The token ids of texts; those of an earlier epoch are still known."""

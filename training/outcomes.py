@@ -7,6 +7,7 @@ their score.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -77,17 +78,22 @@ class BitextRanking(NamedTuple):
 def score_pairs(encoder: TextEncoder, pairs: Sequence[ScoredPair]) -> PairSeries:
     """Returns the inner product of the embeddings of each pair, and its label.
 
+    Of untied towers the queries' takes the first texts, that of documents the second ones.
+
     Raises:
         InputError: There are fewer than two pairs, or the labels (or the scores) are all the same.
     """
     if not all(isinstance(pair, ScoredPair) for pair in pairs):
         raise InputError("expected scored pairs; read_pairs gives those of a file")
     labels = varied([pair.label for pair in pairs], "labels")
-    texts = list(dict.fromkeys(text for pair in pairs for text in (pair.text1, pair.text2)))
-    embeddings = encoder.encode(texts)
-    row = {text: number for number, text in enumerate(texts)}
-    left = embeddings[[row[pair.text1] for pair in pairs]]
-    right = embeddings[[row[pair.text2] for pair in pairs]]
+    first, second = [pair.text1 for pair in pairs], [pair.text2 for pair in pairs]
+    if getattr(encoder, "tied", True):
+        texts = list(dict.fromkeys(chain.from_iterable(zip(first, second, strict=True))))
+        embeddings = encoder.encode(texts)
+        row = {text: number for number, text in enumerate(texts)}
+        left, right = (embeddings[[row[text] for text in side]] for side in (first, second))
+    else:
+        left, right = encoder.encode_query(first), encoder.encode_document(second)
     return PairSeries(varied(np.einsum("nd,nd->n", left, right), "scores"), labels)
 
 

@@ -41,7 +41,8 @@ def embed_columns(model: nn.Module, inputs: Mapping[str, Tensor], *, at_once: in
     """Embeddings (B, D) of every text column of a batch (text1, text2, negative1, …), from one forward of the model.
 
     Args:
-        model: ``forward(input_ids (N, T), attention_mask (N, T)) -> (N, D)``, wrapped or not.
+        model: ``forward(input_ids (N, T), attention_mask (N, T)) -> (N, D)``, wrapped or not; with untied towers it
+            also takes the roles (N,).
         inputs: The collator's batch.
         at_once: How many texts a forward takes; each is run again for its gradients, with the same dropout, so that the
             memory of one suffices. 0 takes all, once. Gao et al., 2021, "Scaling Deep Contrastive Learning Batch Size
@@ -52,11 +53,13 @@ def embed_columns(model: nn.Module, inputs: Mapping[str, Tensor], *, at_once: in
     masks = [inputs[f"{name}_attention_mask"] for name in names]
     width = max(column.shape[1] for column in ids)
     joined = [torch.cat([F.pad(part, (0, width - part.shape[1])) for part in parts]) for parts in (ids, masks)]
+    if f"{names[0]}_roles" in inputs:  # untied towers: each text has its own
+        joined.append(torch.cat([inputs[f"{name}_roles"] for name in names]))
     if at_once:
         parts = zip(*(part.split(at_once) for part in joined), strict=True)
         embeddings: Tensor = torch.cat([checkpoint(model, *part, use_reentrant=False) for part in parts])
     else:
-        embeddings = model(joined[0], joined[1])
+        embeddings = model(*joined)
     return list(embeddings.split([len(column) for column in ids]))
 
 

@@ -45,7 +45,8 @@ class Recomputing:
         for name, value in asked.items():
             if name not in only or value != only[name]:
                 raise InputError(f"activation checkpointing with {name}={value!r} is not offered; leave {name} out")
-        self.tower.recomputing = True
+        for encoder in filter(None, (self, self.query)):
+            encoder.tower.recomputing = True
 
     def gradient_checkpointing_enable(
         self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None, **options: Any
@@ -55,7 +56,8 @@ class Recomputing:
 
     def activation_checkpointing_disable(self: Any) -> None:
         """Keep what the layers have in between, as usual."""
-        self.tower.recomputing = False
+        for encoder in filter(None, (self, self.query)):
+            encoder.tower.recomputing = False
 
     def gradient_checkpointing_disable(self) -> None:
         """The same, under its older name."""

@@ -1,4 +1,4 @@
-"""``config.json`` → the tower that serves it: our own for the BERT family, transformers' for the rest."""
+"""``config.json`` → the tower that serves it: our own for BERT's family and for tables, or transformers'."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from typing import Any
 
 import torch
 
+from simpair.modules import STATIC
 from simpair.towers.auto import AutoConfig, AutoTower
 from simpair.towers.config import MODEL_TYPES, PackedBertConfig
 from simpair.towers.packed import PackedBert
+from simpair.towers.static import StaticConfig, StaticTower
 
 __all__ = ["Tower", "empty_tower"]
 
-Tower = PackedBert | AutoTower
+Tower = PackedBert | AutoTower | StaticTower
 
 
 def empty_tower(config: Mapping[str, Any]) -> Tower:
@@ -23,8 +25,10 @@ def empty_tower(config: Mapping[str, Any]) -> Tower:
         ModelError: A child of it says why there is none.
     """
     kind = config.get("model_type")
-    if isinstance(kind, str) and kind not in MODEL_TYPES:
+    if kind != STATIC and isinstance(kind, str) and kind not in MODEL_TYPES:
         return AutoTower(AutoConfig.from_config(config))
-    shape = PackedBertConfig.from_config(config)
+    shape = None if kind == STATIC else PackedBertConfig.from_config(config)
     with torch.device("meta"):  # shapes are compared before anything is allocated
+        if shape is None:
+            return StaticTower(StaticConfig(config["vocab_size"], config["hidden_size"]))
         return PackedBert(shape)

@@ -50,8 +50,9 @@ from .student import make_student
 from .targets import teacher_targets
 from .vocabulary import train_vocabulary
 
-_LOG = logging.getLogger("simpair")
+__all__ = ["STAGES", "Material", "Stage", "claim", "gather_material", "main", "train"]
 
+_LOG = logging.getLogger("simpair")
 _SCALE = 20.0
 _WORKERS = 12
 _SHORT = (256, 128, 64)  # widths of the short forms
@@ -151,7 +152,7 @@ class Schedule(Dataset[Batch]):
 
     def _walk(self, count: int, number: int) -> NDArray[np.int64]:
         """The ``number``-th batch of the endless walk over so many rows, shuffled anew each time round."""
-        size = self._stage.distilled
+        size = min(self._stage.distilled, count)
         rounds, place = divmod(number, count // size)
         order = np.random.default_rng((self._seed, rounds, 1)).permutation(count)
         return order[place * size : (place + 1) * size]
@@ -317,12 +318,12 @@ def train_stages(material: Material, work: Path, *, seed: int) -> TwinTowerEncod
     return TwinTowerEncoder.from_pretrained(folder)
 
 
-def _claim(work: Path, data: Path, teacher: Path, seed: int) -> None:
+def claim(work: Path, data: Path, teacher: Path, seed: int, stages: Sequence[Stage]) -> None:
     """Write down what WORK is made of, or refuse to go on with what was made of something else."""
     files = [*sorted(data.glob("*.jsonl.gz")), teacher / "model.safetensors"]
     run = {
         "seed": seed,
-        "stages": [stage._asdict() for stage in STAGES],
+        "stages": [stage._asdict() for stage in stages],
         "files": {path.name: sha256(path) for path in files},
     }
     if (work / RUN_FILE).exists():
@@ -342,7 +343,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.manual_seed(options.seed)
-    _claim(options.work, options.data, options.teacher, options.seed)
+    claim(options.work, options.data, options.teacher, options.seed, STAGES)
     build_student(options.data, options.teacher, options.work / "student")
     material = gather_material(options.data, options.teacher, options.work / "targets")
     student = train_stages(material, options.work, seed=options.seed)
