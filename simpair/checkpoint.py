@@ -72,6 +72,7 @@ class Settings:
         prompts: Prompt by name.
         default_prompt_name: The prompt of texts without a role, or None.
         truncate_dim: How many leading components are kept, or None for all.
+        include_prompt: Whether the states of the prompt's tokens are pooled too.
     """
 
     pooling: str = "mean"
@@ -81,6 +82,7 @@ class Settings:
     prompts: Mapping[str, str] = field(default_factory=lambda: {"query": "", "document": ""})
     default_prompt_name: str | None = None
     truncate_dim: int | None = None
+    include_prompt: bool = True
 
 
 @dataclass(frozen=True)
@@ -207,15 +209,11 @@ def _read_behind(
     folder: Path, modules: Modules, settings: Settings, config: Mapping[str, Any]
 ) -> tuple[Settings, list[DenseLayer]]:
     """The settings with what the modules behind the first one say, and the dense layers."""
-    place, pooling, includes = modules.pooling, settings.pooling, True
-    if place is not None:
-        pooling, includes = read_pooling(place, width_of(config))
-    layers = read_layers(modules.dense, vector_width(config, pooling))
-    settings = _read_settings(folder, replace(settings, pooling=pooling), width=vector_width(config, pooling, layers))
-    if any(settings.prompts.values()) and not includes:
-        raise UnsupportedModel(
-            f"{place}: pooling without the prompt (include_prompt false) is not read by this version"
-        )
+    if modules.pooling is not None:
+        pooling, includes = read_pooling(modules.pooling, width_of(config))
+        settings = replace(settings, pooling=pooling, include_prompt=includes)
+    layers = read_layers(modules.dense, vector_width(config, settings.pooling))
+    settings = _read_settings(folder, settings, width=vector_width(config, settings.pooling, layers))
     return replace(settings, normalize=modules.normalize or settings.similarity == "cosine"), layers
 
 

@@ -56,4 +56,7 @@ def _update(digest: hashlib._Hash, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _told(settings: Settings, width: int) -> dict[str, Any]:
-    return {**vars(settings), "prompts": sorted(settings.prompts.items()), "truncate_dim": width}
+    told = {**vars(settings), "prompts": sorted(settings.prompts.items()), "truncate_dim": width}
+    if settings.include_prompt:  # as nearly always, and as it was before that was told
+        del told["include_prompt"]
+    return told

@@ -118,7 +118,7 @@ def _modules(checkpoint: Checkpoint) -> list[_Module]:
         first = _Module("StaticEmbedding", tensors=checkpoint.tensors, tokenizer=_cutting(checkpoint))
     else:
         first = _transformer(checkpoint)
-        file = pooling_file(settings.pooling, width_of(checkpoint.config))
+        file = pooling_file(settings.pooling, width_of(checkpoint.config), include_prompt=settings.include_prompt)
         pooling = [_Module("Pooling", {"config.json": file})]
     dense = [_Module("Dense", {"config.json": file}, tensors) for file, tensors in dense_files(checkpoint.dense)]
     return [first, *pooling, *dense, *[_Module("Normalize", {"config.json": {}})] * settings.normalize]

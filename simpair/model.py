@@ -27,7 +27,18 @@ from simpair.heads import Heads
 from simpair.pooling import pool
 from simpair.saving import Saving
 from simpair.scores import pairwise_scores, scores
-from simpair.tokens import PackedBatch, Role, Tokenized, Tokens, check_role, check_texts, draw_texts, list_texts, pack
+from simpair.tokens import (
+    ROLE_NUMBERS,
+    PackedBatch,
+    Role,
+    Tokenized,
+    Tokens,
+    check_role,
+    check_texts,
+    draw_texts,
+    list_texts,
+    pack,
+)
 from simpair.towers.backward import Recomputing
 from simpair.towers.choose import empty_tower
 from simpair.towers.products import Dtype, LayerParts, Layouts, Product
@@ -95,6 +106,7 @@ class TwinTowerEncoder(Saving, Recomputing, nn.Module):
             prompts=self._settings.prompts,
             default_prompt_name=self._settings.default_prompt_name,
             pad_token_id=config.pad_token_id,
+            include_prompt=self._settings.include_prompt,
             query=None if self.query is None else self.query.tokenizer,
             default_role=self._default_role,
         )
@@ -178,33 +190,43 @@ class TwinTowerEncoder(Saving, Recomputing, nn.Module):
         """
         if not isinstance(role, Tensor):
             check_role(role)
-            return self._of(role).embed(pack(input_ids, attention_mask))
+            tower = self._of(role)
+            return tower._embed(pack(input_ids, attention_mask), None, tower.tokenizer.skipped(role))
         if self.query is None:
-            return self.embed(pack(input_ids, attention_mask))
+            return self._embed(pack(input_ids, attention_mask), None, self._skipped(role))
         asks = (role == 1) | ((role == 0) & (self._default_role == "query"))
         rows = [asks.nonzero().view(-1), (~asks).nonzero().view(-1)]
         parts = [
-            tower.embed(pack(input_ids[some], attention_mask[some]))
+            tower._embed(pack(input_ids[some], attention_mask[some]), None, tower._skipped(role[some]))
             for tower, some in zip((self.query, self), rows, strict=True)
             if len(some)
         ]
         return torch.cat(parts).index_select(0, torch.cat(rows).argsort())
 
+    def _skipped(self, roles: Tensor) -> int | Tensor:
+        """How many tokens of each text are not pooled; ``roles`` are (B,)."""
+        if self._settings.include_prompt:
+            return 0
+        return torch.tensor([self.tokenizer.skipped(role) for role in ROLE_NUMBERS], device=roles.device)[roles]
+
     def embed(self, batch: PackedBatch) -> Tensor:
         """Embeddings (B, D) float32 of a packed batch, differentiable: the one path of training and serving.
 
-        Of untied towers that of documents; the other is ``query.embed``.
+        Of untied towers that of documents; the other is ``query.embed``. All tokens are pooled, those of a prompt too.
         """
-        return self._embed(batch, None)
+        return self._embed(batch, None, 0)
 
-    def _embed(self, batch: PackedBatch, products: Sequence[LayerParts[Product]] | None) -> Tensor:
-        vectors = self.heads(pool(self.tower(batch, products), batch, self._settings.pooling))[:, : self._width]
+    def _embed(
+        self, batch: PackedBatch, products: Sequence[LayerParts[Product]] | None, skipped: int | Tensor
+    ) -> Tensor:
+        states = self.tower(batch, products)
+        vectors = self.heads(pool(states, batch, self._settings.pooling, skipped=skipped))[:, : self._width]
         return F.normalize(vectors, dim=-1) if self._settings.normalize else vectors
 
-    def _embed_finite(self, batch: PackedBatch, products: Sequence[LayerParts[Product]]) -> FloatArray:
+    def _embed_finite(self, batch: PackedBatch, products: Sequence[LayerParts[Product]], skipped: int) -> FloatArray:
         device = self.device
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            vectors: FloatArray = self._embed(send(batch, device), products).cpu().numpy()
+            vectors: FloatArray = self._embed(send(batch, device), products, skipped).cpu().numpy()
         if not np.isfinite(vectors).all():
             raise ModelCorrupt("embeddings came out that are not finite: the weights are damaged, or the dtype narrow")
         return vectors
@@ -307,7 +329,7 @@ class TwinTowerEncoder(Saving, Recomputing, nn.Module):
             with torch.no_grad(), torch.autocast(device.type, enabled=False):
                 few = None if out is None else tokens
                 products = self._layouts.of(self.tower.sites(), tokens=few, trained=self.tower.trained)
-            return partial(self._embed_finite, products=products)
+            return partial(self._embed_finite, products=products, skipped=self.tokenizer.skipped(role))
 
         return encode_blocks(
             texts,

@@ -210,10 +210,10 @@ def pooling_modes(pooling: str) -> list[PoolingMode]:
     return pooling.split("+")  # type: ignore[return-value]
 
 
-def pooling_file(pooling: str, width: int | None) -> dict[str, Any]:
+def pooling_file(pooling: str, width: int | None, *, include_prompt: bool) -> dict[str, Any]:
     """The pooling's ``config.json``, which every version of sentence-transformers reads."""
     flags = {key: mode in pooling_modes(pooling) for key, mode in _LEGACY_POOLING.items()}
-    return {"word_embedding_dimension": width, **flags, "include_prompt": True}
+    return {"word_embedding_dimension": width, **flags, "include_prompt": include_prompt}
 
 
 def read_layers(folders: Sequence[Path], width: int) -> list[DenseLayer]:

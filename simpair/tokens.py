@@ -166,6 +166,7 @@ class Tokens:
         prompts: Prompt by name; ``query`` and ``document`` are those of the two roles.
         default_prompt_name: The prompt of texts without a role, or None for no prompt.
         pad_token_id: The id that fills the rectangle of a padded batch.
+        include_prompt: Whether the prompt's tokens are pooled too.
         query: That of the queries' own tower, where there is one; the rest is then for documents.
         default_role: Which of the two takes the texts that have no role.
     """
@@ -178,6 +179,7 @@ class Tokens:
         prompts: Mapping[str, str],
         default_prompt_name: str | None = None,
         pad_token_id: int = 0,
+        include_prompt: bool = True,
         query: Tokens | None = None,
         default_role: Role = "document",
     ) -> None:
@@ -190,11 +192,28 @@ class Tokens:
         self.max_seq_length = max_seq_length
         self.pad_token_id = pad_token_id
         self.query, self.default_role = query, default_role
+        names: list[Role | None] = [] if include_prompt else [None, "query", "document"]
+        self._skipped = {role: self._prompt_tokens(role) for role in names if self.prompt(role)}
 
     @property
     def tied(self) -> bool:
         """Whether both roles share one tower."""
         return self.query is None
+
+    @property
+    def asks_for_roles(self) -> bool:
+        """Whether an embedding needs the role of its text, beside the tokens."""
+        return bool(self._skipped) or (self.query is not None)
+
+    def skipped(self, role: Role | None) -> int:
+        """How many tokens, from the first, are left out of the pooling: those of a prompt that is not included."""
+        return self._skipped.get(role, 0)
+
+    def _prompt_tokens(self, role: Role | None) -> int:
+        """The length of a prompt in tokens, the special one behind it aside, as sentence-transformers counts them."""
+        ids = self._tokenizer.encode(self.prompt(role)).ids
+        added = self._tokenizer.get_added_tokens_decoder()
+        return len(ids) - bool(ids and ids[-1] in added and added[ids[-1]].special)
 
     def prompt(self, role: Role | None) -> str:
         """The prompt set before every text of a role; ``""`` where the checkpoint declares none."""
@@ -217,11 +236,11 @@ class Tokens:
         prompt, found = self.prompt(role), Tokenized([], [])
         for first in range(0, len(texts), _TOKENIZED_AT_ONCE):
             some = texts[first : first + _TOKENIZED_AT_ONCE]
-            self._tokenize([prompt + text for text in some] if prompt else list(some), first, found)
+            self._tokenize([prompt + text for text in some] if prompt else list(some), first, found, self.skipped(role))
         return found
 
-    def _tokenize(self, texts: list[str], first: int, found: Tokenized) -> None:
-        """Add these texts, prompts included, to what was found of the ``first`` ones before them."""
+    def _tokenize(self, texts: list[str], first: int, found: Tokenized, skipped: int) -> None:
+        """Add these texts, prompts of ``skipped`` tokens included, to what was found of the ``first`` ones before."""
         starts = [self._start(text) for text in texts]
         encodings = self._encode_all(starts)
         for row, text in enumerate(texts):
@@ -230,6 +249,8 @@ class Tokens:
                 encodings[row] = self._tokenizer.encode(starts[row])
             if not encodings[row].ids:
                 raise InputError(f"the text {text[:40]!r} has no tokens in this checkpoint's tokenizer; leave it out")
+            if len(encodings[row].ids) <= skipped:
+                raise InputError(f"the text {text[:40]!r} has no tokens beside its prompt; leave it out")
             if len(encodings[row].ids) == self.max_seq_length and encodings[row].overflowing:
                 found.truncated.append(first + row)
         found.ids.extend(encoding.ids for encoding in encodings)

@@ -343,13 +343,6 @@ def test_the_folder_before_the_damage_loads(foreign_copy: Path) -> None:
     assert TwinTowerEncoder.from_pretrained(foreign_copy, device="cpu").encode("a cat").shape == (32,)
 
 
-def test_pooling_without_the_prompt_is_refused_where_there_is_a_prompt(foreign_copy: Path) -> None:
-    _set("1_Pooling/config.json", include_prompt=False)(foreign_copy)
-    _load(foreign_copy)
-    _set("config_sentence_transformers.json", prompts={"query": "query: "})(foreign_copy)
-    assert isinstance(_refusal(foreign_copy), UnsupportedModel)
-
-
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b'{"a": 1', b'"text"', b"3", b"[" * 100_000], ids=repr)
 @pytest.mark.parametrize("name", _CONFIGS)
 def test_a_broken_file_is_named(foreign_copy: Path, name: str, content: bytes) -> None:

@@ -51,8 +51,9 @@ class PairCollator:
 
         Returns:
             ``text1_input_ids`` and ``text1_attention_mask`` (B, T1) int64, the same for ``text2``, then either
-            ``labels`` (B,) float32 or the same two for ``negative1``, ``negative2``, …; for untied towers also
-            ``text1_roles`` (B,) int64 and so on: 1 for a query, 2 for a document.
+            ``labels`` (B,) float32 or the same two for ``negative1``, ``negative2``, …; where an
+            embedding depends on its role also ``text1_roles`` (B,) int64 and so on: 0 for none, 1 for a query, 2 for a
+            document.
 
         Raises:
             DataError: Records of different kinds or different numbers of negatives, or a text that is none.
@@ -75,7 +76,7 @@ class PairCollator:
     def _columns(self, name: str, texts: Sequence[str], role: Role | None) -> dict[str, Tensor]:
         input_ids, attention_mask = self._tokens.pad_ids(self._ids(texts, role))
         columns = {f"{name}_input_ids": input_ids, f"{name}_attention_mask": attention_mask}
-        if not self._tokens.tied:
+        if self._tokens.asks_for_roles:
             columns[f"{name}_roles"] = torch.full((len(texts),), ROLE_NUMBERS[role])
         return columns
 
