@@ -1,18 +1,15 @@
 """Name → local folder of a checkpoint; local folder → repository on the Hugging Face Hub.
 
-Knows which files a checkpoint has, not what is in them. A folder or the bundled name opens no socket; the network, its
-cache and its login are the Hub client's work.
+A folder or the bundled name opens no socket; the network, its cache and its login are the Hub client's work.
 """
 
 from __future__ import annotations
 
 import glob
-import json
 import logging
 import re
-from collections.abc import Iterable
-from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
 from simpair.errors import (
     HubError,
@@ -21,11 +18,10 @@ from simpair.errors import (
     ModelNotFound,
     OfflineMiss,
     SimpairError,
-    UnsafeModel,
-    UnsupportedModel,
 )
+from simpair.manifest import PLAIN, files_to_push, lists_of_modules, modules_of, needed_files, seems_whole
 
-__all__ = ["BUNDLED", "Resolved", "push_folder", "resolve"]
+__all__ = ["BUNDLED", "Resolved", "licence_of", "push_folder", "resolve"]
 
 BUNDLED = "simpair-mini"
 
@@ -35,15 +31,6 @@ _HUB_NAME = re.compile(
     rf"(?P<repo>(?!.*(\.\.|--))\w[\w.-]*(/\w[\w.-]*)?)(@(?P<revision>{_REVISION.pattern}))?", re.ASCII
 )
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_FILES = re.compile(
-    r"modules\.json|router_config\.json|config(_sentence_transformers)?\.json|sentence_[a-z-]+_config\.json"
-    r"|tokenizer(_config)?\.json|special_tokens_map\.json|added_tokens\.json|vocab\.(txt|json)|merges\.txt|simpair\.json"
-    r"|chat_template\.jinja|adapter_config\.json"  # which a folder is refused for
-)
-_WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
-_PICKLED = re.compile(r"pytorch_model.*\.bin(\.index\.json)?")
-_PAPERS = re.compile(r"README\.md|(LICENSE|NOTICE)[\w.-]*")
-
 _LOG = logging.getLogger(__name__)
 
 
@@ -57,14 +44,6 @@ class Resolved(NamedTuple):
 
     folder: Path
     source: str
-
-
-class _Module(NamedTuple):
-    kind: str
-    path: str
-
-
-_PLAIN = [_Module("Transformer", "")]
 
 
 def resolve(
@@ -115,6 +94,27 @@ def resolve(
     return Resolved(folder, f"{repo_id}@{folder.name}")
 
 
+def licence_of(resolved: Resolved, *, local_files_only: bool = False) -> str | None:
+    """The licence that the card of a checkpoint names; None where there is no card, or none can be had.
+
+    The bundled checkpoint's is the notice of its data's terms, which lies beside it.
+    """
+    if resolved.source == BUNDLED:
+        return f"terms of its data: {_PRETRAINED / 'NOTICE.md'}"
+    from huggingface_hub import hf_hub_download, metadata_load, repocard
+
+    card, (repo_id, _, commit) = resolved.folder / "README.md", resolved.source.rpartition("@")
+    try:
+        if not card.is_file() and _COMMIT.fullmatch(commit):
+            card = Path(hf_hub_download(repo_id, "README.md", revision=commit, local_files_only=local_files_only))
+        known = metadata_load(card) or {}
+    except (*_failures(), repocard.yaml.YAMLError):  # type: ignore[attr-defined]  # as it comes with the client
+        return None
+    named = [known.get(key) for key in ("license_name", "license", "license_link")]
+    told = [str(part) for part in named if part and part != "other"]
+    return " ".join(told)[:200] or None
+
+
 def push_folder(
     folder: Path,
     repo_id: str,
@@ -140,7 +140,7 @@ def push_folder(
         ModelError: It holds no weights in the safetensors format, or a list of modules that cannot be followed.
         HubError: The Hub refused or failed.
     """
-    names = _names_to_push(folder)
+    names = files_to_push(folder)
     from huggingface_hub import CommitOperationAdd, HfApi
 
     api = HfApi()
@@ -220,10 +220,10 @@ def _cached(repo_id: str, revision: str | None, *, offline: bool = False) -> Pat
         sizes = {file.path: file.size for file in get_cached_repo_tree(repo_id, revision=folder.name)}
     except CachedRepoTreeNotFoundError:
         modules_known = isinstance(found[0], str) or found[0] is _CACHED_NO_EXIST
-        return folder if offline and modules_known and _seems_whole(folder) else None
-    if not all((folder / name).is_file() for name in _maps(sizes)):
+        return folder if offline and modules_known and seems_whole(folder) else None
+    if not all((folder / name).is_file() for name in lists_of_modules(sizes)):
         return None
-    for name in _needed(repo_id, sizes, _modules(folder)):
+    for name in needed_files(repo_id, sizes, modules_of(folder)):
         size = (folder / name).stat().st_size if (folder / name).is_file() else None
         if size is None and not (offline and name == "simpair.json"):
             return None
@@ -241,9 +241,9 @@ def _download(repo_id: str, revision: str | None) -> Path:
     # Asked by itself first: a refused download would be answered with whatever the cache holds.
     info = HfApi().model_info(repo_id, revision=revision, timeout=HF_HUB_ETAG_TIMEOUT)
     names = [file.rfilename for file in info.siblings or []]
-    maps = [Path(hf_hub_download(repo_id, name, revision=info.sha)) for name in _maps(names)]
+    maps = [Path(hf_hub_download(repo_id, name, revision=info.sha)) for name in lists_of_modules(names)]
     root = next((path.parent for path in maps if path.name == "modules.json"), None)
-    needed = _needed(repo_id, names, _modules(root) if root else _PLAIN)
+    needed = needed_files(repo_id, names, modules_of(root) if root else PLAIN)
     exact = [glob.escape(name) for name in needed]
     folder = Path(snapshot_download(repo_id, revision=info.sha, allow_patterns=exact))
     missing = [name for name in needed if not (folder / name).is_file()]
@@ -252,86 +252,6 @@ def _download(repo_id: str, revision: str | None) -> Path:
     if revision != info.sha:  # last, so that the cache's branch moves to a complete commit only
         hf_hub_download(repo_id, needed[0], revision=revision)
     return folder
-
-
-def _maps(names: Iterable[str]) -> list[str]:
-    """The files that say which folders a checkpoint has."""
-    return [name for name in names if name == "modules.json" or PurePosixPath(name).name == "router_config.json"]
-
-
-def _modules(folder: Path) -> list[_Module]:
-    """The modules of a checkpoint, a router's too; paths are relative, and ``""`` is the folder itself."""
-    if not (folder / "modules.json").is_file():
-        return _PLAIN
-    try:
-        entries = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
-        modules = [_module(folder, entry["type"], "", entry["path"]) for entry in entries]
-        for parent in [module.path for module in modules]:
-            if (folder / parent / "router_config.json").is_file():
-                router: Any = json.loads((folder / parent / "router_config.json").read_text(encoding="utf-8"))
-                modules += [_module(folder, kind, parent, path) for path, kind in router["types"].items()]
-        return modules
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ModelCorrupt(f"{folder}: modules.json or router_config.json lists no modules ({error!r})") from error
-
-
-def _module(folder: Path, kind: str, parent: str, path: str) -> _Module:
-    windows = PureWindowsPath(path)
-    if windows.anchor or ".." in windows.parts or "\0" in path:
-        raise UnsafeModel(f"{folder}: the module path {path!r} leaves the checkpoint's folder")
-    return _Module(kind.rpartition(".")[2], "/".join(PurePosixPath(parent, path).parts))
-
-
-def _seems_whole(folder: Path) -> bool:
-    """Whether a snapshot whose list of files is unknown has what its modules cannot do without."""
-    modules = [module for module in _modules(folder) if module.kind not in ("Normalize", "Dropout")]
-    for kind, path in modules:
-        files = ["config.json"] if kind == "Pooling" else ["config.json", "model.safetensors"]
-        if not all((folder / path / name).is_file() for name in files):
-            return False
-    vocabularies = ("tokenizer.json", "vocab.txt", "vocab.json")
-    return any((folder / module.path / name).is_file() for module in modules for name in vocabularies)
-
-
-def _needed(where: str | Path, names: Iterable[str], modules: list[_Module]) -> list[str]:
-    """The files of a checkpoint among all the names in its folder or repository, none of them a pickle."""
-    paths = {module.path for module in modules}
-    needed, safe, pickled = [], set(), []
-    for name in names:
-        folder, _, file = name.rpartition("/")
-        weights = folder in paths and _WEIGHTS.fullmatch(file)
-        if weights or (folder in {"", *paths} and _FILES.fullmatch(file)):
-            needed.append(name)
-        if weights:
-            safe.add(folder)
-        elif folder in paths and _PICKLED.fullmatch(file):
-            pickled.append(name)
-    unsafe = [name for name in pickled if name.rpartition("/")[0] not in safe]
-    if unsafe:
-        raise UnsafeModel(
-            f"{where} has {unsafe[0]} and no safetensors beside it; opening a pickle can run code: where you trust it, "
-            f"SentenceTransformer({str(where)!r}).save_pretrained('folder') converts it"
-        )
-    if not safe:
-        raise UnsupportedModel(f"{where} has no weights that can be read: expected model.safetensors")
-    return needed
-
-
-def _names_to_push(folder: Path) -> list[str]:
-    """The files of a folder that go to the Hub, relative to it."""
-    if not (folder / "README.md").is_file():
-        raise InputError(f"{folder} has no README.md: write the model card first, it goes up with the weights")
-    modules = _modules(folder)
-    places = dict.fromkeys([folder, *(folder / module.path for module in modules)])
-    files = [file for place in places if place.is_dir() for file in sorted(place.iterdir()) if file.is_file()]
-    names = [file.relative_to(folder).as_posix() for file in files]
-    chosen = _needed(folder, names, modules) + [name for name in names if _PAPERS.fullmatch(name)]
-    for name in chosen:
-        if not (folder / name).resolve().is_relative_to(folder.resolve()):
-            raise InputError(
-                f"{folder / name} links to a file elsewhere: save the checkpoint anew and push that folder"
-            )
-    return chosen
 
 
 def _failures() -> tuple[type[Exception], ...]:

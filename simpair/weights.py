@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,12 +15,22 @@ from torch import Tensor
 from simpair.errors import ModelCorrupt, UnsafeModel, UnsupportedModel
 from simpair.vocabulary import read_json
 
-__all__ = ["WEIGHTS", "WEIGHTS_INDEX", "WeightsFile", "check_finite", "copied", "read_tensors", "write_tensors"]
+__all__ = [
+    "WEIGHTS",
+    "WEIGHTS_INDEX",
+    "WeightsFile",
+    "check_finite",
+    "copied",
+    "read_tensors",
+    "stored_dtypes",
+    "write_tensors",
+]
 
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = f"{WEIGHTS}.index.json"
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_DTYPE_NAMES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 _GREATEST = 1e18
 """Far above any weight, and below the root of the greatest float32: a flipped bit of an exponent lands beyond it."""
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "model.pkl")
@@ -47,6 +59,17 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
                 raise ModelCorrupt(f"{path}: {name} is there twice, once under another spelling")
             tensors[_current_name(name)] = tensor
     return tensors
+
+
+def stored_dtypes(folder: Path) -> list[str]:
+    """The dtypes of the numbers that a folder's weights are stored in, the most frequent first."""
+    counts: Counter[str] = Counter()
+    for path in _weight_files(folder):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - it cannot be iterated over
+                part = file.get_slice(name)
+                counts[part.get_dtype()] += math.prod(part.get_shape())
+    return [_DTYPE_NAMES[dtype] for dtype, _ in counts.most_common() if dtype in _DTYPE_NAMES]
 
 
 class WeightsFile:

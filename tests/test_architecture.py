@@ -16,6 +16,7 @@ _FLOORS = {
     "pages": 1,
     "_version": 0,
     "vocabulary": 1,
+    "manifest": 1,
     "hub": 2,
     "disk": 1,
     "digests": 2,
@@ -35,6 +36,7 @@ _FLOORS = {
     "saving": 6,
     "scores": 4,
     "model": 7,
+    "about": 8,
 }
 _SEARCH_FLOORS = {
     "errors": 0,

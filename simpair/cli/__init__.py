@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from simpair._version import __version__
-from simpair.cli import demo, encode, evaluate, index, mine, search, train
+from simpair.cli import demo, encode, evaluate, index, info, mine, search, train
 from simpair.cli.output import notice
 from simpair.errors import SimpairError
 
@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"simpair {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for group in (encode, search, index, mine, train, evaluate, demo):
+    for group in (encode, search, index, mine, train, evaluate, info, demo):
         group.register(commands)
     return parser
 

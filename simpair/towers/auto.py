@@ -192,6 +192,12 @@ class AutoTower(nn.Module):
         else:
             getattr(self.model, f"{kind}_checkpointing_disable")()
 
+    @property
+    def engine(self) -> str:
+        """What computes here, and why."""
+        kind, attention = type(self.model).__name__, getattr(self.model.config, "_attn_implementation", None)
+        return f"transformers: {kind} with {attention} attention, for what is not of the BERT family"
+
     def sites(self) -> list[Any]:
         """None: its matrix products are transformers' own."""
         return []

@@ -45,6 +45,7 @@ class PackedBert(nn.Module):
 
     dtypes = get_args(Dtype)
     """Of its products when it serves."""
+    engine = "packed: simpair's own, without padding, for the BERT family"
 
     def __init__(self, config: PackedBertConfig) -> None:
         super().__init__()

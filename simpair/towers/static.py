@@ -45,6 +45,7 @@ class StaticTower(nn.Module):
 
     dtypes = get_args(Dtype)
     """Any, for it multiplies nothing."""
+    engine = "static: rows of a table, which has no layers"
 
     def __init__(self, config: StaticConfig) -> None:
         super().__init__()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from simpair.errors import UnsupportedModel
-from simpair.hub import _Module, _needed
+from simpair.manifest import ModuleEntry, needed_files
 from simpair.model import TwinTowerEncoder
 
 from .folders import LAYOUTS, TEXTS, Layout, build
@@ -157,4 +157,4 @@ def test_what_a_folder_is_refused_for_comes_from_the_hub_too() -> None:
         "adapter_config.json",
         "other/adapter_config.json",
     ]
-    assert _needed("org/name", names, [_Module("Transformer", "")]) == names[:-1]
+    assert needed_files("org/name", names, [ModuleEntry("Transformer", "")]) == names[:-1]
