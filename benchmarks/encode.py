@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ from benchmarks.machine import cores, cpu_flags, facts, write_json
 from benchmarks.ranking_loss import spearman_lost
 from benchmarks.report import tables
 from benchmarks.sets import choose
-from benchmarks.targets import PARTS, rows, table
+from benchmarks.targets import OTHER_TARGETS, PARTS, TARGETS, Target, rows, table
 from simpair import hub
 from simpair.model import TwinTowerEncoder
 
@@ -66,6 +66,7 @@ def measure(plan: Plan) -> dict[str, Any]:
     found: dict[str, Any] = {
         "benchmark": "encode",
         "model": {"name": Path(encoder.source or "").name, "fingerprint": encoder.fingerprint},
+        "engine": encoder.tower.engine,
         "machine": facts(),
         "rounds": plan.rounds,
     }
@@ -84,7 +85,12 @@ def measure(plan: Plan) -> dict[str, Any]:
     if absent := found.get("peers", {}).get("absent", {}).get("OpenVINO"):
         missing["peers"] = absent
     found["missing"] = missing
-    return found | {"rows": [row.to_json() for row in rows(found, plan.parts)]}
+    return found | {"rows": [row.to_json() for row in rows(found, plan.parts, _targets(found))]}
+
+
+def _targets(found: Mapping[str, Any]) -> Sequence[Target]:
+    """What is asked of the engine that was measured."""
+    return OTHER_TARGETS if str(found.get("engine")).startswith("transformers") else TARGETS
 
 
 def _missing(plan: Plan) -> Iterator[tuple[str, str]]:
@@ -129,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(cores())
     found = measure(Plan(options.model, options.texts, options.data, options.rounds, parts))
-    print("\n\n".join([table(rows(found, parts)), *tables(found)]))
+    print("\n\n".join([table(rows(found, parts, _targets(found))), *tables(found)]))
     if options.json:
         write_json(options.json, found)
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.machine import markdown_table
 
-__all__ = ["PARTS", "TARGETS", "Row", "Target", "rows", "table"]
+__all__ = ["OTHER_TARGETS", "PARTS", "TARGETS", "Row", "Target", "rows", "table"]
 
 
 class Target(NamedTuple):
@@ -96,6 +96,11 @@ TARGETS = (
     Target("memory", "peak of a warm call over its result", _PEAK, 1.15, None, "{:.3f}×", True),
 )
 """Ratios are to sentence-transformers as it comes."""
+OTHER_TARGETS = (
+    Target("documents", "float32, documents", ("speed", _DOCUMENTS, "ratio"), 1.25, 1.5),
+    Target("documents", "float32, largest difference", ("equality", "max_abs"), 1e-5, 1e-6, "{:.1e}", True),
+)
+"""Of what transformers computes, which is most architectures."""
 
 PARTS = (*dict.fromkeys(target.part for target in TARGETS), "growth")
 """What ``--only`` picks from."""

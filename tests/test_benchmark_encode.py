@@ -14,7 +14,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import encode, floor, growth, machine, peers, speed
+from benchmarks import encode, floor, growth, machine, peers, random_model, speed
 from benchmarks.corpus import Corpus
 from benchmarks.engines import Identity
 from benchmarks.machine import Timed
@@ -318,6 +318,22 @@ def test_the_standard_corpus_races_twice_and_grows(
     assert {name: len(measured) for name, measured in found["growth"].items()} == {"by_number": 2, "by_length": 2}
     whys = {row["why"] for row in found["rows"] if row["measured"] is None}
     assert whys == {"no AVX512-BF16 here", "no VNNI here"}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_transformers_computes_has_targets_of_its_own(
+    tmp_path: Path, mixed_texts: Callable[[int], list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    for kind in random_model.SHAPES:
+        random_model.make(kind, tmp_path / kind, **tiny)
+    lines = [line for line in mixed_texts(30) if line.strip() and "\n" not in line and "\r" not in line]
+    (tmp_path / "texts.txt").write_text("\n".join(lines), encoding="utf-8")
+    for kind, must in (("mpnet", "1.25"), ("modernbert", "1.25"), ("bert", "1.80")):
+        named = {"--model": tmp_path / kind, "--texts": tmp_path / "texts.txt", "--rounds": 1, "--only": "documents"}
+        encode.main([part for name, value in named.items() for part in (name, str(value))])
+        assert f"| float32, documents | ≥ {must}× |" in capsys.readouterr().out
 
 
 def test_an_unknown_part_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

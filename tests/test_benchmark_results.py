@@ -67,6 +67,13 @@ def test_the_figures_of_training_are_those_of_its_results(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
+def test_the_figures_of_other_architectures_are_those_of_their_results(name: str) -> None:
+    found = [json.loads((RESULTS / f"encode-{kind}.json").read_text("utf-8")) for kind in ("mpnet", "modernbert")]
+    (passage,) = re.findall(r"12 [^\n]*768.*?encode-mpnet", (ROOT / name).read_text("utf-8"), re.S)
+    assert re.findall(r"\d+\.\d+(?=×)", passage) == [f"{one['speed']['documents']['ratio']:.2f}" for one in found]
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
 def test_the_figures_of_the_small_query_tower_are_those_of_its_results(name: str) -> None:
     found = json.loads((RESULTS / "untied.json").read_text(encoding="utf-8"))["sets"]["scifact"]
     speed, kept = found["latency"], found["ndcg_at_10"]["kept"]
