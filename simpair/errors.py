@@ -127,6 +127,6 @@ class EncoderMismatch(StoreError):
     """The index was made with another encoder."""
 
 
-def one_line(error: Exception, *, most: int = 200) -> str:
+def one_line(error: BaseException, *, most: int = 200) -> str:
     """What another library says, on one line of so many characters at most."""
     return " ".join(str(error).split())[:most]

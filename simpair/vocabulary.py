@@ -95,6 +95,8 @@ def parse_json(path: Path) -> Any:
 def read_tokenizer_config(folder: Path) -> dict[str, Any]:
     """``tokenizer_config.json``, with the tokens of ``special_tokens_map.json`` where transformers heeds them."""
     declared = read_json(folder / "tokenizer_config.json", missing={})
+    if {"model", "post_processor"} <= declared.keys():
+        raise ModelCorrupt(f"{folder / 'tokenizer_config.json'} is a tokenizer.json; download the checkpoint again")
     tokens = read_json(folder / "special_tokens_map.json", missing={})
     return declared if "added_tokens_decoder" in declared else {**declared, **tokens}
 
@@ -121,12 +123,20 @@ def read_tokenizer(
     else:
         tokenizer, names = _made_by_transformers(folder, kind)
         declared = {**names, **declared}
+        if not declared.get("pad_token"):
+            raise UnsupportedModel(
+                f"{folder}: no padding token is named, without which sentence-transformers reads nothing either; "
+                "tokenizer_config.json is missing or lacks pad_token"
+            )
     _check_options(folder, declared, tokenizer, kind)
     tokenizer.no_truncation()
     tokenizer.no_padding()
     if ours:
         _name_tokens(folder, declared, tokenizer, kind)
         _check_added(folder, declared, tokenizer, kind)
+    pieces = tokenizer.get_vocab(with_added_tokens=False)
+    if len(set(pieces.values())) < len(pieces):
+        raise ModelCorrupt(f"{path}: two pieces have one number; download the checkpoint again")
     if kind == _BERT:
         _rebuild(tokenizer, declared)
     if lowercase and not lowers_first(tokenizer):
@@ -195,7 +205,9 @@ def _open(path: Path, declared: Mapping[str, Any], kind: str) -> Tokenizer:
         tokenizer = Tokenizer.from_file(str(path)) if path.is_file() else _from_vocabulary(vocabulary, declared)
         tokenizer.encode(_UNKNOWN)
         return tokenizer
-    except Exception as error:  # tokenizers raises bare Exception for a file it cannot parse
+    except BaseException as error:  # bare Exception for a file that is not parsed; a panic is not even that
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise ModelCorrupt(f"{folder}: the tokenizer cannot be read ({one_line(error)}); download it again") from None
 
 
@@ -251,7 +263,9 @@ def _check_options(folder: Path, declared: Mapping[str, Any], tokenizer: Tokeniz
     side = declared.get("truncation_side") or cut.get("direction") or "right"
     if str(side).lower() != "right":
         where = path if declared.get("truncation_side") else folder / "tokenizer.json"
-        raise UnsupportedModel(f"{where}: truncation_side is {side!r}; this version cuts the end of long texts alone")
+        raise UnsupportedModel(
+            f"{where}: truncation_side is {side!r:.80}; this version cuts the end of long texts alone"
+        )
     if declared.get("split_special_tokens"):
         raise UnsupportedModel(f"{path}: split_special_tokens is set, which this version does not do")
     model: Any = tokenizer.model
@@ -282,11 +296,13 @@ def _name_tokens(folder: Path, declared: Mapping[str, Any], tokenizer: Tokenizer
             continue
         if key in names:
             raise UnsupportedModel(
-                f"{folder}: {key} is {token!r} in tokenizer_config.json or special_tokens_map.json, but no special "
+                f"{folder}: {key} is {token!r:.80} in tokenizer_config.json or special_tokens_map.json, but no special "
                 "token of the tokenizer; make the two agree"
             )
         if tokenizer.token_to_id(token) is None:
-            raise ModelCorrupt(f"{folder}: the vocabulary lacks {token!r}, the {key} of a {kind}; download it again")
+            raise ModelCorrupt(
+                f"{folder}: the vocabulary lacks {token!r:.80}, the {key} of a {kind}; download it again"
+            )
         tokenizer.add_special_tokens([token])
     names = {**usual, **names}
     ends = [tokenizer.token_to_id(names[key]) for key in (first, last) if key]
@@ -298,8 +314,8 @@ def _name_tokens(folder: Path, declared: Mapping[str, Any], tokenizer: Tokenizer
     model: Any = tokenizer.model
     if kind == _BERT and model.unk_token != names["unk_token"]:
         raise UnsupportedModel(
-            f"{folder}: unk_token is {names['unk_token']!r} by tokenizer_config.json or special_tokens_map.json, but "
-            f"{model.unk_token!r} in tokenizer.json; make the two agree"
+            f"{folder}: unk_token is {names['unk_token']!r:.60} by tokenizer_config.json or special_tokens_map.json, "
+            f"but {model.unk_token!r} in tokenizer.json; make the two agree"
         )
 
 

@@ -46,6 +46,8 @@ _KEYS = {
     "modules.json": "idx kwargs name path type",
     "simpair.json": "sha256 simpair",
     "2_Normalize/config.json": "p",
+    "router_config.json": "allow_empty_key default_route document parameters query route_mappings structure types",
+    "Dense": "activation_function bias in_features module_input_name module_output_name out_features use_residual",
 }
 _VALUES: tuple[Any, ...] = (
     *(None, True, False, 0, 1, 2, 3, 31, 33, 64, -1, 10**6, 10**9, 10**12, 2**31, 2**63, 10**400, -(10**400)),
@@ -73,6 +75,12 @@ def mutate(folder: Path, number: int) -> str:
 def contents(folder: Path) -> dict[str, bytes]:
     """The bytes of each file below a folder."""
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def _weights(folder: Path, source: random.Random) -> Path:
+    """A file of weights: of the folder itself, or of one of its modules."""
+    found = sorted(folder.rglob(_WEIGHTS))
+    return found[0] if len(found) == 1 else source.choice(found or [folder / _WEIGHTS])
 
 
 def _files(folder: Path) -> list[Path]:
@@ -165,7 +173,7 @@ def _edit(folder: Path, source: random.Random) -> str:
         return ""
     name, value = path.relative_to(folder).as_posix(), json.loads(path.read_text(encoding="utf-8"))
     places = list(_places(value))
-    known = _KEYS.get(name, "x").split()
+    known = _known_keys(path, name)
     kind = source.choice(["replace", "replace", "set", "set", "rename", "remove", "nest", "whole"])
     container, key = source.choice(places) if places else ({}, "x")
     new, to = source.choice(_VALUES), source.choice(known)
@@ -186,6 +194,13 @@ def _edit(folder: Path, source: random.Random) -> str:
     return f"{name} {kind} {key!r} {to if kind in ('rename', 'nest') else repr(new)[:60]}"
 
 
+def _known_keys(path: Path, name: str) -> list[str]:
+    """The keys that a file may have, whichever folder of a module it lies in."""
+    kind = path.parent.name.rpartition("_")[2]
+    inside = {"Pooling": "1_Pooling/config.json", "Dense": "Dense", "Transformer": path.name}.get(kind, name)
+    return _KEYS.get(name, _KEYS.get(inside, "x")).split()
+
+
 def _deepen(folder: Path, source: random.Random) -> str:
     path = _draw(folder, source)
     if path.suffix != ".json":
@@ -197,8 +212,9 @@ def _deepen(folder: Path, source: random.Random) -> str:
 
 def _reshape(folder: Path, source: random.Random) -> str:
     """One tensor dropped, renamed, repeated, or with another dtype, shape or content."""
+    path = _weights(folder, source)
     try:
-        tensors = load((folder / _WEIGHTS).read_bytes())
+        tensors = load(path.read_bytes())
     except SafetensorError:
         return ""
     name = source.choice(sorted(tensors))
@@ -233,13 +249,14 @@ def _reshape(folder: Path, source: random.Random) -> str:
         tensors[to] = old.clone()
     if kind in ("drop", "rename") and name != to:
         del tensors[name]
-    (folder / _WEIGHTS).write_bytes(save(tensors, {"format": source.choice(["pt", "pt", "tf", ""])}))
+    path.write_bytes(save(tensors, {"format": source.choice(["pt", "pt", "tf", ""])}))
     return f"{name} {kind} {to if kind in ('rename', 'repeat', 'swap') else ''}"
 
 
 def _edit_header(folder: Path, source: random.Random) -> str:
     """The header of the weights says something else of the same bytes."""
-    content = (folder / _WEIGHTS).read_bytes()
+    path = _weights(folder, source)
+    content = path.read_bytes()
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
     name = source.choice(sorted(header))
@@ -268,21 +285,22 @@ def _edit_header(folder: Path, source: random.Random) -> str:
         del header[name]
     said = json.dumps(header).encode()
     size = source.choice([0, 1, 2**31, 2**62, 2**64 - 1, len(content)]) if kind == "size" else len(said)
-    (folder / _WEIGHTS).write_bytes(size.to_bytes(8, "little") + said + content[8 + length :])
+    path.write_bytes(size.to_bytes(8, "little") + said + content[8 + length :])
     return f"{kind} {name} {key} {size if kind == 'size' else value}"
 
 
 def _shard(folder: Path, source: random.Random) -> str:
     """The weights behind an index, which may name them wrongly."""
     shard = source.choice(["model-00001-of-00001.safetensors", "a.safetensors", "a.bin", "../a.safetensors", "a\0"])
-    keys = sorted(load((folder / _WEIGHTS).read_bytes()))
+    path = _weights(folder, source)
+    keys = sorted(load(path.read_bytes()))
     named = source.choice([shard, "gone.safetensors", 3, None, [shard], ""])
     if "/" not in shard and "\0" not in shard:
-        (folder / _WEIGHTS).replace(folder / shard)
+        path.replace(path.with_name(shard))
     else:
-        (folder / _WEIGHTS).unlink()
+        path.unlink()
     index = {"metadata": {}, "weight_map": {key: shard for key in keys} | {source.choice(keys): named}}
-    (folder / f"{_WEIGHTS}.index.json").write_text(json.dumps(index))
+    path.with_name(f"{_WEIGHTS}.index.json").write_text(json.dumps(index))
     return f"{shard!r}, once {named!r}"
 
 

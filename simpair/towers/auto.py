@@ -27,7 +27,9 @@ _PADDING = 1 / 16
 """Most padding of a rectangle, beside its real tokens: a wider one would cost more than a second call."""
 _RUN = ("_attn_implementation", "attn_implementation", "auto_map")
 """Keys that could make transformers fetch and run code."""
-_FREE = (*_RUN, "_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache")
+_OUTPUTS = ("output_attentions", "output_hidden_states", "return_dict", "torchscript", "use_cache", "use_return_dict")
+"""Keys that say what else comes out beside the token states."""
+_FREE = (*_RUN, *_OUTPUTS, "_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
 """Keys of ``config.json`` that no vector depends on; nor does one on a rate of dropout."""
 _FULL = ("bart", "bigbird_pegasus", "led", "mbart", "plbart")
 """Encoders with decoders that make the decoder's input themselves, as sentence-transformers has them."""
@@ -242,7 +244,9 @@ def _parse(config: Mapping[str, Any]) -> Any:
             f"config.json: with {config.get('attention_type') or turning} a vector depends on the texts beside it"
         )
     try:
-        return CONFIG_MAPPING[kind].from_dict({key: value for key, value in config.items() if key not in _RUN})
+        return CONFIG_MAPPING[kind].from_dict(
+            {key: value for key, value in config.items() if key not in (*_RUN, *_OUTPUTS)}
+        )
     except Exception as error:
         raise ModelCorrupt(
             f"config.json is not one of {kind} ({one_line(error)}); download the checkpoint again"
@@ -276,7 +280,17 @@ def _load(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[Any
     unused = sorted(report["unexpected_keys"])
     if unknown := [name for name in unused if not name.startswith(_HEADS) and "position_ids" not in name]:
         raise ModelCorrupt(f"the weights have {', '.join(unknown[:3])}, which config.json has no place for")
-    return model.eval(), unused, set(report["missing_keys"])
+    _try_out(model.eval())
+    return model, unused, set(report["missing_keys"])
+
+
+def _try_out(model: Any) -> None:
+    """Run two tokens through the model: what an architecture does not look at before, it raises then."""
+    try:
+        with torch.no_grad():
+            model(input_ids=torch.zeros(1, 2, dtype=torch.int64), attention_mask=torch.ones(1, 2, dtype=torch.int64))
+    except Exception as error:
+        raise ModelCorrupt(f"transformers cannot run what config.json asks for ({one_line(error)})") from None
 
 
 @contextmanager
