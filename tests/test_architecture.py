@@ -66,6 +66,7 @@ _DOORS = {
     "safetensors": {"simpair/weights.py", "training/recipes/student.py"},
     "huggingface_hub": {"simpair/hub.py"},
     "sentence_transformers": {"simpair/towers/chain.py"},
+    "peft": {"training/adapters.py"},
     "pickle": set(),
     "cPickle": set(),
     "dill": set(),

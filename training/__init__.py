@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .adapters import lora
     from .arguments import TwinTowerTrainingArguments
     from .collators import PairCollator
     from .evaluate import (
@@ -58,6 +59,7 @@ __all__ = [
     "evaluate_retrieval",
     "fine_tune",
     "info_nce",
+    "lora",
     "matryoshka",
     "mine_negatives",
     "pair_intervals",
@@ -71,6 +73,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "adapters": ["lora"],
     "arguments": ["TwinTowerTrainingArguments"],
     "collators": ["PairCollator"],
     "evaluate": [

@@ -23,6 +23,7 @@ from simpair.errors import InputError, TrainingError
 from simpair.layout import write_checkpoint
 from simpair.model import TwinTowerEncoder
 
+from .adapters import is_adapted
 from .arguments import TwinTowerTrainingArguments
 from .checkpoints import check, discard, newest_sound, rotate, seal
 from .collators import PairCollator
@@ -165,6 +166,10 @@ class TwinTowerTrainer(Trainer):
             TrainingError: There is none to go on from, or the loss or its gradient stopped being finite.
         """
         self._encoder().source = None
+        if resume_from_checkpoint and is_adapted(self._encoder()):
+            raise TrainingError(
+                "a run with adapters is not resumed, for what it saved is merged; train on from that anew"
+            )
         if resume_from_checkpoint is True:
             found = newest_sound(Path(str(self.args.output_dir)))
             if found is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +51,9 @@ def register(commands: Any) -> None:
     )
     train.add_argument("--bf16", action="store_true", help="multiply in bfloat16: faster where the processor has it")
     train.add_argument("--learning-rate", type=_positive_float, default=5e-5, help="its peak (default 5e-5)")
+    train.add_argument(
+        "--lora-rank", type=positive, metavar="R", help="train low-rank adapters alone, and merge them (needs peft)"
+    )
     train.add_argument("--seed", type=_seed, default=0, help="of the order of the pairs and of dropout (default 0)")
     train.add_argument("--resume", action="store_true", help="go on with the interrupted run in --out")
     add_format(train)
@@ -74,6 +77,7 @@ def _train(arguments: argparse.Namespace) -> None:
     """Train a model on pairs, save it in --out, and print what happened."""
     _check_out(arguments.out, resume=arguments.resume)
     from simpair.model import TwinTowerEncoder
+    from simpair.training.adapters import lora
     from simpair.training.interruption import SaveAtSignal
     from simpair.training.run import fine_tune, is_first
     from simpair.training.sources import read_source
@@ -89,6 +93,7 @@ def _train(arguments: argparse.Namespace) -> None:
         made_only_on_success(arguments.out),
         redirect_stdout(sys.stderr),  # the stock trainer's bar writes its last line to stdout
         SaveAtSignal() as save_at_signal,
+        lora(encoder, rank=arguments.lora_rank) if arguments.lora_rank else nullcontext(),
     ):
         arguments.out.mkdir(parents=True, exist_ok=True)  # where it cannot be written, now is the time to hear of it
         report = fine_tune(
