@@ -94,6 +94,12 @@ def _of_tower(encoder: TwinTowerEncoder, home: Path) -> dict[str, object]:
         "parameters": sum(weight.numel() for part in own for weight in part.parameters()),
         "max_seq_length": None if longest >= LONGEST else longest,
         "pooling": pooling,
-        "stored": ", ".join(stored_dtypes(home)),
+        "stored": ", ".join(dict.fromkeys(dtype for place in _weight_folders(home) for dtype in stored_dtypes(place))),
         "engine": encoder.tower.engine,
     }
+
+
+def _weight_folders(home: Path) -> list[Path]:
+    """Where weights lie: in the folder itself, or in those of a chain's modules."""
+    own = any(home.glob("*.safetensors"))
+    return [home] if own else sorted({path.parent for path in home.rglob("model.safetensors")})

@@ -5,7 +5,7 @@ Knows no tower: it reads files and hands over what they say. Nothing pickled is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from torch import Tensor
 from simpair.digests import check_digests
 from simpair.errors import ModelCorrupt, ModelNotFound, UnsupportedModel
 from simpair.modules import (
+    CHAIN,
     STATIC,
     TABLE,
     DenseLayer,
@@ -27,6 +28,7 @@ from simpair.modules import (
     read_table,
     read_towers,
 )
+from simpair.raw import byte_tokenizer
 from simpair.vocabulary import read_bare_tokenizer, read_json, read_tokenizer, read_tokenizer_config
 from simpair.weights import WeightsFile, read_tensors
 
@@ -100,6 +102,7 @@ class Checkpoint:
         dense: The layers behind the pooling.
         query: What the queries' own tower holds; None where both roles share one. The rest is then the documents'.
         default_role: Whose tower takes the texts that have no role, where there are two.
+        save_chain: Writes the files of a chain of modules that sentence-transformers runs; None for what is read here.
         weights_file: What tells whether the file in which tensors lie was written over; None where they lie in memory.
     """
 
@@ -113,6 +116,7 @@ class Checkpoint:
     dense: tuple[DenseLayer, ...] = ()
     query: Checkpoint | None = None
     default_role: Literal["query", "document"] = "document"
+    save_chain: Callable[[Path], None] | None = None
     weights_file: WeightsFile | None = None
 
 
@@ -129,6 +133,8 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         raise ModelNotFound(f"{folder} is no checkpoint: it has no config.json; give the folder of a saved model")
     check_digests(folder)
     towers = read_towers(folder)
+    if towers.chain:
+        return _read_chain(folder, towers.chain)
     document = _read_tower(folder, towers.document)
     if towers.query is None:
         return document
@@ -145,8 +151,8 @@ def _read_tower(folder: Path, modules: Modules) -> Checkpoint:
     if (home / "adapter_config.json").exists():
         raise UnsupportedModel(f"{home}: adapter_config.json asks for an adapter; merge it into the weights first")
     config = read_json(home / "config.json")
-    if config.get("model_type") == STATIC:
-        raise UnsupportedModel(f"{home}: model_type is {STATIC!r}, which no transformer has")
+    if (kind := config.get("model_type")) in (CHAIN, STATIC):
+        raise UnsupportedModel(f"{home}: model_type is {kind!r}, which no transformer has")
     tokenizer_config = read_tokenizer_config(home)
     transformer = _read_transformer(home)
     declared = (transformer.get("max_seq_length"), tokenizer_config.get("model_max_length"), LONGEST)
@@ -172,6 +178,14 @@ def _read_tower(folder: Path, modules: Modules) -> Checkpoint:
         dense=tuple(layers),
         weights_file=weights_file,
     )
+
+
+def _read_chain(folder: Path, kinds: tuple[str, ...]) -> Checkpoint:
+    """What is said of a chain of modules beside them; sentence-transformers reads those."""
+    settings = _read_settings(folder, Settings(pooling="cls", max_seq_length=LONGEST), width=LONGEST)
+    config = {"model_type": CHAIN, "folder": str(folder), "modules": kinds}
+    normalize = kinds[-1] == "Normalize" or settings.similarity == "cosine"
+    return Checkpoint(config, replace(settings, normalize=normalize), {}, byte_tokenizer(), {})
 
 
 def _read_static(folder: Path, modules: Modules) -> Checkpoint:

@@ -40,6 +40,12 @@ def token_budget(device: torch.device) -> int:
     return _CPU_TOKENS if device.type == "cpu" else _GPU_TOKENS
 
 
+def device_of(module: torch.nn.Module) -> torch.device:
+    """Where the weights of a module lie; the CPU for one without any, such as counts of words."""
+    weight = next(module.parameters(), None)
+    return torch.device("cpu") if weight is None else weight.device
+
+
 def send(batch: PackedBatch, device: torch.device) -> PackedBatch:
     """The batch on the device; to a GPU the copy runs beside the work that is under way there."""
     tensors = (batch.input_ids, batch.places)

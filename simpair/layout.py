@@ -60,7 +60,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         for stale in old - names:
             (folder / stale).unlink(missing_ok=True)
         for name in sorted(names - {Path(DIGESTS)}):
-            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (staging / name).replace(folder / name)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -76,6 +76,16 @@ class _Module(NamedTuple):
 
 
 def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
+    if checkpoint.save_chain is None:
+        _write_modules(folder, checkpoint)
+    else:
+        checkpoint.save_chain(folder)
+    write_digests(folder)
+    for path in folder.rglob("*"):
+        sync(path)
+
+
+def _write_modules(folder: Path, checkpoint: Checkpoint) -> None:
     settings, query = checkpoint.settings, checkpoint.query
     declared: dict[str, Any] = {
         "model_type": "SentenceTransformer",
@@ -106,9 +116,6 @@ def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
         }
     for place, module in [("", _Module("", files)), *places.items()]:
         _write_module(folder / place, module)
-    write_digests(folder)
-    for path in folder.rglob("*"):
-        sync(path)
 
 
 def _modules(checkpoint: Checkpoint) -> list[_Module]:

@@ -1,6 +1,6 @@
 """Text → embedding: the twin-tower encoder, tied (both roles share one set of weights) or untied.
 
-Training, encoding, evaluation and search all pass through ``TwinTowerEncoder.embed``. Knows no loss and no index.
+Training, encoding, evaluation and search take one path through it. Knows no loss and no index.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from torch import Tensor, nn
 
 from simpair import hub
 from simpair.checkpoint import Checkpoint, Settings, read_checkpoint, vector_width
-from simpair.devices import choose_device, send, token_budget
+from simpair.devices import choose_device, device_of, send, token_budget
 from simpair.encoding import Block, Embed, OnTruncation, Truncation, encode_all, encode_blocks
 from simpair.errors import InputError, ModelCorrupt, UnsupportedModel
 from simpair.heads import Heads
 from simpair.pooling import pool
+from simpair.raw import MARKS
 from simpair.saving import Saving
 from simpair.scores import pairwise_scores, scores
 from simpair.tokens import (
@@ -40,6 +41,7 @@ from simpair.tokens import (
     pack,
 )
 from simpair.towers.backward import Recomputing
+from simpair.towers.chain import ChainTower
 from simpair.towers.choose import empty_tower
 from simpair.towers.products import Dtype, LayerParts, Layouts, Product
 from simpair.workers import threads
@@ -83,7 +85,7 @@ class TwinTowerEncoder(Saving, Recomputing, nn.Module):
         self._layouts = Layouts(_check(dtype, Dtype, "dtype"))
         if dtype not in self.tower.dtypes:
             raise UnsupportedModel(f"dtype {dtype} is there for the BERT family alone; leave it out, or use float32")
-        self._whole = vector_width(checkpoint.config, self._settings.pooling, checkpoint.dense)
+        self._whole = vector_width({"hidden_size": config.hidden_size}, self._settings.pooling, checkpoint.dense)
         self._width = _check_width(self._settings.truncate_dim if truncate_dim is None else truncate_dim, self._whole)
         self._kept = self.tower.load(checkpoint.tensors)
         self.heads = Heads(checkpoint.dense)
@@ -100,11 +102,12 @@ class TwinTowerEncoder(Saving, Recomputing, nn.Module):
             self.query = TwinTowerEncoder(checkpoint.query, dtype=dtype, truncate_dim=truncate_dim)
             if self.query._whole != self._whole:
                 raise ModelCorrupt(f"the towers' embeddings have {self.query._whole} and {self._whole} components")
+        chain = isinstance(self.tower, ChainTower)  # sets prompts itself, and is told the role
         self.tokenizer = Tokens(
             checkpoint.tokenizer,
             max_seq_length=longest,
-            prompts=self._settings.prompts,
-            default_prompt_name=self._settings.default_prompt_name,
+            prompts=MARKS if chain else self._settings.prompts,
+            default_prompt_name="" if chain else self._settings.default_prompt_name,
             pad_token_id=config.pad_token_id,
             include_prompt=self._settings.include_prompt,
             query=None if self.query is None else self.query.tokenizer,
@@ -361,7 +364,7 @@ class TwinTowerEncoder(Saving, Recomputing, nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights lie."""
-        return next(self.tower.parameters()).device
+        return device_of(self.tower)
 
     @property
     def settings(self) -> Settings:

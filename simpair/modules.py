@@ -14,6 +14,7 @@ from simpair.weights import read_tensors
 
 __all__ = [
     "ACTIVATIONS",
+    "CHAIN",
     "STATIC",
     "TABLE",
     "DenseLayer",
@@ -40,8 +41,8 @@ _LEGACY_POOLING: dict[str, PoolingMode] = {
     "pooling_mode_lasttoken": "lasttoken",
 }
 """Those of a concatenation stand in this order."""
-STATIC = "static-embedding"
-"""The ``model_type`` by which a table of embeddings, which has no ``config.json``, is known here."""
+CHAIN, STATIC = "module-chain", "static-embedding"
+"""The ``model_type`` by which what has no ``config.json`` is known here: a chain of modules, a table of embeddings."""
 TABLE = "embedding.weight"
 _ROUTER_CONFIGS = ("router_config.json", "config.json")
 """Of today, and of its years as ``Asym``."""
@@ -74,11 +75,13 @@ class Towers(NamedTuple):
         document: Of the documents' tower, and of the only one of a tied encoder.
         query: Of the queries' own tower; None where both roles share one.
         default_role: Whose tower takes the texts that have no role.
+        chain: The kinds of the modules where they are, or stand, as none of ours do; () where they are read here.
     """
 
     document: Modules
     query: Modules | None = None
     default_role: Literal["query", "document"] = "document"
+    chain: tuple[str, ...] = ()
 
 
 class DenseLayer(NamedTuple):
@@ -114,11 +117,22 @@ def read_towers(folder: Path) -> Towers:
     except (KeyError, TypeError) as error:
         raise ModelCorrupt(f"{path} is not a list of modules ({error!r:.80}); download the checkpoint again") from None
     modules = [_locate(path, folder, kind, where) for kind, where in named]
-    if modules and modules[0].kind in ("Router", "Asym"):
+    if not modules:
+        raise ModelCorrupt(f"{path} lists no modules; download the checkpoint again")
+    if modules[0].kind in ("Router", "Asym"):
         routes, default_role = _read_router(modules[0].folder)
-        query, document = (_chain(path, [*routes[role], *modules[1:]]) for role in ("query", "document"))
+        chains = {role: [*route, *modules[1:]] for role, route in routes.items()}
+        if default_role is None or not all(map(_is_ours, chains.values())):
+            inside = [module for route in routes.values() for module in route]
+            return _foreign(folder, [*modules, *inside])
+        query, document = (_chain(chains[role]) for role in ("query", "document"))
         return Towers(document, None if query == document else query, default_role)
-    return Towers(_chain(path, modules))
+    return Towers(_chain(modules)) if _is_ours(modules) else _foreign(folder, modules)
+
+
+def _foreign(folder: Path, modules: Sequence[_Module]) -> Towers:
+    """A chain that sentence-transformers runs."""
+    return Towers(Modules(folder), chain=tuple(module.kind for module in modules))
 
 
 class _Module(NamedTuple):
@@ -135,8 +149,11 @@ def _locate(path: Path, folder: Path, kind: str, where: str) -> _Module:
     return _Module(kind.rsplit(".", 1)[-1], folder / where)
 
 
-def _read_router(folder: Path) -> tuple[dict[str, list[_Module]], Literal["query", "document"]]:
-    """The modules of each role, and the role of texts without one, as ``router_config.json`` has them."""
+def _read_router(folder: Path) -> tuple[dict[str, list[_Module]], Literal["query", "document"] | None]:
+    """The modules of each route, and the role of texts without one, as ``router_config.json`` has them.
+
+    There is no such role where the routes are others than query and document, or are chosen otherwise.
+    """
     path = next((folder / name for name in _ROUTER_CONFIGS if (folder / name).is_file()), folder / _ROUTER_CONFIGS[0])
     config: Any = read_json(path)
     types, structure, options = (config.get(name) for name in ("types", "structure", "parameters"))
@@ -146,26 +163,29 @@ def _read_router(folder: Path) -> tuple[dict[str, list[_Module]], Literal["query
         default: Any = options.get("default_route") or usual
     except (AttributeError, KeyError, StopIteration, TypeError) as error:
         raise ModelCorrupt(f"{path} does not tell the modules of each route ({error!r:.80})") from None
-    unknown = sorted(options.keys() - {"default_route", "allow_empty_key", "route_mappings"})
-    if set(routes) != {"query", "document"} or options.get("route_mappings") or unknown or default not in routes:
+    if unknown := sorted(options.keys() - {"default_route", "allow_empty_key", "route_mappings"}):
         raise UnsupportedModel(
-            f"{path}: the routes are {', '.join(map(str, routes))}, the parameters {options!r:.120}; this version "
-            "reads the routes query and document, one of them the default"
+            f"{path}: {unknown[0]!r:.80} is {options[unknown[0]]!r:.80}, which this version does not read"
         )
-    return routes, default
+    if default is not None and default not in routes:
+        raise ModelCorrupt(f"{path}: the default route {default!r:.80} is none of {', '.join(map(str, routes))[:80]}")
+    ours = set(routes) == {"query", "document"} and not options.get("route_mappings")
+    return routes, default if ours else None
 
 
-def _chain(path: Path, modules: Sequence[_Module]) -> Modules:
-    """Which of them is what."""
+def _is_ours(modules: Sequence[_Module]) -> bool:
+    """Whether the modules are read and computed here."""
+    kinds = [module.kind for module in modules if module.kind != "Dropout"]
+    first = 1 if kinds[:1] == ["StaticEmbedding"] else 2
+    behind = kinds[first : len(kinds) - (kinds[-1:] == ["Normalize"])]
+    return (first == 1 or kinds[:2] == ["Transformer", "Pooling"]) and all(kind == "Dense" for kind in behind)
+
+
+def _chain(modules: Sequence[_Module]) -> Modules:
+    """Which of our modules is what."""
     kept = [module for module in modules if module.kind != "Dropout"]
-    kinds = [module.kind for module in kept]
-    static, ends = kinds[:1] == ["StaticEmbedding"], kinds[-1:] == ["Normalize"]
+    static, ends = kept[0].kind == "StaticEmbedding", kept[-1].kind == "Normalize"
     layers = kept[1 if static else 2 : len(kept) - ends]
-    if not (static or kinds[:2] == ["Transformer", "Pooling"]) or any(module.kind != "Dense" for module in layers):
-        raise UnsupportedModel(
-            f"{path}: the modules are {', '.join(module.kind for module in modules)}; this version reads Transformer "
-            "and Pooling or StaticEmbedding, then perhaps Dense layers, then perhaps Normalize"
-        )
     pooling = None if static else kept[1].folder
     return Modules(kept[0].folder, pooling, tuple(module.folder for module in layers), ends, static)
 

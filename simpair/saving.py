@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,9 +17,12 @@ from torch import Tensor
 from simpair import hub
 from simpair.card import model_card
 from simpair.checkpoint import Checkpoint, Settings, read_checkpoint
-from simpair.errors import ModelCorrupt
+from simpair.errors import ModelCorrupt, UnsupportedModel
 from simpair.fingerprint import fingerprint_of, identity_of
 from simpair.layout import write_checkpoint
+from simpair.modules import CHAIN
+from simpair.towers.chain import ChainTower
+from simpair.towers.choose import empty_tower
 from simpair.weights import copied
 
 __all__ = ["Saving"]
@@ -31,6 +35,9 @@ class Saving:
 
     def checkpoint(self: Any, *, dtype: Literal["float32", "float16"] = "float32") -> Checkpoint:
         """What :meth:`save_pretrained` writes; ``dtype`` is that of the stored tensors alone."""
+        chain = isinstance(self.tower, ChainTower)
+        if chain and dtype != "float32":
+            raise UnsupportedModel("a chain that sentence-transformers runs is saved in float32 alone")
         return Checkpoint(
             config=self._config,
             settings=self._settings,
@@ -40,6 +47,7 @@ class Saving:
             dense=self.heads.layers(),
             query=None if self.query is None else self.query.checkpoint(dtype=dtype),
             default_role=self._default_role,
+            save_chain=self.tower.save if chain else None,
         )
 
     def save_pretrained(self: Any, folder: str | Path, *, dtype: Literal["float32", "float16"] = "float32") -> None:
@@ -66,6 +74,8 @@ class Saving:
             self.query._take(checkpoint.query)
         elif self.query is not checkpoint.query:
             raise ModelCorrupt("of the folder and this encoder one has two towers, the other one")
+        if isinstance(self.tower, ChainTower) and checkpoint.config.get("model_type") == CHAIN:
+            checkpoint = replace(checkpoint, tensors=empty_tower(checkpoint.config).tensors())
         self._kept = self.tower.load(checkpoint.tensors)  # copied: the parameters are born already
         self.heads.load(checkpoint.dense)
 

@@ -17,6 +17,7 @@ _FLOORS = {
     "_version": 0,
     "vocabulary": 1,
     "manifest": 1,
+    "raw": 1,
     "hub": 2,
     "disk": 1,
     "digests": 2,

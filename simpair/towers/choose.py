@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from simpair.modules import STATIC
+from simpair.modules import CHAIN, STATIC
 from simpair.towers.auto import AutoConfig, AutoTower
+from simpair.towers.chain import ChainTower
 from simpair.towers.config import MODEL_TYPES, PackedBertConfig
 from simpair.towers.packed import PackedBert
 from simpair.towers.static import StaticConfig, StaticTower
 
 __all__ = ["Tower", "empty_tower"]
 
-Tower = PackedBert | AutoTower | StaticTower
+Tower = PackedBert | AutoTower | StaticTower | ChainTower
 
 
 def empty_tower(config: Mapping[str, Any]) -> Tower:
@@ -25,6 +27,8 @@ def empty_tower(config: Mapping[str, Any]) -> Tower:
         ModelError: A child of it says why there is none.
     """
     kind = config.get("model_type")
+    if kind == CHAIN:
+        return ChainTower(Path(config["folder"]), tuple(config["modules"]))
     if kind != STATIC and isinstance(kind, str) and kind not in MODEL_TYPES:
         return AutoTower(AutoConfig.from_config(config))
     shape = None if kind == STATIC else PackedBertConfig.from_config(config)
