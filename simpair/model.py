@@ -95,15 +95,14 @@ class TwinTowerEncoder(Saving, Recomputing, nn.Module):
                 f"the tokenizer has a piece of number {max(ids)}, but the weights have {config.vocab_size} rows; "
                 "tokenizer and weights are not of one model"
             )
-        self.tokenizer: Tokens
         self.query: TwinTowerEncoder | None = None
         self._default_role = checkpoint.default_role
         if checkpoint.query is not None:
             self.query = TwinTowerEncoder(checkpoint.query, dtype=dtype, truncate_dim=truncate_dim)
             if self.query._whole != self._whole:
                 raise ModelCorrupt(f"the towers' embeddings have {self.query._whole} and {self._whole} components")
-        chain = isinstance(self.tower, ChainTower)  # sets prompts itself, and is told the role
-        self.tokenizer = Tokens(
+        chain = isinstance(self.tower, ChainTower)  # sets prompts itself
+        self.tokenizer: Tokens = Tokens(
             checkpoint.tokenizer,
             max_seq_length=longest,
             prompts=MARKS if chain else self._settings.prompts,

@@ -165,11 +165,9 @@ def test_layers_are_computed_again_in_both_towers(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "error", "told"),
     [
-        ({"parameters": {"default_route": "image"}}, UnsupportedModel, "one of them the default"),
-        ({"parameters": {"default_route": None, "allow_empty_key": False}}, UnsupportedModel, "the default"),
-        ({"parameters": {"default_route": "query", "route_mappings": {"x": "query"}}}, UnsupportedModel, "mappings"),
+        ({"parameters": {"default_route": "image"}}, ModelCorrupt, "the default route 'image' is none of query"),
         ({"parameters": {"default_route": "query", "scale": 2}}, UnsupportedModel, "scale"),
-        ({"structure": {"query": ["query_0_Transformer"]}}, UnsupportedModel, "the routes are query"),
+        ({"structure": {"query": ["query_0_Transformer"]}}, ModelCorrupt, "'document' is none of query"),
         ({"structure": {"query": ["elsewhere"], "document": []}}, ModelCorrupt, "each route"),
         ({"types": {}}, ModelCorrupt, "each route"),
         ({"types": None}, ModelCorrupt, "each route"),
@@ -180,6 +178,13 @@ def test_layers_are_computed_again_in_both_towers(folder: Path) -> None:
 def test_routers_that_say_something_else_are_refused(folder: Path, changed: Any, error: type, told: str) -> None:
     _edit(folder / "router_config.json", **changed)
     with pytest.raises(error, match=told):
+        _open(folder)
+
+
+def test_a_text_without_a_route_is_refused_at_once(folder: Path) -> None:
+    pytest.importorskip("sentence_transformers.sentence_transformer.modules", reason="chains need version 6")
+    _edit(folder / "router_config.json", parameters={"default_route": None, "allow_empty_key": False})
+    with pytest.raises(ModelCorrupt, match="does not run"):
         _open(folder)
 
 

@@ -82,8 +82,11 @@ class ChainTower(nn.Module):
         self.model: Any = _open(folder)
         if not hasattr(self.model, "preprocess"):
             raise UnsupportedModel(f"{folder}: its chain of modules needs sentence-transformers 6; install that")
-        with torch.no_grad():
-            vectors = self._vectors(["a"], "", alone=True)
+        try:
+            with torch.no_grad():
+                vectors = self._vectors(["a"], "", alone=True)
+        except Exception as error:  # whatever modules raise that do not fit each other
+            raise ModelCorrupt(f"{folder}: its chain of modules does not run ({one_line(error)})") from None
         if vectors.dim() != 2 or vectors.is_sparse:
             raise UnsupportedModel(f"{folder}: what its chain of modules makes of a text is no vector")
         self.config = ChainConfig(modules, _parts(self.model), vectors.shape[1])
