@@ -57,7 +57,8 @@ _TRANSFORMER_KEYS: dict[str, tuple[Any, ...]] = {
     "unpad_inputs": (True, False),
 }
 """The values of its keys that are read; ``max_seq_length`` and ``do_lower_case`` take any."""
-_WIDTHS = ("hidden_size", "d_model", "dim", "n_embd")
+_SETTINGS_KEYS = ("__version__", "default_prompt_name", "model_type", "prompts", "similarity_fn_name", "truncate_dim")
+_WIDTHS = ("hidden_size", "d_model", "dim", "n_embd", "emb_dim")
 LONGEST = 1 << 20
 """Tokens of a checkpoint that declares no maximum: its position table is shorter."""
 
@@ -251,6 +252,9 @@ def _read_settings(folder: Path, settings: Settings, *, width: int) -> Settings:
     """The settings with what ``config_sentence_transformers.json`` says; D is ``width``."""
     path = folder / "config_sentence_transformers.json"
     declared = read_json(path, missing={})
+    for key, value in declared.items():
+        if key not in _SETTINGS_KEYS and value not in (None, "", {}, []):
+            raise UnsupportedModel(f"{path}: {key!r:.80} is {value!r:.80}, which this version does not read")
     names: dict[str, Similarity] = {"None": "cosine", "cosine": "cosine", "dot": "dot", "dot_product": "dot"}
     similarity = names.get(str(declared.get("similarity_fn_name")))
     if similarity is None:

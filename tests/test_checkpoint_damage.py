@@ -192,8 +192,8 @@ _BAD: dict[str, tuple[_EDIT, type[ModelError], str]] = {
     ),
     "unknown module": (
         _set_module(2, type="sentence_transformers.models.CNN"),
-        UnsupportedModel,
-        "modules are Transformer, Pooling, CNN",
+        ModelCorrupt,
+        "sentence-transformers does not open it",
     ),
     "path up": (_set_module(1, path="../1_Pooling"), UnsafeModel, "leaves the checkpoint's folder"),
     "path up inside": (_set_module(1, path="x/../../y"), UnsafeModel, "leaves the checkpoint's folder"),
@@ -205,7 +205,7 @@ _BAD: dict[str, tuple[_EDIT, type[ModelError], str]] = {
         "0_Transformer has no config.json",
     ),
     "module without type": (lambda f: (f / "modules.json").write_text('[{"path": ""}]'), ModelCorrupt, "modules"),
-    "no modules": (lambda f: (f / "modules.json").write_text("[]"), UnsupportedModel, "modules are"),
+    "no modules": (lambda f: (f / "modules.json").write_text("[]"), ModelCorrupt, "lists no modules"),
     "euclidean": (
         _set("config_sentence_transformers.json", similarity_fn_name="euclidean"),
         UnsupportedModel,

@@ -163,3 +163,11 @@ def test_a_bias_that_the_other_has_not_is_no_layer_of_the_same_shape() -> None:
     for ours, theirs in ((with_bias, without), (without, with_bias)):
         with pytest.raises(ModelCorrupt, match="no bias"):
             Heads([ours]).check([theirs])
+
+
+def test_a_setting_that_nobody_reads_here_is_named(folder: Path) -> None:
+    _edit(folder / "config_sentence_transformers.json", __version__={"torch": "2"}, comment=None, tags=[])
+    TwinTowerEncoder.from_pretrained(folder, device="cpu")
+    _edit(folder / "config_sentence_transformers.json", query_prefix="Q: ")
+    with pytest.raises(UnsupportedModel, match="'query_prefix' is 'Q: '"):
+        TwinTowerEncoder.from_pretrained(folder, device="cpu")

@@ -23,6 +23,7 @@ TEXTS = [
     "blue blue blue cat",
 ]
 LONGEST = 40
+PROMPTS = {"query": "Instruct: find it\nQuery: ", "document": "a text: "}
 _SMALL = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
@@ -89,6 +90,8 @@ LAYOUTS = {
         config={"pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3, "local_attention": 8}
         | {"bos_token_id": 2, "eos_token_id": 3},
     ),
+    "XLM": Layout("xlm", config={"emb_dim": 32, "n_layers": 2, "n_heads": 4}),
+    "BLOOM": Layout("bloom", "bpe", {"n_embed": 32, "n_layer": 2, "n_head": 4}, pooling="weightedmean"),
     "NomicBERT": Layout("nomic_bert", tokenizer_class="BertTokenizer"),
     "GTE": Layout("gte", pooling="cls"),
     "Jina v3": Layout("jina_embeddings_v3"),
@@ -138,7 +141,7 @@ def build(layout: Layout, folder: Path) -> Path:
     modules += _dense(layout)
     if layout.normalize:
         modules.append(Normalize())
-    SentenceTransformer(modules=modules, device="cpu").save(str(folder / "saved"))
+    SentenceTransformer(modules=modules, device="cpu", prompts=PROMPTS).save(str(folder / "saved"))
     return folder / "saved"
 
 

@@ -34,16 +34,21 @@ def _peer(folder: Path) -> Any:
 
 
 def test_vectors_are_those_of_sentence_transformers_there_and_back(folder: Path, tmp_path: Path) -> None:
-    expected = _peer(folder).encode(TEXTS, batch_size=1, normalize_embeddings=True)  # as a cosine asks
-    assert np.abs(expected @ expected.T - np.eye(len(TEXTS))).min() < 0.99  # they tell texts apart
-    encoder = TwinTowerEncoder.from_pretrained(folder, device="cpu")
-    found = encoder.encode(TEXTS, on_truncation="ignore")
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    peer, encoder = _peer(folder), TwinTowerEncoder.from_pretrained(folder, device="cpu")
     encoder.save_pretrained(tmp_path / "back")
-    np.testing.assert_allclose(_peer(tmp_path / "back").encode(TEXTS, batch_size=1), expected, atol=1e-6)
-    again = TwinTowerEncoder.from_pretrained(tmp_path / "back", device="cpu")
+    again, back = TwinTowerEncoder.from_pretrained(tmp_path / "back", device="cpu"), _peer(tmp_path / "back")
     assert again.fingerprint == encoder.fingerprint
-    np.testing.assert_allclose(again.encode(TEXTS, on_truncation="ignore"), found, atol=1e-7)
+    kinds = []
+    for role in ("encode", "encode_query", "encode_document"):  # the longest text is cut
+        expected = getattr(peer, role)(TEXTS, batch_size=1, normalize_embeddings=True)  # as a cosine asks
+        found = getattr(encoder, role)(TEXTS, on_truncation="ignore")
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+        np.testing.assert_allclose(getattr(back, role)(TEXTS, batch_size=1), expected, atol=1e-6)
+        np.testing.assert_allclose(getattr(again, role)(TEXTS, on_truncation="ignore"), found, atol=1e-7)
+        kinds.append(expected)
+    apart = np.abs(kinds[0] @ kinds[0].T - np.eye(len(TEXTS)))
+    assert apart.min() < 0.99  # they tell texts apart
+    assert min(np.abs(kinds[0] - other).max() for other in kinds[1:]) > 1e-3  # and prompts
 
 
 def test_training_meets_the_vectors_of_serving(folder: Path) -> None:
