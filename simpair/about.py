@@ -9,7 +9,7 @@ from typing import NamedTuple
 from simpair import hub
 from simpair.checkpoint import LONGEST
 from simpair.model import TwinTowerEncoder
-from simpair.modules import read_towers
+from simpair.modules import CHAIN, read_towers
 from simpair.weights import stored_dtypes
 
 __all__ = ["EncoderInfo", "describe"]
@@ -88,6 +88,8 @@ def _of_tower(encoder: TwinTowerEncoder, home: Path) -> dict[str, object]:
     checkpoint, longest = encoder.checkpoint(), encoder.max_seq_length
     settings, own = checkpoint.settings, [encoder.tower, encoder.heads]
     pooling = settings.pooling if settings.include_prompt else f"{settings.pooling} without the prompt"
+    if checkpoint.config.get("model_type") == CHAIN:
+        pooling = "by its modules"
     pooling += "".join(f", dense {len(layer.weight)} {layer.activation}" for layer in checkpoint.dense)
     return {
         "architecture": str(checkpoint.config.get("model_type")),

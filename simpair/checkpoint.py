@@ -185,8 +185,8 @@ def _read_chain(folder: Path, kinds: tuple[str, ...]) -> Checkpoint:
     """What is said of a chain of modules beside them; sentence-transformers reads those."""
     settings = _read_settings(folder, Settings(pooling="cls", max_seq_length=LONGEST), width=LONGEST)
     config = {"model_type": CHAIN, "folder": str(folder), "modules": kinds}
-    normalize = kinds[-1] == "Normalize" or settings.similarity == "cosine"
-    return Checkpoint(config, replace(settings, normalize=normalize), {}, byte_tokenizer(), {})
+    settings = replace(settings, normalize=settings.similarity == "cosine")  # what else there is, the chain does
+    return Checkpoint(config, settings, {}, byte_tokenizer(), {})
 
 
 def _read_static(folder: Path, modules: Modules) -> Checkpoint:

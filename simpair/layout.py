@@ -26,7 +26,8 @@ _NAMESPACE = "sentence_transformers.models."
 """Of the classes, as every version of sentence-transformers knows them."""
 _STALE = (
     *("vocab.txt", "special_tokens_map.json", "added_tokens.json", "tokenizer.json", "tokenizer_config.json"),
-    *("config.json", "router_config.json", WEIGHTS, WEIGHTS_INDEX, *TRANSFORMER_CONFIGS),
+    *("config.json", "router_config.json", "1_Pooling/config.json", "adapter_config.json", "chat_template.jinja"),
+    *(WEIGHTS, WEIGHTS_INDEX, *TRANSFORMER_CONFIGS),
 )
 """What an older save may have, and this one not."""
 

@@ -155,13 +155,13 @@ class TwinTowerEncoder(Saving, Recomputing, nn.Module):
         Each brings the prompt of its role; texts without a role go to ``document``.
 
         Raises:
-            InputError: One is untied itself, or they differ in width or similarity.
+            InputError: One is untied or a chain, or they differ in width or similarity.
         """
+        if any(not side.tied or isinstance(side.tower, ChainTower) for side in (query, document)):
+            raise InputError("one is untied, or a chain of sentence-transformers; give two tied encoders")
+        if query._whole != document._whole:
+            raise InputError(f"towers of {query._whole} and {document._whole} components; give two of one width")
         ours, theirs = document.checkpoint(), query.checkpoint()
-        if not (query.tied and document.tied) or query._whole != document._whole:
-            raise InputError(
-                f"towers of {query._whole} and {document._whole} components; give two tied ones of one width"
-            )
         if theirs.settings.similarity != ours.settings.similarity:
             raise InputError(
                 f"the towers declare {theirs.settings.similarity} and {ours.settings.similarity} similarity"
@@ -170,7 +170,7 @@ class TwinTowerEncoder(Saving, Recomputing, nn.Module):
         shared = {name: getattr(ours.settings, name) for name in ("default_prompt_name", "truncate_dim")}
         theirs = replace(theirs, settings=replace(theirs.settings, prompts=prompts, **shared))
         joined = replace(ours, settings=replace(ours.settings, prompts=prompts), query=theirs)
-        return cls(joined, dtype=document.dtype).to(document.device)
+        return cls(joined, dtype=document.dtype, truncate_dim=document.embedding_dimension).to(document.device)
 
     @property
     def tied(self) -> bool:
@@ -214,7 +214,7 @@ class TwinTowerEncoder(Saving, Recomputing, nn.Module):
     def embed(self, batch: PackedBatch) -> Tensor:
         """Embeddings (B, D) float32 of a packed batch, differentiable: the one path of training and serving.
 
-        Of untied towers that of documents; the other is ``query.embed``. All tokens are pooled, those of a prompt too.
+        Of untied towers that of documents; the other is ``query.embed``. Those of a prompt are pooled too.
         """
         return self._embed(batch, None, 0)
 
@@ -243,13 +243,13 @@ class TwinTowerEncoder(Saving, Recomputing, nn.Module):
     ) -> FloatArray:
         """Embedding (D,) of one text or (N, D) of a sequence, float32, in the order of the texts.
 
-        Equal texts are encoded once. Any number of threads may call this at a time.
+        Equal texts are encoded once. Any number of threads may call this.
 
         Args:
             texts: One text or a sequence; an empty sequence gives (0, D).
             role: ``query``, ``document``, or None for the default prompt.
             on_truncation: When texts are longer than ``max_seq_length`` and lose their end: ``warn`` logs how many,
-                ``error`` raises, ``ignore`` goes on.
+                ``error`` raises, ``ignore`` goes on. What a chain of modules cuts is not told.
             show_progress: A bar on stderr.
 
         Raises:
@@ -285,13 +285,13 @@ class TwinTowerEncoder(Saving, Recomputing, nn.Module):
     ) -> Iterator[FloatArray]:
         """Blocks (n, D) float32 of embeddings, in the order of the texts, which may be more than memory holds.
 
-        Texts are drawn as they are needed. A block ends after 4,096 texts or four million characters, whatever came
-        before it, so a stream that goes on behind a block gives the same bytes.
+        Texts are drawn as they are needed. A block ends after 4,096 texts or four million characters, so a stream that
+        goes on behind a block gives the same bytes.
 
         Args:
             texts: Any iterable of texts.
             role: As in :meth:`encode`.
-            on_truncation: As in :meth:`encode`; ``warn`` logs when the stream ends.
+            on_truncation: As there; ``warn`` logs when the stream ends.
 
         Raises:
             InputError: As in :meth:`encode`, when the text is reached.

@@ -114,15 +114,19 @@ def read_towers(folder: Path) -> Towers:
     entries = parse_json(path)
     try:
         named = [(str(entry["type"]), str(entry["path"])) for entry in entries]
+        unknown = [key for entry in entries for key in entry if key not in ("idx", "kwargs", "name", "path", "type")]
     except (KeyError, TypeError) as error:
         raise ModelCorrupt(f"{path} is not a list of modules ({error!r:.80}); download the checkpoint again") from None
+    if unknown:
+        raise UnsupportedModel(f"{path}: a module has {unknown[0]!r:.80}, which this version does not read")
     modules = [_locate(path, folder, kind, where) for kind, where in named]
     if not modules:
         raise ModelCorrupt(f"{path} lists no modules; download the checkpoint again")
     if modules[0].kind in ("Router", "Asym"):
         routes, default_role = _read_router(modules[0].folder)
         chains = {role: [*route, *modules[1:]] for role, route in routes.items()}
-        if default_role is None or not all(map(_is_ours, chains.values())):
+        shared = len(chains) == 2 and _share(*routes.values())
+        if default_role is None or shared or not all(map(_is_ours, chains.values())):
             inside = [module for route in routes.values() for module in route]
             return _foreign(folder, [*modules, *inside])
         query, document = (_chain(chains[role]) for role in ("query", "document"))
@@ -156,6 +160,8 @@ def _read_router(folder: Path) -> tuple[dict[str, list[_Module]], Literal["query
     """
     path = next((folder / name for name in _ROUTER_CONFIGS if (folder / name).is_file()), folder / _ROUTER_CONFIGS[0])
     config: Any = read_json(path)
+    for key in sorted(config.keys() - {"types", "structure", "parameters"}):
+        raise UnsupportedModel(f"{path}: {key!r:.80} is {config[key]!r:.80}, which this version does not read")
     types, structure, options = (config.get(name) for name in ("types", "structure", "parameters"))
     try:
         routes = {role: [_locate(path, folder, types[name], name) for name in structure[role]] for role in structure}
@@ -173,6 +179,12 @@ def _read_router(folder: Path) -> tuple[dict[str, list[_Module]], Literal["query
     return routes, default if ours else None
 
 
+def _share(one: Sequence[_Module], other: Sequence[_Module]) -> bool:
+    """Whether two routes have weights in common, but not all: trained, they must stay one."""
+    weighty = [{module for module in route if module.kind not in ("Normalize", "Pooling")} for route in (one, other)]
+    return bool(weighty[0] & weighty[1]) and list(one) != list(other)
+
+
 def _is_ours(modules: Sequence[_Module]) -> bool:
     """Whether the modules are read and computed here."""
     kinds = [module.kind for module in modules if module.kind != "Dropout"]
@@ -187,7 +199,16 @@ def _chain(modules: Sequence[_Module]) -> Modules:
     static, ends = kept[0].kind == "StaticEmbedding", kept[-1].kind == "Normalize"
     layers = kept[1 if static else 2 : len(kept) - ends]
     pooling = None if static else kept[1].folder
+    if ends:
+        _check_normalize(kept[-1].folder / "config.json")
     return Modules(kept[0].folder, pooling, tuple(module.folder for module in layers), ends, static)
+
+
+def _check_normalize(path: Path) -> None:
+    """Refuse a length of 1 for anything but the embedding; older files have nothing, or none is there."""
+    for key, value in read_json(path, missing={}).items():
+        if key not in ("module_input_name", "module_output_name") or value not in ("sentence_embedding", None):
+            raise UnsupportedModel(f"{path}: {key!r:.80} is {value!r:.80}, which this version does not read")
 
 
 def read_pooling(folder: Path, width: object) -> tuple[str, bool]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,6 @@ from simpair.checkpoint import Checkpoint, Settings, read_checkpoint
 from simpair.errors import ModelCorrupt, UnsupportedModel
 from simpair.fingerprint import fingerprint_of, identity_of
 from simpair.layout import write_checkpoint
-from simpair.modules import CHAIN
 from simpair.towers.chain import ChainTower
 from simpair.towers.choose import empty_tower
 from simpair.weights import copied
@@ -69,15 +68,31 @@ class Saving:
         self._take(read_checkpoint(Path(folder)))
 
     def _take(self: Any, checkpoint: Checkpoint) -> None:
-        self.heads.check(checkpoint.dense)
-        if self.query is not None and checkpoint.query is not None:
-            self.query._take(checkpoint.query)
-        elif self.query is not checkpoint.query:
+        if (self.query is None) != (checkpoint.query is None):
             raise ModelCorrupt("of the folder and this encoder one has two towers, the other one")
-        if isinstance(self.tower, ChainTower) and checkpoint.config.get("model_type") == CHAIN:
-            checkpoint = replace(checkpoint, tensors=empty_tower(checkpoint.config).tensors())
-        self._kept = self.tower.load(checkpoint.tensors)  # copied: the parameters are born already
-        self.heads.load(checkpoint.dense)
+        sides = [(self, checkpoint), *([(self.query, checkpoint.query)] if self.query is not None else [])]
+        loads = [side._loading(held) for side, held in sides]
+        for load in loads:  # each was found to fit
+            load()
+
+    def _loading(self: Any, checkpoint: Checkpoint) -> Callable[[], None]:
+        """What loads the weights of a checkpoint, all of which are looked at before."""
+        self.heads.check(checkpoint.dense)
+        tower = empty_tower(checkpoint.config)
+        tensors = {**checkpoint.tensors, **tower.load(checkpoint.tensors), **tower.tensors()}
+        wanted = self.tower.tensors()
+        if missing := [name for name in wanted if name not in tensors]:
+            raise ModelCorrupt(f"the weights lack {', '.join(missing[:3])} ({len(missing)} tensors)")
+        for name, tensor in wanted.items():
+            found, asked = tuple(tensors[name].shape), tuple(tensor.shape)
+            if found != asked:
+                raise ModelCorrupt(f"{name} has shape {found}, but that of this encoder has {asked}")
+
+        def load() -> None:
+            self._kept = self.tower.load(tensors)  # copied: the parameters are born already
+            self.heads.load(checkpoint.dense)
+
+        return load
 
     def push_to_hub(
         self: Any, repo_id: str, *, private: bool = False, commit_message: str = "Upload with simpair"

@@ -155,6 +155,7 @@ def read_bare_tokenizer(folder: Path) -> tuple[Tokenizer, int | None]:
     if not (folder / "tokenizer.json").is_file():
         raise ModelCorrupt(f"{folder} has no tokenizer.json; download the checkpoint again")
     tokenizer = _open(folder / "tokenizer.json", {}, _BERT)
+    _check_side(folder / "tokenizer.json", (tokenizer.truncation or {}).get("direction"))
     longest = None if tokenizer.truncation is None else int(tokenizer.truncation["max_length"])
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -260,12 +261,8 @@ def _normalizers(tokenizer: Tokenizer) -> list[Normalizer]:
 def _check_options(folder: Path, declared: Mapping[str, Any], tokenizer: Tokenizer, kind: str) -> None:
     """Refuse what changes a vector and is not done here."""
     path, cut = folder / "tokenizer_config.json", tokenizer.truncation or {}
-    side = declared.get("truncation_side") or cut.get("direction") or "right"
-    if str(side).lower() != "right":
-        where = path if declared.get("truncation_side") else folder / "tokenizer.json"
-        raise UnsupportedModel(
-            f"{where}: truncation_side is {side!r:.80}; this version cuts the end of long texts alone"
-        )
+    where = path if declared.get("truncation_side") else folder / "tokenizer.json"
+    _check_side(where, declared.get("truncation_side") or cut.get("direction"))
     if declared.get("split_special_tokens"):
         raise UnsupportedModel(f"{path}: split_special_tokens is set, which this version does not do")
     model: Any = tokenizer.model
@@ -283,6 +280,14 @@ def _check_options(folder: Path, declared: Mapping[str, Any], tokenizer: Tokeniz
             f"{folder / 'tokenizer.json'}: the model is {type(model).__name__}, and that of a {kind} is "
             f"{_MODELS[kind].__name__}; where tokenizer.json is right, write tokenizer_class PreTrainedTokenizerFast "
             f"in {path.name}"
+        )
+
+
+def _check_side(path: Path, side: object) -> None:
+    """Refuse texts that lose their beginning."""
+    if str(side or "right").lower() != "right":
+        raise UnsupportedModel(
+            f"{path}: truncation_side is {side!r:.80}; this version cuts the end of long texts alone"
         )
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +17,9 @@ import torch
 
 from simpair.about import describe
 from simpair.checkpoint import Checkpoint
-from simpair.errors import ModelCorrupt, UnsafeModel, UnsupportedModel
+from simpair.errors import InputError, ModelCorrupt, UnsafeModel, UnsupportedModel
 from simpair.layout import write_checkpoint
+from simpair.manifest import modules_of, needed_files
 from simpair.model import TwinTowerEncoder
 from simpair.raw import byte_tokenizer, read_back
 from simpair.training import RetrievalPair, fine_tune
@@ -34,7 +38,7 @@ def _words(width: int = 32) -> Any:
     from sentence_transformers.sentence_transformer.modules.tokenizer import WhitespaceTokenizer
 
     table = np.random.default_rng(0).normal(size=(len(WORDS), width)).astype(np.float32)
-    return models.WordEmbeddings(WhitespaceTokenizer(WORDS, stop_words=[]), table, max_seq_length=8)
+    return models.WordEmbeddings(WhitespaceTokenizer(WORDS, stop_words={"on", "the", "of"}), table, max_seq_length=8)
 
 
 def _layer_norm(bare: str) -> list[Any]:
@@ -129,7 +133,7 @@ def test_what_chains_cannot_do_is_refused(tiny_model: Path, tmp_path: Path) -> N
         encoder.gradient_checkpointing_enable()
     with pytest.raises(UnsupportedModel, match="bfloat16"):
         TwinTowerEncoder.from_pretrained(tmp_path / "c", device="cpu", dtype="bfloat16")
-    with pytest.raises(ModelCorrupt, match="not those of this chain"):
+    with pytest.raises(ModelCorrupt, match="lack"):
         encoder.load_weights(tiny_model)
     (tmp_path / "c" / "model.safetensors").rename(tmp_path / "c" / "pytorch_model.bin")
     with pytest.raises(UnsafeModel, match="can run code"):
@@ -142,6 +146,73 @@ def test_what_chains_cannot_do_is_refused(tiny_model: Path, tmp_path: Path) -> N
     (tmp_path / "c" / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
     with pytest.raises(UnsafeModel, match="never run"):
         _open(tmp_path / "c")
+
+
+def _norms(folder: Path, bare: Path, **config: Any) -> Path:
+    """A chain with a layer norm, over a transformer of another shape."""
+    from sentence_transformers import SentenceTransformer
+
+    SentenceTransformer(modules=_layer_norm(str(bare)), device="cpu").save(str(folder), create_model_card=False)
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | config), encoding="utf-8")
+    return folder
+
+
+def test_a_fingerprint_tells_shapes_apart_and_is_that_of_any_process(
+    folder: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    script = "import sys, simpair; print(simpair.TwinTowerEncoder.from_pretrained(sys.argv[1]).fingerprint)"
+    told = {
+        subprocess.run(
+            [sys.executable, "-c", script, str(folder)],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        for seed in ("1", "2")
+    }
+    assert told == {_open(folder).fingerprint}
+    usual, other = _norms(tmp_path / "a", tiny_model), _norms(tmp_path / "b", tiny_model, num_attention_heads=8)
+    assert _open(usual).fingerprint != _open(other).fingerprint
+
+
+def test_serving_leaves_dropout_out_and_training_as_it_was(tiny_model: Path, tmp_path: Path) -> None:
+    config = {"hidden_dropout_prob": 0.5, "attention_probs_dropout_prob": 0.5}
+    encoder = _open(_norms(tmp_path / "c", tiny_model, **config))
+    texts = [f"the cat {number}" for number in range(600)]
+    served = encoder.encode(texts)
+    encoder.train()
+    for _ in range(3):
+        np.testing.assert_allclose(encoder.encode(texts), served, atol=1e-6)
+        assert encoder.tower.training
+    batch = encoder.tokenizer.pad(texts[:4])
+    assert (encoder(*batch) - encoder(*batch)).abs().max() > 1e-3  # dropout is there
+
+
+def test_lengths_are_the_chains_own_where_similarity_is_dot(tiny_model: Path, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    routes = {"query": _layer_norm(str(tiny_model))[:3], "document": _layer_norm(str(tiny_model))}
+    chain = SentenceTransformer(modules=[models.Router(routes, "query")], device="cpu", similarity_fn_name="dot")
+    chain.save(str(tmp_path / "c"), create_model_card=False)
+    encoder = _open(tmp_path / "c")
+    for role in ("encode_query", "encode_document"):
+        wanted = getattr(chain, role)(TEXTS, batch_size=1)
+        np.testing.assert_allclose(getattr(encoder, role)(TEXTS), wanted, atol=1e-5)
+    assert np.linalg.norm(encoder.encode_query("a cat")) > 1.5
+
+
+def test_a_chain_is_no_tower_of_a_pair(tiny_model: Path, tmp_path: Path) -> None:
+    chain, tied = _open(_norms(tmp_path / "c", tiny_model)), _open(tiny_model)
+    for pair in ((chain, tied), (tied, chain)):
+        with pytest.raises(InputError, match="a chain"):
+            TwinTowerEncoder.untied(*pair)
+
+
+def test_a_chain_of_the_hub_has_all_its_files(folder: Path) -> None:
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    assert set(needed_files("org/name", names, modules_of(folder))) == set(names)
 
 
 def test_a_saved_chain_is_watched_by_its_digests(tiny_model: Path, tmp_path: Path) -> None:

@@ -171,3 +171,19 @@ def test_a_setting_that_nobody_reads_here_is_named(folder: Path) -> None:
     _edit(folder / "config_sentence_transformers.json", query_prefix="Q: ")
     with pytest.raises(UnsupportedModel, match="'query_prefix' is 'Q: '"):
         TwinTowerEncoder.from_pretrained(folder, device="cpu")
+
+
+def test_what_a_list_of_modules_or_a_normalize_says_beyond_the_usual_is_named(folder: Path) -> None:
+    modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+    place = folder / modules[-1]["path"] / "config.json"
+    _edit(place, module_output_name="sentence_embedding")
+    TwinTowerEncoder.from_pretrained(folder, device="cpu")
+    for changed in ({"module_output_name": "other"}, {"p": 1}):
+        before = place.read_text(encoding="utf-8")
+        _edit(place, **changed)
+        with pytest.raises(UnsupportedModel, match=next(iter(changed))):
+            TwinTowerEncoder.from_pretrained(folder, device="cpu")
+        place.write_text(before, encoding="utf-8")
+    (folder / "modules.json").write_text(json.dumps([*modules[:-1], {**modules[-1], "scale": 2}]), encoding="utf-8")
+    with pytest.raises(UnsupportedModel, match="scale"):
+        TwinTowerEncoder.from_pretrained(folder, device="cpu")

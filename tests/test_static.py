@@ -64,6 +64,15 @@ def test_the_tokenizers_own_maximum_is_heeded(make_static: Callable[..., Checkpo
     encoder = _open(tmp_path / "cut")
     assert encoder.max_seq_length == 3
     np.testing.assert_array_equal(encoder.encode("the cat sits on"), encoder.encode("the cat sits"))
+    content = json.loads((tmp_path / "cut" / "tokenizer.json").read_text(encoding="utf-8"))
+    content["truncation"]["direction"] = "Left"
+    (tmp_path / "left").mkdir()
+    for name in ("modules.json", "model.safetensors", "1_Normalize/config.json"):
+        (tmp_path / "left" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "left" / name).write_bytes((tmp_path / "cut" / name).read_bytes())
+    (tmp_path / "left" / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(UnsupportedModel, match="truncation_side"):
+        _open(tmp_path / "left")
     with pytest.raises(InputError, match="longer than 3"):
         encoder.encode("the cat sits on", on_truncation="error")
 

@@ -12,10 +12,14 @@ import pytest
 import torch
 
 from simpair.checkpoint import Checkpoint
+from simpair.cli.progress import WithProgress
 from simpair.errors import InputError, ModelCorrupt, UnsafeModel, UnsupportedModel
 from simpair.layout import write_checkpoint
 from simpair.model import TwinTowerEncoder
 from simpair.search import SearchIndex
+from simpair.training import ScoredPair, evaluate_pairs
+
+from .command import ran
 
 TEXTS = ["a cat sits on the mat", "今天天气很好", "the dog runs fast, 猫", "x", "cat " * 90]
 PROMPTS = {"query": "ask: ", "document": ""}
@@ -141,6 +145,55 @@ def test_weights_are_loaded_into_both_or_refused(
         _open(tiny_model).load_weights(folder)
 
 
+def test_weights_that_are_refused_change_neither_tower(
+    folder: Path, tmp_path: Path, make_untied: Callable[..., Checkpoint], make_checkpoint: Callable[..., Checkpoint]
+) -> None:
+    """The queries' tower of the folder would fit, the documents' does not."""
+    whole = make_untied(prompts=PROMPTS)
+    other = make_checkpoint(seed=9, config={"num_hidden_layers": 3})
+    query = make_checkpoint(seed=8, config={"num_hidden_layers": 1})
+    write_checkpoint(tmp_path / "other", type(whole)(**{**vars(other), "query": query}))
+    encoder = _open(folder)
+    before = encoder.fingerprint
+    wider = make_checkpoint(config={"vocab_size": whole.config["vocab_size"] + 8})
+    write_checkpoint(tmp_path / "wider", type(whole)(**{**vars(wider), "query": query}))
+    with pytest.raises(ModelCorrupt):
+        encoder.load_weights(tmp_path / "wider")
+    assert encoder.fingerprint == before
+
+
+def test_routes_that_share_weights_stay_one_chain(folder: Path) -> None:
+    pytest.importorskip("sentence_transformers.sentence_transformer.modules", reason="chains need version 6")
+    from sentence_transformers import SentenceTransformer
+
+    content = json.loads((folder / "router_config.json").read_text(encoding="utf-8"))
+    content["structure"]["query"] = ["document_0_Transformer", "query_1_Pooling"]
+    _edit(folder / "router_config.json", **content)
+    encoder, peer = _open(folder), SentenceTransformer(str(folder), device="cpu")
+    assert encoder.tied  # sentence-transformers runs it
+    assert sum(w.numel() for w in encoder.parameters()) == sum(w.numel() for w in peer.parameters())
+    wanted = peer.encode_query(TEXTS, batch_size=1, normalize_embeddings=True)
+    np.testing.assert_allclose(encoder.encode_query(TEXTS), wanted, atol=1e-6)
+
+
+def test_a_pair_takes_the_place_of_what_others_saved(folder: Path, tmp_path: Path, tiny_copy: Path) -> None:
+    (tiny_copy / "simpair.json").unlink()
+    (tiny_copy / "adapter_config.json").write_text("{}", encoding="utf-8")
+    _open(folder).save_pretrained(tiny_copy)
+    assert _open(tiny_copy).fingerprint == _open(folder).fingerprint
+
+
+def test_the_command_line_measures_both_towers(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = [ScoredPair(f"the cat {n}", f"a dog {'red ' * n}", (n % 4) / 3) for n in range(8)]
+    rows = "".join(f"{pair.text1},{pair.text2},{pair.label}\n" for pair in pairs)
+    (tmp_path / "pairs.csv").write_text(f"text1,text2,label\n{rows}", encoding="utf-8")
+    (found,) = ran(capsys, "evaluate", folder, tmp_path / "pairs.csv", "--format", "jsonl").rows
+    assert found["spearman"] == pytest.approx(evaluate_pairs(_open(folder), pairs).spearman, abs=1e-4)
+    assert evaluate_pairs(WithProgress(_open(folder)), pairs) == evaluate_pairs(_open(folder), pairs)
+
+
 def test_an_index_asks_each_role_from_its_tower(folder: Path, tmp_path: Path) -> None:
     encoder = _open(folder)
     with SearchIndex.create(tmp_path / "index", encoder) as index:
@@ -172,6 +225,7 @@ def test_layers_are_computed_again_in_both_towers(folder: Path) -> None:
         ({"types": {}}, ModelCorrupt, "each route"),
         ({"types": None}, ModelCorrupt, "each route"),
         ({"parameters": None}, ModelCorrupt, "each route"),
+        ({"routes": {"a": "b"}}, UnsupportedModel, "'routes' is"),
         ({"types": {"query_0_Transformer": "os.system"}}, UnsafeModel, "never run"),
     ],
 )  # fmt: skip

@@ -52,7 +52,7 @@ def lora(
         raise InputError(f"rank is {rank}, alpha {alpha}, dropout {dropout}; expected 1 or more, above 0, and below 1")
     config = _config(rank, 2 * rank if alpha is None else alpha, dropout, target_modules)
     sides = [side for side in (encoder, encoder.query) if side is not None]
-    towers = [side.tower for side in sides]
+    towers, heads = [side.tower for side in sides], [side.heads.layers() for side in sides]
     adapted = [_adapted(side, config) for side in sides]
     for side, tower in zip(sides, adapted, strict=True):
         side.tower = tower
@@ -60,8 +60,9 @@ def lora(
         yield encoder
         merged = [tower.tensors() for tower in adapted]
     except BaseException:
-        for side, old in zip(sides, towers, strict=True):
-            side.tower = old
+        for side, old, layers in zip(sides, towers, heads, strict=True):
+            side.tower = old.to(side.device)
+            side.heads.load(layers)
         raise
     for side, old, tensors in zip(sides, towers, merged, strict=True):
         side.tower = old.to(side.device)
@@ -112,9 +113,12 @@ class _AdaptedTower(AutoTower):
         for name, tensor in super().tensors().items():
             if ".lora_" in name:
                 continue
+            plain = name.replace(".base_layer.", ".")
+            if plain in self._made_up:
+                continue
             layer = self._layer(name)
             delta = None if layer is None or not name.endswith(".weight") else layer.get_delta_weight(_NAME)
-            merged[name.replace(".base_layer.", ".")] = tensor if delta is None else tensor + delta.detach()
+            merged[plain] = tensor if delta is None else tensor + delta.detach()
         return merged
 
     def load(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -125,14 +129,12 @@ class _AdaptedTower(AutoTower):
         """
         if not list(self.model.parameters()):
             return super().load(tensors)
-        own = {name: name.replace(".base_layer.", ".") for name in super().tensors() if ".lora_" not in name}
-        wrong = [name for name, plain in own.items() if plain not in tensors]
-        if wrong:
+        if wrong := [name for name in self.tensors() if name not in tensors]:
             raise ModelCorrupt(f"the weights lack {', '.join(wrong[:3])} ({len(wrong)} tensors)")
         with torch.no_grad():
             for name, weight in self.model.state_dict().items():
                 plain = name.replace(".base_layer.", ".")
-                if ".lora_B." in name:
+                if ".lora_B." in name or ".lora_embedding_A." in name:  # the factor that begins as 0
                     weight.zero_()
                 elif plain in tensors:
                     weight.copy_(tensors[plain])

@@ -58,6 +58,9 @@ class TwinTowerTrainingArguments(TrainingArguments):
     symmetric: bool = field(default=False, metadata={"help": "info_nce in both directions"})
     matryoshka_dims: list[int] | None = field(default=None, metadata={"help": "sum the loss over these widths"})
     mini_batch_size: int = field(default=0, metadata={"help": "texts that a forward takes at once; 0 takes all"})
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "look for weights without a gradient; texts in several forwards rule it out"}
+    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "the collator reads the records whole"})
     report_to: str | list[str] | None = field(default="none", metadata={"help": "where to report; none by default"})
 

@@ -48,6 +48,11 @@ class WithProgress:
         return self._encoder.dtype
 
     @property
+    def tied(self) -> bool:
+        """Whether both roles share one tower."""
+        return self._encoder.tied
+
+    @property
     def source(self) -> str | None:
         """What the encoder was loaded from."""
         return self._encoder.source

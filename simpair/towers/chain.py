@@ -6,7 +6,9 @@ the packed batch. Prompts are the chain's own. Knows no settings.
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ from simpair.tokens import PackedBatch
 __all__ = ["ChainConfig", "ChainTower"]
 
 _AT_ONCE = 32
+_VOLATILE = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
 _PICKLES = "pytorch_model*.bin"
 """What modules open where there is nothing better."""
 _LOCK = Lock()
@@ -79,12 +82,13 @@ class ChainTower(nn.Module):
         """
         super().__init__()
         self.trained = False
+        self._serving: list[nn.Module] = []  # in a list, so that its parameters are not found a second time
         self.model: Any = _open(folder)
         if not hasattr(self.model, "preprocess"):
             raise UnsupportedModel(f"{folder}: its chain of modules needs sentence-transformers 6; install that")
         try:
             with torch.no_grad():
-                vectors = self._vectors(["a"], "", alone=True)
+                vectors = _vectors(self.model, ["a"], "", alone=True)
         except Exception as error:  # whatever modules raise that do not fit each other
             raise ModelCorrupt(f"{folder}: its chain of modules does not run ({one_line(error)})") from None
         if vectors.dim() != 2 or vectors.is_sparse:
@@ -99,33 +103,37 @@ class ChainTower(nn.Module):
     def forward(self, batch: PackedBatch, products: Sequence[Any] | None = None) -> Tensor:
         """States (S, D): at the first token of each text its vector, elsewhere 0."""
         self.trained = self.trained or (products is None and torch.is_grad_enabled())
-        training = self.model.training
+        model = self.model if products is None else self._served()
         starts = list(accumulate(batch.lengths, initial=0))
         by_role: dict[str, list[tuple[int, str]]] = {}
         for first, end in pairwise(starts):
             role, text = read_back(batch.input_ids[first:end].tolist())
             by_role.setdefault(role, []).append((first, text))
         states = torch.zeros(len(batch.input_ids), self.config.hidden_size, device=batch.input_ids.device)
-        self.model.train(training and products is None)
-        try:
-            for role, found in by_role.items():
-                places, texts = zip(*found, strict=True)
-                vectors = self._vectors(list(texts), role, alone="CNN" in self.config.modules)
-                states = states.index_copy(0, torch.tensor(places, device=states.device), vectors.to(states))
-        finally:
-            self.model.train(training)
+        for role, found in by_role.items():
+            places, texts = zip(*found, strict=True)
+            vectors = _vectors(model, list(texts), role, alone="CNN" in self.config.modules)
+            states = states.index_copy(0, torch.tensor(places, device=states.device), vectors.to(states))
         return states
 
-    def _vectors(self, texts: list[str], role: str, *, alone: bool) -> Tensor:
-        """(B, D), a few texts at a time; ``alone`` where padding reaches the tokens beside it."""
-        prompt = self.model.prompts.get(role or self.model.default_prompt_name)
-        size, task, found = 1 if alone else _AT_ONCE, role or None, []
-        for start in range(0, len(texts), size):
-            with _LOCK:
-                features = self.model.preprocess(texts[start : start + size], prompt=prompt or None, task=task)
-            given = {name: _to(value, self.model.device) for name, value in features.items()}
-            found.append(self.model(given, task=task)["sentence_embedding"].float())
-        return torch.cat(found)
+    def _served(self) -> Any:
+        """The chain as it serves: in training a twin that holds the same weights and leaves dropout out."""
+        if not self.model.training:
+            return self.model
+        with _LOCK:
+            if not self._serving:
+                held = {id(tensor): tensor for tensor in (*self.model.parameters(), *self.model.buffers())}
+                self._serving.append(copy.deepcopy(self.model, held).eval())
+            return self._serving[0]
+
+    def _apply(self, *args: Any, **kwargs: Any) -> ChainTower:
+        """As in ``nn.Module``, which moves or casts weights; the twin would keep the buffers of before."""
+        self._serving.clear()
+        return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call, no-any-return]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the twin, whose weights would be others in a copy."""
+        return {**self.__dict__, "_serving": []}
 
     def load(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Take the weights of a chain of the same modules; without any, those of its folder stay.
@@ -133,11 +141,12 @@ class ChainTower(nn.Module):
         Raises:
             ModelCorrupt: Tensors are missing, unknown or misshapen.
         """
+        own = self.model.state_dict()
+        if tensors and {n: t.shape for n, t in own.items()} != {n: t.shape for n, t in tensors.items()}:
+            wrong = sorted(own.keys() ^ tensors.keys()) or sorted(n for n in own if own[n].shape != tensors[n].shape)
+            raise ModelCorrupt(f"the weights are not those of this chain: {', '.join(wrong[:3])}")
         if tensors:
-            try:
-                self.model.load_state_dict(dict(tensors))
-            except RuntimeError as error:
-                raise ModelCorrupt(f"the weights are not those of this chain ({one_line(error)})") from None
+            self.model.load_state_dict(dict(tensors))
         return {}
 
     def tensors(self) -> dict[str, Tensor]:
@@ -165,6 +174,18 @@ class ChainTower(nn.Module):
         return []
 
 
+def _vectors(model: Any, texts: list[str], role: str, *, alone: bool) -> Tensor:
+    """(B, D), a few texts at a time; ``alone`` where padding reaches the tokens beside it."""
+    prompt = model.prompts.get(role or model.default_prompt_name)
+    size, task, found = 1 if alone else _AT_ONCE, role or None, []
+    for start in range(0, len(texts), size):
+        with _LOCK:
+            features = model.preprocess(texts[start : start + size], prompt=prompt or None, task=task)
+        given = {name: _to(value, model.device) for name, value in features.items()}
+        found.append(model(given, task=task)["sentence_embedding"].float())
+    return torch.cat(found)
+
+
 def _to(value: Any, device: torch.device) -> Any:
     return value.to(device) if isinstance(value, Tensor) else value
 
@@ -177,7 +198,8 @@ def _open(folder: Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return SentenceTransformer(str(folder), device="cpu", local_files_only=True, trust_remote_code=False).eval()
+            model = SentenceTransformer(str(folder), device="cpu", local_files_only=True, trust_remote_code=False)
+            return model.float().eval()
     except Exception as error:  # whatever its modules raise
         raise ModelCorrupt(f"{folder}: sentence-transformers does not open it ({one_line(error)})") from None
 
@@ -199,6 +221,14 @@ def _parts(model: Any) -> str:
         if hasattr(module, "get_config_dict"):
             tokenizer = getattr(module, "tokenizer", None)
             words: Any = getattr(tokenizer, "backend_tokenizer", tokenizer)
-            said = words.to_str() if hasattr(words, "to_str") else vars(words) if hasattr(words, "__dict__") else ""
-            told.append(f"{name} {type(module).__name__} {module.get_config_dict()} {said}")
-    return hashlib.sha256("\n".join(told).encode("utf-8", "replace")).hexdigest()
+            said = words.to_str() if hasattr(words, "to_str") else getattr(words, "__dict__", {})
+            shape = module.config.to_dict() if hasattr(getattr(module, "config", None), "to_dict") else {}
+            kept = {key: value for key, value in shape.items() if key not in _VOLATILE}
+            told.append([name, type(module).__name__, module.get_config_dict(), said, kept])
+    written = json.dumps(told, sort_keys=True, default=_plain)
+    return hashlib.sha256(written.encode("utf-8", "replace")).hexdigest()
+
+
+def _plain(value: object) -> object:
+    """What JSON has no form for, the same in every process."""
+    return sorted(map(str, value)) if isinstance(value, set | frozenset) else type(value).__name__

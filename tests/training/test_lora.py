@@ -87,6 +87,25 @@ def test_dense_heads_learn_too_and_both_towers_of_a_pair(
         np.testing.assert_allclose(merged, new, atol=1e-6)
 
 
+def test_heads_go_back_too_and_adapters_of_embeddings_are_loaded_away(
+    make_checkpoint: Callable[..., Checkpoint], tmp_path: Path
+) -> None:
+    whole = make_checkpoint()
+    headed = TwinTowerEncoder(type(whole)(**{**vars(whole), "dense": (DenseLayer(torch.eye(32), None, "Tanh"),)}))
+    before = headed.encode(TEXTS)
+    with pytest.raises(KeyError), lora(headed):  # noqa: PT012
+        fine_tune(headed, PAIRS, batch_size=4, learning_rate=0.05)
+        raise KeyError
+    np.testing.assert_allclose(headed.encode(TEXTS), before, atol=1e-6)
+    with lora(headed, rank=2, target_modules=["word_embeddings", "query"]):
+        fine_tune(headed, PAIRS, batch_size=4, learning_rate=0.05)
+        headed.save_pretrained(tmp_path / "kept")
+        wanted = headed.encode(TEXTS)
+        headed.load_weights(tmp_path / "kept")
+        np.testing.assert_allclose(headed.encode(TEXTS), wanted, atol=1e-5)
+    np.testing.assert_allclose(headed.encode(TEXTS), wanted, atol=1e-5)
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.filterwarnings("ignore::UserWarning")

@@ -29,7 +29,7 @@ def test_a_shallow_copy_keeps_the_layers_that_are_named(
         for name in names:
             assert copy.tensors[name.replace(f"layer.{layer}.", f"layer.{number}.", 1)] is whole.tensors[name]
     assert TwinTowerEncoder(copy).encode("a cat").shape == (32,)
-    for layers in ([4], [-1], []):
+    for layers in ([4], [-1], [], [0, 0]):
         with pytest.raises(InputError, match="some of 0 to 3"):
             shallow(whole, layers)
     with pytest.raises(InputError, match="BERT's kind"):

@@ -124,3 +124,34 @@ def test_two_processes_give_the_gradients_of_the_joined_batch(
     whole = sum(float(value.grad.square().sum()) for value in encoder.parameters())
     assert any(name.startswith("query.") for name in theirs)
     assert (apart / whole) ** 0.5 <= 1e-5
+
+
+RUN = """
+import os
+import sys
+import torch
+from simpair import TwinTowerEncoder
+from simpair.training import fine_tune
+from tests.training.test_untied import ASKED
+
+model, out = sys.argv[1:]
+encoder = TwinTowerEncoder.from_pretrained(model, device="cpu")
+wanted = {"ddp_backend": "gloo"}
+fine_tune(encoder, ASKED, batch_size=2, mini_batch_size=3, epochs=2, output_dir=out, arguments=wanted)
+torch.distributed.barrier()
+torch.distributed.destroy_process_group()
+os._exit(0)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_fine_tune_both_towers_in_mini_batches(folder: Path, tmp_path: Path) -> None:
+    """Through the trainer's own wrapper: a forward may have the texts of one role alone."""
+    script = tmp_path / "run.py"
+    script.write_text(RUN, encoding="utf-8")
+    launch(script, folder, tmp_path / "out")
+    trained, before = _open(tmp_path / "out"), _open(folder)
+    assert trained.query is not None
+    assert before.query is not None
+    assert trained.query.fingerprint != before.query.fingerprint
+    assert np.abs(trained.encode_document(["a cat"]) - before.encode_document(["a cat"])).max() > 0

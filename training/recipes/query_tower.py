@@ -44,8 +44,8 @@ def shallow(whole: Checkpoint, layers: Sequence[int]) -> Checkpoint:
         raise InputError(
             f"the layers of a {whole.config.get('model_type')} cannot be told apart; give one of BERT's kind"
         )
-    if not layers or not all(0 <= layer < count for layer in layers):
-        raise InputError(f"layers are {list(layers)}; give some of 0 to {count - 1}")
+    if not layers or len(set(layers)) < len(layers) or not all(0 <= layer < count for layer in layers):
+        raise InputError(f"layers are {list(layers)}; give some of 0 to {count - 1}, each once")
     kept = {name: tensor for name, tensor in whole.tensors.items() if not name.startswith(_LAYER)}
     for number, layer in enumerate(layers):
         start = f"{_LAYER}{layer}."
