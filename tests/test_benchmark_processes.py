@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import cold_start, memory
+from simpair.pages import own_pages
 
 # --- memory -----------------------------------------------------------------------------------------------------------
 
@@ -24,7 +25,9 @@ class Hoarder:
 
     def encode_stream(self, texts: Iterator[str]) -> Iterator[np.ndarray]:
         for _ in zip(range(20), texts, strict=False):
-            self._store.append(np.ones(self.kept, np.uint8))
+            block = own_pages(self.kept // 4)  # the heap may hold as much, left by others
+            block[:] = 1
+            self._store.append(block)
             yield np.ones((50, 4), np.float32)
 
     def encode(self, texts: list[str]) -> np.ndarray:

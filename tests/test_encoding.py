@@ -125,9 +125,9 @@ def test_equal_texts_are_encoded_once_however_far_apart(
     encoded = []
     embed = tiny_encoder._embed
 
-    def counting(batch: PackedBatch, products: Any) -> torch.Tensor:
+    def counting(batch: PackedBatch, *others: Any) -> torch.Tensor:
         encoded.extend(batch.lengths)
-        return embed(batch, products)
+        return embed(batch, *others)
 
     monkeypatch.setattr(tiny_encoder, "_embed", counting)
     texts = ["a cat", *(f"dog {number}" for number in range(70)), "a cat", "dog 3"]
@@ -212,12 +212,12 @@ class _SmallMemory:
         self.failures = 0
         self.largest = 0
 
-    def __call__(self, batch: PackedBatch, products: Any) -> torch.Tensor:
+    def __call__(self, batch: PackedBatch, *others: Any) -> torch.Tensor:
         if len(batch.input_ids) > self._tokens:
             self.failures += 1
             raise self._failure
         self.largest = max(self.largest, len(batch.input_ids))
-        return self._embed(batch, products)
+        return self._embed(batch, *others)
 
 
 _FAILURES = [

@@ -84,5 +84,5 @@ def test_a_saved_checkpoint_gives_the_same_vectors(opened_by_version_5: Path, na
     encoder = TwinTowerEncoder.from_pretrained(opened_by_version_5 / name, device="cpu")
     ours = np.stack([encoder.encode(TEXTS), encoder.encode_query(TEXTS), encoder.encode_document(TEXTS)])
     theirs = np.load(opened_by_version_5 / f"{name}.npy")
-    np.testing.assert_allclose(ours, theirs, atol=2e-6 * np.abs(ours).max())
+    np.testing.assert_allclose(ours, theirs, atol=4e-6 * np.abs(ours).max())
     assert np.abs(ours - theirs[:, ::-1]).max() > 0.1 * np.abs(ours).max()  # the vectors of other texts would not do
