@@ -5,7 +5,7 @@ The front matter is what the Hub reads; texts of the training data never enter b
 
 from __future__ import annotations
 
-from simpair.checkpoint import Settings
+from simpair.checkpoint import LONGEST, Settings
 
 __all__ = ["model_card"]
 
@@ -21,8 +21,8 @@ tags:
 
 # {name}
 
-A sentence encoder saved by [simpair](https://pypi.org/project/simpair/): {dimension} components, at most {longest}
-tokens a text, {pooling} pooling, {similarity} similarity.
+A sentence encoder saved by [simpair](https://pypi.org/project/simpair/): {dimension} components, {longest} tokens
+a text, {pooling} pooling, {similarity} similarity.
 
 ```python
 from simpair import TwinTowerEncoder
@@ -43,7 +43,7 @@ def model_card(settings: Settings, *, dimension: int, repo_id: str) -> str:
     return _CARD.format(
         name=repo_id,
         dimension=dimension,
-        longest=settings.max_seq_length,
+        longest="any number of" if settings.max_seq_length >= LONGEST else f"at most {settings.max_seq_length}",
         pooling=settings.pooling,
         similarity=settings.similarity,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -108,7 +109,10 @@ class Saving:
             folder = Path(parent) / "checkpoint"
             write_checkpoint(folder, self.checkpoint())
             dimension = self._settings.truncate_dim or self._whole
-            card = model_card(self._settings, dimension=dimension, repo_id=repo_id)
+            settings = self._settings
+            if isinstance(self.tower, ChainTower):
+                settings = replace(settings, pooling="its modules'")
+            card = model_card(settings, dimension=dimension, repo_id=repo_id)
             (folder / "README.md").write_text(card, encoding="utf-8")
             return hub.push_folder(folder, repo_id, private=private, commit_message=commit_message)
 

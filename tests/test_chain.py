@@ -215,6 +215,24 @@ def test_a_chain_of_the_hub_has_all_its_files(folder: Path) -> None:
     assert set(needed_files("org/name", names, modules_of(folder))) == set(names)
 
 
+def test_the_card_of_a_chain_claims_no_pooling_and_no_maximum(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cards: list[str] = []
+
+    def keep(folder: Path, *_: object, **__: object) -> str:
+        cards.append((folder / "README.md").read_text(encoding="utf-8"))
+        return ""
+
+    monkeypatch.setattr("simpair.hub.push_folder", keep)
+    _open(_norms(tmp_path / "c", tiny_model)).push_to_hub("org/name")
+    _open(tiny_model).push_to_hub("org/name")
+    assert "any number of tokens" in cards[0]
+    assert "its modules' pooling" in cards[0]
+    assert "at most 64 tokens" in cards[1]
+    assert "mean pooling" in cards[1]
+
+
 def test_a_saved_chain_is_watched_by_its_digests(tiny_model: Path, tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer
 
