@@ -85,14 +85,13 @@ def describe(name_or_path: str | Path | None = None, *, local_files_only: bool =
 
 def _of_tower(encoder: TwinTowerEncoder, home: Path) -> dict[str, object]:
     """What is true of one tower by itself; ``home`` is where its weights lie."""
-    checkpoint, longest = encoder.checkpoint(), encoder.max_seq_length
-    settings, own = checkpoint.settings, [encoder.tower, encoder.heads]
+    settings, longest, own = encoder.settings, encoder.max_seq_length, [encoder.tower, encoder.heads]
     pooling = settings.pooling if settings.include_prompt else f"{settings.pooling} without the prompt"
-    if checkpoint.config.get("model_type") == CHAIN:
+    if encoder.architecture == CHAIN:
         pooling = "by its modules"
-    pooling += "".join(f", dense {len(layer.weight)} {layer.activation}" for layer in checkpoint.dense)
+    pooling += "".join(f", dense {len(layer.weight)} {layer.activation}" for layer in encoder.heads.layers())
     return {
-        "architecture": str(checkpoint.config.get("model_type")),
+        "architecture": encoder.architecture,
         "parameters": sum(weight.numel() for part in own for weight in part.parameters()),
         "max_seq_length": None if longest >= LONGEST else longest,
         "pooling": pooling,

@@ -117,6 +117,11 @@ class Saving:
             return hub.push_folder(folder, repo_id, private=private, commit_message=commit_message)
 
     @property
+    def architecture(self: Any) -> str:
+        """The ``model_type`` of its ``config.json``, or what stands for it; of untied towers the documents'."""
+        return str(self._config.get("model_type"))
+
+    @property
     def fingerprint(self: Any) -> str:
         """Hex sha256 of whatever changes a vector: architecture, tensors as float16, tokenizer, settings; no dtype.
 

@@ -6,7 +6,6 @@ no pooling. transformers is imported when the first such tower is made.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from simpair.errors import ModelCorrupt, UnsafeModel, UnsupportedModel, one_line
 from simpair.tokens import PackedBatch
+from simpair.towers.twin import Twinned
 
 __all__ = ["AutoConfig", "AutoTower"]
 
@@ -114,7 +114,7 @@ class AutoConfig:
         return str(sorted((key, value) for key, value in self.values.items() if key not in _FREE and "drop" not in key))
 
 
-class AutoTower(nn.Module):
+class AutoTower(Twinned):
     """An encoder of transformers, under the interface of :class:`simpair.towers.packed.PackedBert`.
 
     Attributes:
@@ -132,7 +132,6 @@ class AutoTower(nn.Module):
         self.trained = self._recomputing = False
         self._made_up: set[str] = set()  # names of weights that no checkpoint brought, and no state depends on
         self.model: Any = nn.Module()
-        self._serving: list[nn.Module] = []  # in a list, so that its parameters are not found a second time
 
     def load(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Take the tensors of a checkpoint as weights; those of a pretraining head are left over.
@@ -203,24 +202,6 @@ class AutoTower(nn.Module):
     def sites(self) -> list[Any]:
         """None: its matrix products are transformers' own."""
         return []
-
-    def _served(self) -> nn.Module:
-        """The model as it serves: in training a twin that holds the same weights and leaves dropout out."""
-        if not self.model.training:
-            return self.model  # type: ignore[no-any-return]
-        if not self._serving:
-            held = {id(tensor): tensor for tensor in (*self.model.parameters(), *self.model.buffers())}
-            self._serving.append(copy.deepcopy(self.model, held).eval())
-        return self._serving[0]
-
-    def _apply(self, *args: Any, **kwargs: Any) -> AutoTower:
-        """As in ``nn.Module``, which moves or casts weights; the twin would keep the buffers of before."""
-        self._serving.clear()
-        return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call, no-any-return]
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the twin, whose weights would be others in a copy."""
-        return {**self.__dict__, "_serving": []}
 
 
 def _parse(config: Mapping[str, Any]) -> Any:

@@ -6,7 +6,6 @@ the packed batch. Prompts are the chain's own. Knows no settings.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import warnings
@@ -18,11 +17,12 @@ from threading import Lock
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from simpair.errors import ModelCorrupt, UnsafeModel, UnsupportedModel, one_line
 from simpair.raw import read_back
 from simpair.tokens import PackedBatch
+from simpair.towers.twin import Twinned
 
 __all__ = ["ChainConfig", "ChainTower"]
 
@@ -61,7 +61,7 @@ class ChainConfig:
         return f"chain {', '.join(self.modules)} {self.parts}"
 
 
-class ChainTower(nn.Module):
+class ChainTower(Twinned):
     """A chain of modules, under the interface of :class:`simpair.towers.packed.PackedBert`.
 
     Attributes:
@@ -82,7 +82,6 @@ class ChainTower(nn.Module):
         """
         super().__init__()
         self.trained = False
-        self._serving: list[nn.Module] = []  # in a list, so that its parameters are not found a second time
         self.model: Any = _open(folder)
         if not hasattr(self.model, "preprocess"):
             raise UnsupportedModel(f"{folder}: its chain of modules needs sentence-transformers 6; install that")
@@ -115,25 +114,6 @@ class ChainTower(nn.Module):
             vectors = _vectors(model, list(texts), role, alone="CNN" in self.config.modules)
             states = states.index_copy(0, torch.tensor(places, device=states.device), vectors.to(states))
         return states
-
-    def _served(self) -> Any:
-        """The chain as it serves: in training a twin that holds the same weights and leaves dropout out."""
-        if not self.model.training:
-            return self.model
-        with _LOCK:
-            if not self._serving:
-                held = {id(tensor): tensor for tensor in (*self.model.parameters(), *self.model.buffers())}
-                self._serving.append(copy.deepcopy(self.model, held).eval())
-            return self._serving[0]
-
-    def _apply(self, *args: Any, **kwargs: Any) -> ChainTower:
-        """As in ``nn.Module``, which moves or casts weights; the twin would keep the buffers of before."""
-        self._serving.clear()
-        return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call, no-any-return]
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the twin, whose weights would be others in a copy."""
-        return {**self.__dict__, "_serving": []}
 
     def load(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Take the weights of a chain of the same modules; without any, those of its folder stay.
