@@ -26,6 +26,8 @@ _BELOW = {
 """The packages that each package may import."""
 _LAZY = {("search", "encoder"): "simpair/search/compatibility.py"}
 """The one function that loads the encoder which an index records."""
+_PROTOCOL = "simpair.encoder.protocol"
+"""What an encoder is, without any encoder: the one file of its package that search may import."""
 _LIGHT = {"errors", "cli"}
 """What the command line may import before a command runs."""
 _DOORS = {
@@ -120,7 +122,8 @@ def _allowed(module: str, found: _Import) -> bool:
     if not package:
         return found.lazy or target == "errors"
     path = _name(_MODULES[module]) if module in _MODULES else ""
-    return package == target or target in _BELOW[package] or (found.lazy and _LAZY.get((package, target)) == path)
+    below = package == target or target in _BELOW[package]
+    return below or found.module == _PROTOCOL or (found.lazy and _LAZY.get((package, target)) == path)
 
 
 def _private_names(source: str, module: str) -> list[str]:
@@ -239,6 +242,7 @@ def test_an_import_that_points_up_or_sideways_is_found(module: str, source: str)
 @pytest.mark.parametrize(
     ("module", "source"),
     [
+        ("simpair.search.index", "from simpair.encoder.protocol import Encoder"),
         ("simpair.search.compatibility", "def f():\n    from simpair.encoder.model import TwinTowerEncoder"),
         ("simpair.encoder.towers.bert", "from simpair.encoder.towers.linear import Site"),
         ("simpair.cli.tour", "def f():\n    import simpair.training.fine_tuning"),

@@ -16,8 +16,8 @@ from simpair.cli.train import DATA, add_label_range, label_range_of
 from simpair.errors import DataError, InputError
 
 if TYPE_CHECKING:
+    from simpair.encoder.protocol import TextEncoder
     from simpair.training.data.pairs import Records, RetrievalPair, ScoredPair
-    from simpair.training.evaluation.evaluate import TextEncoder
     from simpair.training.evaluation.predictions import BitextRanking, PairSeries, Ranking
 
 __all__ = ["register"]

@@ -5,18 +5,17 @@ The fingerprint tells other weights; canaries tell what no digest sees, as a lib
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import suppress
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from simpair.encoder.protocol import Encoder
 from simpair.errors import EncoderMismatch, InputError, StoreError
 from simpair.store.records import Canary, RecordedEncoder
 from simpair.store.store import Store
 
-__all__ = ["Encoder", "check_encoder", "load_recorded", "make_canaries", "record"]
+__all__ = ["check_encoder", "load_recorded", "make_canaries", "record"]
 
 _TEXTS = (
     "A canary sings in the coal mine.",
@@ -26,36 +25,6 @@ _TEXTS = (
 )
 _LOWEST_COSINE = 0.999
 _LOWEST_COSINE_INT8 = 0.98
-
-
-class Encoder(Protocol):
-    """What an index needs of an encoder; ``TwinTowerEncoder`` is one."""
-
-    @property
-    def embedding_dimension(self) -> int:
-        """D, the width of a vector."""
-
-    @property
-    def fingerprint(self) -> str:
-        """A digest of whatever changes a vector."""
-
-    @property
-    def identity(self) -> Mapping[str, str]:
-        """What the fingerprint is made of, by name, to say what differs; may be empty."""
-
-    @property
-    def source(self) -> str | None:
-        """A bundled name, an absolute folder or ``org/name@revision`` to load it from; None when there is none."""
-
-    @property
-    def dtype(self) -> str:
-        """Of the matrix products: ``float32``, ``float16``, ``bfloat16`` or ``int8``."""
-
-    def encode_query(self, texts: list[str], /) -> NDArray[np.float32]:
-        """Returns (N, D) float32 vectors of N queries."""
-
-    def encode_document(self, texts: list[str], /) -> NDArray[np.float32]:
-        """Returns (N, D) float32 vectors of N documents."""
 
 
 def record(encoder: Encoder) -> RecordedEncoder:

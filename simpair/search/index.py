@@ -14,8 +14,9 @@ from typing import Any, Literal, NamedTuple, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from simpair.encoder.protocol import Encoder
 from simpair.errors import InputError
-from simpair.search.compatibility import Encoder, check_encoder, load_recorded, make_canaries, record
+from simpair.search.compatibility import check_encoder, load_recorded, make_canaries, record
 from simpair.search.finder import Finder, Hit
 from simpair.search.ingest import Upserted, add_documents, upsert_documents
 from simpair.store.audit import faults
@@ -29,7 +30,7 @@ from simpair.store.store import Store
 from simpair.vectors.cache import cache_faults
 from simpair.vectors.exact import as_matrix
 
-__all__ = ["Document", "Encoder", "Hit", "IndexInfo", "SearchIndex", "Upserted"]
+__all__ = ["Document", "Hit", "IndexInfo", "SearchIndex", "Upserted"]
 
 _PAGE = 1_000
 Queries = str | Iterable[str] | NDArray[Any]

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from simpair.encoder.protocol import TextEncoder
 from simpair.errors import InputError
 
 from ..data.pairs import Records, RetrievalPair, ScoredPair
@@ -31,7 +32,7 @@ from .metrics import (
     roc_auc,
     spearman,
 )
-from .predictions import BitextRanking, PairSeries, Ranking, TextEncoder, rank_bitext, rank_pairs, score_pairs
+from .predictions import BitextRanking, PairSeries, Ranking, rank_bitext, rank_pairs, score_pairs
 
 __all__ = [
     "BitextIntervals",
@@ -40,7 +41,6 @@ __all__ = [
     "PairScores",
     "RetrievalIntervals",
     "RetrievalScores",
-    "TextEncoder",
     "bitext_intervals",
     "bitext_scores",
     "check_dev",

@@ -12,11 +12,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from simpair.encoder.protocol import TextEncoder
 from simpair.errors import DataError, InputError
 from simpair.vectors.exact import ExactIndex, Neighbours
 
 from ..data.pairs import RetrievalPair, ScoredPair, check_records
-from .evaluate import TextEncoder
 
 __all__ = ["MinedNegatives", "mine_negatives", "retrieval_pairs"]
 

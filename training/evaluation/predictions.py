@@ -8,30 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from simpair.encoder.protocol import TextEncoder
 from simpair.errors import InputError
 
 from ..data.pairs import RetrievalPair, ScoredPair
 from .metrics import varied
 
-__all__ = ["BitextRanking", "PairSeries", "Ranking", "TextEncoder", "rank_bitext", "rank_pairs", "score_pairs"]
-
-
-class TextEncoder(Protocol):
-    """What evaluation needs of an encoder; each call gives (N, D) float32 for N texts."""
-
-    def encode(self, texts: list[str], /) -> NDArray[np.float32]:
-        """Returns the embeddings of texts that are compared with each other."""
-
-    def encode_query(self, texts: list[str], /) -> NDArray[np.float32]:
-        """Returns the embeddings of texts that look for others."""
-
-    def encode_document(self, texts: list[str], /) -> NDArray[np.float32]:
-        """Returns the embeddings of texts to be found."""
+__all__ = ["BitextRanking", "PairSeries", "Ranking", "rank_bitext", "rank_pairs", "score_pairs"]
 
 
 class PairSeries(NamedTuple):
