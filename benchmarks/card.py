@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from benchmarks.machine import markdown_table
 from benchmarks.quality import METRICS, Report, Score, mean_of, means, read_reports, rows, show
 from benchmarks.sets import MEANS, SETS, EvalSet
-from simpair.hub import BUNDLED
+from simpair.checkpoint.hub import BUNDLED
 
 __all__ = ["Published", "Results", "main", "read_results", "render"]
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.machine import facts, markdown_table, median, timed, write_json
-from simpair import hub
-from simpair.hub import BUNDLED
+from simpair.checkpoint import hub
+from simpair.checkpoint.hub import BUNDLED
 
 __all__ = ["EMBED", "IMPORT", "TORCH", "Program", "Turns", "imports", "main", "measure", "programs", "take_turns"]
 

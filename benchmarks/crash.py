@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 from benchmarks.crash_worker import BATCH, BATCHES, BEGIN, HashEncoder, prepare, text_of
 from benchmarks.machine import cores, write_json
 from simpair.errors import SimpairError
-from simpair.search import SearchIndex
+from simpair.search.index import SearchIndex
 
 __all__ = ["CALLS", "Point", "main", "verdict"]
 
@@ -225,7 +225,7 @@ def states(arguments: argparse.Namespace) -> dict[str, Any]:
     from hypothesis import HealthCheck, settings
     from hypothesis.stateful import run_state_machine_as_test
 
-    from tests.test_search_states import LikeADictionary
+    from tests.search.test_search_states import LikeADictionary
 
     wish = settings(
         max_examples=arguments.runs,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.crash_worker import HashEncoder, document, text_of
-from simpair.search import SearchIndex
+from simpair.search.index import SearchIndex
 
 __all__ = ["READERS", "main", "run"]
 

@@ -49,8 +49,9 @@ def _train(run: Path, model: Path, *, resume: bool, control: bool) -> None:
     import logging
 
     from simpair import TwinTowerEncoder
-    from simpair.disk import sha256
-    from simpair.training import ScoredPair, TwinTowerTrainer, TwinTowerTrainingArguments, checkpoints, trainer
+    from simpair.files.disk import sha256
+    from simpair.training import ScoredPair, TwinTowerTrainer, TwinTowerTrainingArguments
+    from simpair.training.trainer import checkpoints, trainer
 
     logging.getLogger("transformers").setLevel(logging.ERROR)
     pairs = [ScoredPair(f"text {n}", f"other text {n % 5}", (n % 4) / 3) for n in range(24)]

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from simpair.database import Database
 from simpair.errors import SimpairError
-from simpair.search import Document, SearchIndex
+from simpair.search.index import Document, SearchIndex
+from simpair.store.database import Database
 
 __all__ = ["BATCH", "BATCHES", "STEPS", "HashEncoder", "document", "main", "prepare", "text_of"]
 

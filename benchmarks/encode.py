@@ -28,8 +28,8 @@ from benchmarks.ranking_loss import spearman_lost
 from benchmarks.report import tables
 from benchmarks.sets import choose
 from benchmarks.targets import OTHER_TARGETS, PARTS, TARGETS, Target, rows, table
-from simpair import hub
-from simpair.model import TwinTowerEncoder
+from simpair.checkpoint import hub
+from simpair.encoder.model import TwinTowerEncoder
 
 __all__ = ["Plan", "main", "measure"]
 

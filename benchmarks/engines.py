@@ -8,10 +8,10 @@ from typing import Any, Literal, NamedTuple, Protocol, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from simpair.index import ExactIndex
-from simpair.model import TwinTowerEncoder
-from simpair.tokens import Role
-from simpair.towers.products import Dtype
+from simpair.encoder.model import TwinTowerEncoder
+from simpair.encoder.tokens import Role
+from simpair.encoder.towers.linear import Dtype
+from simpair.vectors.exact import ExactIndex
 
 __all__ = ["EncoderEngine", "Engine", "Identity", "LexicalEngine", "open_engine"]
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.machine import cores
-from simpair.towers.config import PackedBertConfig
+from simpair.encoder.towers.bert_config import PackedBertConfig
 
 __all__ = ["Floor", "flops"]
 

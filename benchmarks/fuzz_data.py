@@ -25,8 +25,8 @@ from typing import Any
 
 from benchmarks.machine import write_json
 from simpair.errors import DataError
-from simpair.training.pairs import ScoredPair
-from simpair.training.sources import Source, read_source
+from simpair.training.data.pairs import ScoredPair
+from simpair.training.data.sources import Source, read_source
 
 __all__ = ["main", "measure"]
 

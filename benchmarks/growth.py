@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.race import Engine, race
-from simpair.tokens import Tokens
+from simpair.encoder.tokens import Tokens
 
 __all__ = ["LENGTHS", "NUMBERS", "by_length", "by_number", "texts_of"]
 

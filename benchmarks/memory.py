@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks.corpus import length_at
-from simpair.hub import BUNDLED
-from simpair.model import TwinTowerEncoder
+from simpair.checkpoint.hub import BUNDLED
+from simpair.encoder.model import TwinTowerEncoder
 
 __all__ = ["KINDS", "Kind", "bytes_of", "call", "distinct_texts", "main", "measurable", "measure", "stream"]
 

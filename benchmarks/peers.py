@@ -31,8 +31,8 @@ from torch import Tensor, nn
 
 from benchmarks.machine import cores
 from benchmarks.race import Engine, Matrix
-from simpair import hub
-from simpair.model import TwinTowerEncoder
+from simpair.checkpoint import hub
+from simpair.encoder.model import TwinTowerEncoder
 
 __all__ = ["Peers", "open_peers", "open_sentence_transformers"]
 

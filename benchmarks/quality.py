@@ -35,8 +35,8 @@ from benchmarks.sets import (
     trained_pairs,
 )
 from simpair.errors import InputError
-from simpair.training.metrics import accuracy_at_k, bootstrap, mrr_at_k, ndcg_by_query, spearman
-from simpair.training.report import pair_key
+from simpair.training.data.report import pair_key
+from simpair.training.evaluation.metrics import accuracy_at_k, bootstrap, mrr_at_k, ndcg_by_query, spearman
 
 __all__ = ["METRICS", "Report", "Score", "main", "mean_of", "means", "measure", "read_reports", "rows"]
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
-from simpair.model import TwinTowerEncoder
+from simpair.encoder.model import TwinTowerEncoder
 
 __all__ = ["SHAPES", "main", "make"]
 

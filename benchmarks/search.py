@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from benchmarks.machine import cores, cpu_flags, facts, median, timed, write_json
 from benchmarks.memory import bytes_of
 from benchmarks.targets import Target, rows, table
-from simpair.search import Document, SearchIndex
+from simpair.search.index import Document, SearchIndex
 
 __all__ = ["TARGETS", "main", "measure"]
 
@@ -75,7 +75,7 @@ class _Counting:
 
 def measure(texts: Path, work: Path, *, size: int = _ALL, rounds: int = _ROUNDS) -> dict[str, Any]:
     """Everything that the table names."""
-    from simpair.model import TwinTowerEncoder
+    from simpair.encoder.model import TwinTowerEncoder
 
     encoder = TwinTowerEncoder.from_pretrained(device="cpu")
     given = _encoded(encoder, texts, work, size)
@@ -122,7 +122,7 @@ def _strings(folder: Path) -> Iterator[str]:
 
 def _encoded(encoder: Any, folder: Path, work: Path, size: int) -> _Given:
     """The texts and their vectors, which are kept for the next time."""
-    from simpair.model import TwinTowerEncoder
+    from simpair.encoder.model import TwinTowerEncoder
 
     distinct: dict[str, None] = {}
     for text in _strings(folder):
@@ -290,9 +290,9 @@ import json, sys, time
 from pathlib import Path
 import numpy as np
 from benchmarks.memory import bytes_of
-from simpair.model import TwinTowerEncoder
-from simpair.search import SearchIndex
-from simpair.index import ExactIndex
+from simpair.encoder.model import TwinTowerEncoder
+from simpair.search.index import SearchIndex
+from simpair.vectors.exact import ExactIndex
 
 encoder = TwinTowerEncoder.from_pretrained(device="cpu")
 query = encoder.encode_query(["what is this about"])

@@ -14,8 +14,8 @@ from typing import Literal, NamedTuple, cast
 
 from simpair.errors import DataError
 from simpair.training import ScoredPair, read_pairs
+from simpair.training.data.report import pair_key
 from simpair.training.recipes.sources import iter_rows
-from simpair.training.report import pair_key
 
 __all__ = [
     "MEANS",

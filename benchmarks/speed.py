@@ -17,7 +17,7 @@ from benchmarks.corpus import read_texts, standard_corpus
 from benchmarks.floor import Floor, flops
 from benchmarks.peers import Peers, open_peers, open_sentence_transformers
 from benchmarks.race import Engine, Race, compare, in_calls_of, race
-from simpair.model import Dtype, TwinTowerEncoder
+from simpair.encoder.model import Dtype, TwinTowerEncoder
 
 __all__ = ["Texts", "measure", "texts_to_race"]
 

@@ -18,7 +18,7 @@ from benchmarks.machine import facts, markdown_table, write_json
 from benchmarks.quality import measure
 from benchmarks.race import Engine, in_calls_of, race
 from benchmarks.sets import SETS, read_questions
-from simpair.model import TwinTowerEncoder
+from simpair.encoder.model import TwinTowerEncoder
 
 __all__ = ["main"]
 

@@ -8,20 +8,21 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from simpair._version import __version__
 from simpair.errors import SimpairError
 
 if TYPE_CHECKING:
-    from simpair.model import TwinTowerEncoder
-    from simpair.search import Document, Hit, SearchIndex
+    from simpair.encoder.model import TwinTowerEncoder
+    from simpair.search.index import Document, Hit, SearchIndex
 
 __all__ = ["Document", "Hit", "SearchIndex", "SimpairError", "TwinTowerEncoder", "__version__"]
 
+__version__ = "0.1.0"
+
 _HOMES = {
-    "Document": "simpair.search",
-    "Hit": "simpair.search",
-    "SearchIndex": "simpair.search",
-    "TwinTowerEncoder": "simpair.model",
+    "Document": "simpair.search.index",
+    "Hit": "simpair.search.index",
+    "SearchIndex": "simpair.search.index",
+    "TwinTowerEncoder": "simpair.encoder.model",
 }
 
 

@@ -16,12 +16,12 @@ import torch
 from tokenizers import Tokenizer
 from tokenizers.implementations import BertWordPieceTokenizer
 
-from simpair.checkpoint import LONGEST, Checkpoint, Settings
-from simpair.layout import write_checkpoint
-from simpair.model import TwinTowerEncoder
-from simpair.modules import STATIC, TABLE
-from simpair.towers.config import PackedBertConfig
-from simpair.towers.packed import PackedBert
+from simpair.checkpoint.modules import STATIC, TABLE
+from simpair.checkpoint.settings import LONGEST, Checkpoint, Settings
+from simpair.checkpoint.write import write_checkpoint
+from simpair.encoder.model import TwinTowerEncoder
+from simpair.encoder.towers.bert import PackedBert
+from simpair.encoder.towers.bert_config import PackedBertConfig
 
 _SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 _WORDS = [

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from simpair.search import SearchIndex
+from simpair.search.index import SearchIndex
 
 
 class HashEncoder:

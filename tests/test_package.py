@@ -14,15 +14,8 @@ import pytest
 
 import simpair
 
-_WITHOUT_NAMES = {
-    "simpair._version",
-    "simpair.pretrained",
-    "simpair.towers",
-    "simpair.training",
-    "simpair.training.recipes",
-    "simpair.training.recipes.mini",
-}
-"""Packages that only group their modules, and what is run and not imported."""
+_WITHOUT_NAMES = {"simpair.training.recipes.mini"}
+"""What is run and not imported."""
 
 
 def _module_names() -> list[str]:
@@ -52,7 +45,7 @@ def _run(code: str, *arguments: str) -> str:
 
 def test_every_public_name_is_there_once_and_in_order(module: ModuleType) -> None:
     if not hasattr(module, "__all__"):
-        assert module.__name__ in _WITHOUT_NAMES
+        assert module.__name__ in _WITHOUT_NAMES or hasattr(module, "__path__")
         return
     order = {name: (not name.isupper(), name[0].islower(), name) for name in module.__all__}
     assert list(module.__all__) == sorted(order, key=order.__getitem__)  # constants, classes, functions
@@ -61,7 +54,7 @@ def test_every_public_name_is_there_once_and_in_order(module: ModuleType) -> Non
 
 
 def test_every_public_class_and_function_is_listed(module: ModuleType) -> None:
-    if module.__name__ in _WITHOUT_NAMES:
+    if module.__name__ in _WITHOUT_NAMES or not hasattr(module, "__all__"):
         return
     for name, value in vars(module).items():
         home = getattr(value, "__module__", None)
@@ -77,10 +70,10 @@ def test_every_module_says_what_it_does_in_its_first_line(module: ModuleType) ->
 def test_the_public_names_are_these() -> None:
     assert simpair.__all__ == ["Document", "Hit", "SearchIndex", "SimpairError", "TwinTowerEncoder", "__version__"]
     assert dir(simpair) == simpair.__all__
-    assert simpair.TwinTowerEncoder is importlib.import_module("simpair.model").TwinTowerEncoder
-    assert simpair.SearchIndex is importlib.import_module("simpair.search").SearchIndex
-    assert simpair.Hit is importlib.import_module("simpair.search").Hit
-    assert simpair.Document is importlib.import_module("simpair.documents").Document
+    assert simpair.TwinTowerEncoder is importlib.import_module("simpair.encoder.model").TwinTowerEncoder
+    assert simpair.SearchIndex is importlib.import_module("simpair.search.index").SearchIndex
+    assert simpair.Hit is importlib.import_module("simpair.search.index").Hit
+    assert simpair.Document is importlib.import_module("simpair.store.documents").Document
     with pytest.raises(AttributeError, match="module 'simpair' has no attribute 'Encoder'"):
         _ = simpair.Encoder  # type: ignore[attr-defined]
 
@@ -124,4 +117,6 @@ for name in sys.argv[1:]:
     assert around() == before, name
 assert not logging.getLogger("simpair").handlers
 """
-    assert _run(code, "simpair.model", "simpair.search", "simpair.cli", "simpair.training.pairs") == ""
+    assert (
+        _run(code, "simpair.encoder.model", "simpair.search.index", "simpair.cli", "simpair.training.data.pairs") == ""
+    )

@@ -9,10 +9,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .adapters import lora
-    from .arguments import TwinTowerTrainingArguments
-    from .collators import PairCollator
-    from .evaluate import (
+    from .data.collators import PairCollator
+    from .data.mixture import Mixture
+    from .data.pairs import RetrievalPair, ScoredPair, read_pairs
+    from .data.sources import Source, read_source
+    from .data.writing import write_pairs
+    from .evaluation.evaluate import (
         BitextScores,
         PairScores,
         RetrievalScores,
@@ -23,16 +25,14 @@ if TYPE_CHECKING:
         pair_intervals,
         retrieval_intervals,
     )
-    from .interruption import SaveAtSignal
+    from .evaluation.mining import MinedNegatives, mine_negatives
+    from .evaluation.predictions import rank_pairs, score_pairs
+    from .fine_tuning import FineTuneReport, fine_tune
     from .losses import angle, cosent, cosine_mse, distillation, info_nce, matryoshka, similarity_distillation
-    from .mining import MinedNegatives, mine_negatives
-    from .mixture import Mixture
-    from .outcomes import rank_pairs, score_pairs
-    from .pairs import RetrievalPair, ScoredPair, read_pairs
-    from .run import FineTuneReport, fine_tune
-    from .sources import Source, read_source
-    from .trainer import TwinTowerTrainer, embed_columns
-    from .writing import write_pairs
+    from .trainer.adapters import lora
+    from .trainer.arguments import TwinTowerTrainingArguments
+    from .trainer.interruption import SaveAtSignal
+    from .trainer.trainer import TwinTowerTrainer, embed_columns
 
 __all__ = [
     "BitextScores",
@@ -73,10 +73,10 @@ __all__ = [
 ]
 
 _HOMES = {
-    "adapters": ["lora"],
-    "arguments": ["TwinTowerTrainingArguments"],
-    "collators": ["PairCollator"],
-    "evaluate": [
+    "trainer.adapters": ["lora"],
+    "trainer.arguments": ["TwinTowerTrainingArguments"],
+    "data.collators": ["PairCollator"],
+    "evaluation.evaluate": [
         "BitextScores",
         "PairScores",
         "RetrievalScores",
@@ -96,15 +96,15 @@ _HOMES = {
         "matryoshka",
         "similarity_distillation",
     ],
-    "interruption": ["SaveAtSignal"],
-    "mining": ["MinedNegatives", "mine_negatives"],
-    "mixture": ["Mixture"],
-    "outcomes": ["rank_pairs", "score_pairs"],
-    "pairs": ["RetrievalPair", "ScoredPair", "read_pairs"],
-    "run": ["FineTuneReport", "fine_tune"],
-    "sources": ["Source", "read_source"],
-    "trainer": ["TwinTowerTrainer", "embed_columns"],
-    "writing": ["write_pairs"],
+    "trainer.interruption": ["SaveAtSignal"],
+    "evaluation.mining": ["MinedNegatives", "mine_negatives"],
+    "data.mixture": ["Mixture"],
+    "evaluation.predictions": ["rank_pairs", "score_pairs"],
+    "data.pairs": ["RetrievalPair", "ScoredPair", "read_pairs"],
+    "fine_tuning": ["FineTuneReport", "fine_tune"],
+    "data.sources": ["Source", "read_source"],
+    "trainer.trainer": ["TwinTowerTrainer", "embed_columns"],
+    "data.writing": ["write_pairs"],
 }
 
 

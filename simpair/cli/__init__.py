@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from simpair._version import __version__
+from simpair import __version__
 from simpair.cli import demo, encode, evaluate, index, info, mine, search, train
 from simpair.cli.output import notice
 from simpair.errors import SimpairError

@@ -22,8 +22,8 @@ def register(commands: Any) -> None:
 
 def _demo(arguments: argparse.Namespace) -> None:
     """Search the documentation of Python's standard library by meaning, then train a model on it for a minute."""
-    from simpair.demo import run_demo
-    from simpair.model import TwinTowerEncoder
+    from simpair.cli.tour import run_demo
+    from simpair.encoder.model import TwinTowerEncoder
 
     stdout = sys.stdout
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from simpair._version import __version__
+from simpair import __version__
 from simpair.cli.folders import check_file
 from simpair.cli.inputs import Lost, TextStream
 from simpair.cli.output import Output, add_format, add_model, cut, non_blank, notice
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from simpair.cli.partial import Partial, Recipe
-    from simpair.model import TwinTowerEncoder
+    from simpair.encoder.model import TwinTowerEncoder
 
 __all__ = ["register"]
 
@@ -65,7 +65,7 @@ def register(commands: Any) -> None:
 
 def _similarity(arguments: argparse.Namespace) -> None:
     """Print the score of TEXT1 with each other text: the cosine of their vectors, 1 for the same meaning."""
-    from simpair.model import TwinTowerEncoder
+    from simpair.encoder.model import TwinTowerEncoder
 
     encoder = TwinTowerEncoder.from_pretrained(arguments.model)
     vectors = encoder.encode([arguments.text1, *arguments.others])
@@ -90,7 +90,7 @@ def _encode(arguments: argparse.Namespace) -> None:
 
 def _print_vectors(arguments: argparse.Namespace) -> None:
     texts = TextStream(arguments.file)
-    from simpair.model import TwinTowerEncoder
+    from simpair.encoder.model import TwinTowerEncoder
 
     def write(block: list[str], vectors: NDArray[np.float32], _lost: Lost) -> None:
         for text, vector in zip(block, vectors, strict=True):
@@ -107,7 +107,7 @@ def _write_vectors(arguments: argparse.Namespace) -> None:
     check_format(arguments.out)
     texts = TextStream(arguments.file)
     from simpair.cli.partial import partial_file
-    from simpair.model import TwinTowerEncoder
+    from simpair.encoder.model import TwinTowerEncoder
 
     with partial_file(arguments.out) as work:
         encoder = TwinTowerEncoder.from_pretrained(arguments.model, dtype=arguments.dtype)
@@ -160,7 +160,7 @@ def _recipe(encoder: TwinTowerEncoder, arguments: argparse.Namespace) -> Recipe:
     import torch
 
     from simpair.cli.partial import Recipe
-    from simpair.workers import threads
+    from simpair.encoder.workers import threads
 
     device = encoder.device.type
     if device == "cpu":

@@ -16,9 +16,9 @@ from simpair.cli.train import DATA, add_label_range, label_range_of
 from simpair.errors import DataError, InputError
 
 if TYPE_CHECKING:
-    from simpair.training.evaluate import TextEncoder
-    from simpair.training.outcomes import BitextRanking, PairSeries, Ranking
-    from simpair.training.pairs import Records, RetrievalPair, ScoredPair
+    from simpair.encoder.protocol import TextEncoder
+    from simpair.training.data.pairs import Records, RetrievalPair, ScoredPair
+    from simpair.training.evaluation.predictions import BitextRanking, PairSeries, Ranking
 
 __all__ = ["register"]
 
@@ -29,18 +29,18 @@ _COUNTS = ("pairs", "queries", "documents", "threshold")
 
 def register(commands: Any) -> None:
     """Declare the command."""
-    evaluate = commands.add_parser("evaluate", help="measure a model on pairs", description=_evaluate.__doc__)
-    evaluate.add_argument("model", metavar="MODEL", help="folder, bundled name or Hub id")
-    evaluate.add_argument("data", metavar="DATA", nargs="+", help=f"each is measured on its own: {DATA}")
-    add_label_range(evaluate)
-    evaluate.add_argument("--dev", metavar="FILE", help="pairs on which the threshold for labels 0 and 1 is chosen")
-    evaluate.add_argument("--bitext", action="store_true", help="anchors and positives are translations of each other")
-    evaluate.add_argument("--corpus", metavar="FILE", help="more texts to find: a text a line, or JSONL with text")
-    evaluate.add_argument("-k", "--k", type=positive, help="hits that a query looks at (default 10)")
-    evaluate.add_argument("--json", metavar="FILE", type=Path, help="also write the scores there, and what they are of")
-    evaluate.add_argument("--plots", metavar="FOLDER", type=Path, help="also write pictures there, as PNG")
-    add_format(evaluate)
-    evaluate.set_defaults(run=_evaluate)
+    parser = commands.add_parser("evaluate", help="measure a model on pairs", description=_evaluate.__doc__)
+    parser.add_argument("model", metavar="MODEL", help="folder, bundled name or Hub id")
+    parser.add_argument("data", metavar="DATA", nargs="+", help=f"each is measured on its own: {DATA}")
+    add_label_range(parser)
+    parser.add_argument("--dev", metavar="FILE", help="pairs on which the threshold for labels 0 and 1 is chosen")
+    parser.add_argument("--bitext", action="store_true", help="anchors and positives are translations of each other")
+    parser.add_argument("--corpus", metavar="FILE", help="more texts to find: a text a line, or JSONL with text")
+    parser.add_argument("-k", "--k", type=positive, help="hits that a query looks at (default 10)")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="also write the scores there, and what they are of")
+    parser.add_argument("--plots", metavar="FOLDER", type=Path, help="also write pictures there, as PNG")
+    add_format(parser)
+    parser.set_defaults(run=_evaluate)
 
 
 class _Given(NamedTuple):
@@ -63,7 +63,7 @@ class _Measured(NamedTuple):
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     """Print how well a model's scores follow the labels, or find the positives, on each file, with 95 % intervals."""
-    from simpair.model import TwinTowerEncoder
+    from simpair.encoder.model import TwinTowerEncoder
 
     _check_outputs(arguments)
     files = [_read(path, arguments) for path in arguments.data]
@@ -95,7 +95,7 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
         for path in [*arguments.data, arguments.dev, arguments.corpus]:
             check_file(arguments.json, source=path)
     if arguments.plots is not None:
-        from simpair.training.plots import check_matplotlib
+        from simpair.training.evaluation.plots import check_matplotlib
 
         check_matplotlib()
         if arguments.plots.exists() and not arguments.plots.is_dir():
@@ -103,8 +103,8 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
 
 
 def _read(path: str, arguments: argparse.Namespace) -> _Given:
-    from simpair.disk import sha256
-    from simpair.training.pairs import ScoredPair, read_pairs
+    from simpair.files.disk import sha256
+    from simpair.training.data.pairs import ScoredPair, read_pairs
 
     records = read_pairs(path, label_range=label_range_of(arguments))
     scored = isinstance(records[0], ScoredPair)
@@ -125,7 +125,7 @@ def _read_corpus(arguments: argparse.Namespace, files: Sequence[_Given]) -> list
 
 def _check_dev(files: Sequence[_Given], dev: _Given | None) -> None:
     """Refuse, before the work, dev pairs that give no threshold for a file."""
-    from simpair.training.evaluate import check_dev
+    from simpair.training.evaluation.evaluate import check_dev
 
     if dev is None:
         return
@@ -145,7 +145,7 @@ def _check_dev(files: Sequence[_Given], dev: _Given | None) -> None:
 def _measure(
     encoder: TextEncoder, files: Sequence[_Given], dev: _Given | None, corpus: list[str], k: int
 ) -> Iterator[_Measured]:
-    from simpair.training.outcomes import score_pairs
+    from simpair.training.evaluation.predictions import score_pairs
 
     chosen = None if dev is None else score_pairs(encoder, cast("list[ScoredPair]", dev.records))
     for one in files:
@@ -156,7 +156,8 @@ def _measure(
 
 
 def _measure_file(encoder: TextEncoder, one: _Given, dev: PairSeries | None, corpus: list[str], k: int) -> _Measured:
-    from simpair.training import evaluate, outcomes
+    from simpair.training.evaluation import evaluate
+    from simpair.training.evaluation import predictions as outcomes
 
     if one.kind == "scored":
         series = outcomes.score_pairs(encoder, cast("list[ScoredPair]", one.records))
@@ -210,7 +211,7 @@ def _bounds(interval: tuple[float, float] | None) -> str:
 
 def _about(dev: _Given | None, corpus: str | None) -> dict[str, Any]:
     """The other files that the scores depend on."""
-    from simpair.disk import sha256
+    from simpair.files.disk import sha256
 
     about: dict[str, Any] = {}
     if dev is not None:
@@ -225,7 +226,7 @@ def _write_json(path: Path, about: dict[str, Any], measured: Sequence[_Measured]
     import platform
     from importlib.metadata import version
 
-    from simpair._version import __version__
+    from simpair import __version__
 
     versions = {name: version(name) for name in _PACKAGES}
     content = {
@@ -248,9 +249,9 @@ def _write_json(path: Path, about: dict[str, Any], measured: Sequence[_Measured]
 
 def _plot(folder: Path, measured: Sequence[_Measured], model: Path) -> None:
     """Write the pictures of each file, and of the run where the model is one's folder."""
-    from simpair.training import plots
-    from simpair.training.curves import read_curves
-    from simpair.training.outcomes import PairSeries, Ranking
+    from simpair.training.evaluation import plots
+    from simpair.training.evaluation.curves import read_curves
+    from simpair.training.evaluation.predictions import PairSeries, Ranking
 
     folder.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []

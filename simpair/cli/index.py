@@ -17,8 +17,8 @@ from simpair.cli.search import FILES, add_fields, add_query, write_hits
 from simpair.errors import StoreCorrupt
 
 if TYPE_CHECKING:
-    from simpair.model import TwinTowerEncoder
-    from simpair.search import Document, SearchIndex
+    from simpair.encoder.model import TwinTowerEncoder
+    from simpair.search.index import Document, SearchIndex
 
 __all__ = ["register"]
 
@@ -81,8 +81,8 @@ def _create(arguments: argparse.Namespace) -> None:
     with the same files goes on.
     """
     documents = _documents(arguments)
-    from simpair.model import TwinTowerEncoder
-    from simpair.search import SearchIndex
+    from simpair.encoder.model import TwinTowerEncoder
+    from simpair.search.index import SearchIndex
 
     encoder = WithProgress(TwinTowerEncoder.from_pretrained(arguments.model))
     with made_only_on_success(arguments.folder), ExitStack() as undo:
@@ -95,8 +95,8 @@ def _create(arguments: argparse.Namespace) -> None:
 
 def _empty(folder: Path, index: SearchIndex) -> None:
     """Leave nothing of an index into which nothing came."""
-    from simpair.locks import LOCK_FILES, write_lock
-    from simpair.search import SearchIndex
+    from simpair.search.index import SearchIndex
+    from simpair.store.locks import LOCK_FILES, write_lock
 
     with SearchIndex.open(folder) as again, write_lock(folder, 10.0):
         if len(again):
@@ -126,7 +126,7 @@ def _documents(arguments: argparse.Namespace) -> DocumentStream:
 
 
 def _fill(arguments: argparse.Namespace, index: SearchIndex, documents: DocumentStream) -> None:
-    from simpair.search import Upserted
+    from simpair.search.index import Upserted
 
     with stream_progress(documents, shown=True) as advance:
 
@@ -151,8 +151,8 @@ def _fill(arguments: argparse.Namespace, index: SearchIndex, documents: Document
 
 
 def _named(document: InputDocument) -> Document:
-    from simpair.schema import content_digest
-    from simpair.search import Document
+    from simpair.search.index import Document
+    from simpair.store.schema import content_digest
 
     name = document.id
     if name is None:
@@ -228,7 +228,7 @@ def _export(arguments: argparse.Namespace) -> None:
 
 def _import(arguments: argparse.Namespace) -> None:
     """Make a new index in FOLDER of what export wrote; no text is encoded."""
-    from simpair.search import SearchIndex
+    from simpair.search.index import SearchIndex
 
     with made_only_on_success(arguments.folder), SearchIndex.from_export(arguments.source, arguments.folder) as index:
         documents = len(index)
@@ -238,7 +238,7 @@ def _import(arguments: argparse.Namespace) -> None:
 
 @contextmanager
 def _opened(arguments: argparse.Namespace) -> Iterator[SearchIndex]:
-    from simpair.search import SearchIndex
+    from simpair.search.index import SearchIndex
 
     with SearchIndex.open(arguments.folder) as index:  # to read too: a crash may have left something to undo
         yield index
@@ -246,13 +246,13 @@ def _opened(arguments: argparse.Namespace) -> Iterator[SearchIndex]:
 
 def _open(arguments: argparse.Namespace) -> SearchIndex:
     """The index in the folder, with the model that was named, else the recorded one, from this machine."""
-    from simpair.search import SearchIndex
+    from simpair.search.index import SearchIndex
 
     with SearchIndex.open(arguments.folder) as index:  # what is no index is refused before a model loads
         if arguments.model is None:
             encoder = cast("TwinTowerEncoder", index.encoder)
         else:
-            from simpair.model import TwinTowerEncoder
+            from simpair.encoder.model import TwinTowerEncoder
 
             encoder = TwinTowerEncoder.from_pretrained(arguments.model)
     return SearchIndex.open(arguments.folder, WithProgress(encoder))

@@ -23,7 +23,7 @@ def register(commands: Any) -> None:
 
 def _info(arguments: argparse.Namespace) -> None:
     """Print a model's architecture, size, pooling, prompts, dtype, engine and licence, or why it is refused."""
-    from simpair.about import describe
+    from simpair.encoder.info import describe
 
     found = describe(arguments.model, local_files_only=arguments.offline)
     Output(arguments.format).facts(**found._asdict())

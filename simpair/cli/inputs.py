@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from simpair.errors import DataError
 
 if TYPE_CHECKING:
-    from simpair.rows import Line
+    from simpair.files.tables import Line
 
 __all__ = ["DocumentStream", "InputDocument", "Lost", "TextStream", "check_documents", "read_documents"]
 
@@ -203,7 +203,7 @@ def _all_documents(paths: Sequence[str], text_field: str, id_field: str) -> Iter
 
 def _files(path: str) -> list[str]:
     """The file itself, or those in a folder and the folders in it, by name."""
-    from simpair.rows import format_of
+    from simpair.files.tables import format_of
 
     if not Path(path).is_dir():
         return [path]
@@ -222,7 +222,7 @@ def _texts(path: str) -> Iterator[_Drawn]:
 
 
 def _documents(path: str, text_field: str, id_field: str) -> Iterator[InputDocument]:
-    from simpair.rows import format_of, read_objects, read_parquet, read_table
+    from simpair.files.tables import format_of, read_objects, read_parquet, read_table
 
     suffix = format_of(Path(path))
     readers = {".csv": read_table, ".jsonl": read_objects, ".parquet": read_parquet, ".tsv": read_table}
@@ -255,7 +255,7 @@ def _document(fields: Mapping[str, object], path: str, line: int, text_field: st
 
 
 def _lines(path: str) -> Iterator[Line]:
-    from simpair.rows import decode_lines, read_lines
+    from simpair.files.tables import decode_lines, read_lines
 
     if path != "-":
         return read_lines(Path(path))

@@ -49,10 +49,10 @@ def _mine(arguments: argparse.Namespace) -> None:
     Pairs with fewer than --count such texts are left out.
     """
     _check_out(arguments.out)
-    from simpair.model import TwinTowerEncoder
-    from simpair.training.mining import mine_negatives, retrieval_pairs
-    from simpair.training.pairs import read_pairs
-    from simpair.training.writing import check_name, write_pairs
+    from simpair.encoder.model import TwinTowerEncoder
+    from simpair.training.data.pairs import read_pairs
+    from simpair.training.data.writing import check_name, write_pairs
+    from simpair.training.evaluation.mining import mine_negatives, retrieval_pairs
 
     check_name(arguments.out)
     pairs = retrieval_pairs(read_pairs(arguments.data, label_range=_ANY_LABEL))

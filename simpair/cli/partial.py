@@ -106,7 +106,7 @@ class Partial:
 
     def finish(self, complete: Callable[[Path], Path]) -> None:
         """Make the target of the work file; ``complete`` gives the whole file for a work file."""
-        from simpair.disk import sync
+        from simpair.files.disk import sync
 
         with _plain_errors(self._target):
             self._opened.close()

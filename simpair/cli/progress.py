@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from simpair.model import TwinTowerEncoder
-    from simpair.tokens import Role
+    from simpair.encoder.model import TwinTowerEncoder
+    from simpair.encoder.tokens import Role
 
 __all__ = ["Drawn", "WithProgress", "stream_progress"]
 

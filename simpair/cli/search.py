@@ -10,7 +10,7 @@ from simpair.cli.output import Output, add_format, add_model, cut, non_blank, no
 from simpair.cli.progress import WithProgress
 
 if TYPE_CHECKING:
-    from simpair.search import Hit
+    from simpair.search.index import Hit
 
 __all__ = ["FILES", "add_fields", "add_query", "register", "write_hits"]
 
@@ -51,8 +51,8 @@ def _search(arguments: argparse.Namespace) -> None:
     Of a folder, it is the file and the line.
     """
     documents = read_documents([arguments.file], text_field=arguments.text_field, id_field=arguments.id_field)
-    from simpair.index import ExactIndex
-    from simpair.model import TwinTowerEncoder
+    from simpair.encoder.model import TwinTowerEncoder
+    from simpair.vectors.exact import ExactIndex
 
     encoder = TwinTowerEncoder.from_pretrained(arguments.model)
     vectors = WithProgress(encoder).encode_document([document.text for document in documents])
@@ -65,7 +65,7 @@ def _search(arguments: argparse.Namespace) -> None:
 
 
 def _hit(file: str, document: InputDocument, score: float) -> Hit:
-    from simpair.search import Hit
+    from simpair.search.index import Hit
 
     line = str(document.line) if document.path == file else f"{document.path}:{document.line}"
     return Hit(document.id or line, score, document.text, document.metadata)

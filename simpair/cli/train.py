@@ -14,8 +14,8 @@ from simpair.cli.output import Output, add_format, positive
 from simpair.errors import InputError
 
 if TYPE_CHECKING:
-    from simpair.training.evaluate import PairScores, RetrievalScores
-    from simpair.training.sources import Source
+    from simpair.training.data.sources import Source
+    from simpair.training.evaluation.evaluate import PairScores, RetrievalScores
 
 __all__ = ["DATA", "add_label_range", "label_range_of", "named", "register"]
 
@@ -76,11 +76,11 @@ def add_label_range(parser: argparse.ArgumentParser) -> None:
 def _train(arguments: argparse.Namespace) -> None:
     """Train a model on pairs, save it in --out, and print what happened."""
     _check_out(arguments.out, resume=arguments.resume)
-    from simpair.model import TwinTowerEncoder
-    from simpair.training.adapters import lora
-    from simpair.training.interruption import SaveAtSignal
-    from simpair.training.run import fine_tune, is_first
-    from simpair.training.sources import read_source
+    from simpair.encoder.model import TwinTowerEncoder
+    from simpair.training.data.sources import read_source
+    from simpair.training.fine_tuning import fine_tune, is_first
+    from simpair.training.trainer.adapters import lora
+    from simpair.training.trainer.interruption import SaveAtSignal
 
     if is_first():
         logging.getLogger("simpair").setLevel(logging.INFO)  # what was read, and how long it will take
@@ -122,7 +122,7 @@ def _train(arguments: argparse.Namespace) -> None:
 
 def _sources(paths: list[str], *, weighted: bool, **reading: Any) -> dict[str, Source]:
     """Files of one kind as one source, unless each has a weight; files of several kinds as a source each."""
-    from simpair.training.sources import join_sources, read_source
+    from simpair.training.data.sources import join_sources, read_source
 
     if len(set(paths)) < len(paths):
         raise InputError("a file is given twice; give it once, and --weights where it is to have its turn more often")
@@ -148,8 +148,8 @@ def _weights(paths: list[str], weights: list[float] | None) -> dict[str, float] 
 
 def _push(arguments: argparse.Namespace) -> None:
     """Publish a saved model, with its README.md as the card where it has one, and print the address of the commit."""
-    from simpair import hub
-    from simpair.model import TwinTowerEncoder
+    from simpair.checkpoint import hub
+    from simpair.encoder.model import TwinTowerEncoder
 
     encoder = TwinTowerEncoder.from_pretrained(arguments.folder)  # what does not open here is not published
     if (arguments.folder / "README.md").is_file():
@@ -161,7 +161,7 @@ def _push(arguments: argparse.Namespace) -> None:
 
 def _check_out(folder: Path, *, resume: bool) -> None:
     """Refuse, before the work, a folder without the run to resume, or with files that a new run would mix with."""
-    from simpair.training.settings import RUN_FILE
+    from simpair.training.trainer.run_file import RUN_FILE
 
     if resume and not (folder / RUN_FILE).is_file():
         raise InputError(f"{folder} holds no run to resume; leave --resume out to start anew")

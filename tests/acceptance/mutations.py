@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from tests.acceptance.folders import LAYOUTS
-from tests.test_folder_mutations import foreign_base, judge_all
+from tests.acceptance.test_folder_mutations import foreign_base, judge_all
 
 
 def main() -> None:

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from simpair.model import TwinTowerEncoder
-from simpair.tokens import pack
-
-from .folders import LAYOUTS, TEXTS, build
+from simpair.encoder.batches import pack
+from simpair.encoder.model import TwinTowerEncoder
+from tests.acceptance.folders import LAYOUTS, TEXTS, build
 
 pytest.importorskip("sentence_transformers.sentence_transformer.modules", reason="older ones save by other names")
 pytestmark = [

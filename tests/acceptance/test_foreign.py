@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from simpair.checkpoint.manifest import ModuleEntry, needed_files
+from simpair.encoder.model import TwinTowerEncoder
 from simpair.errors import UnsupportedModel
-from simpair.manifest import ModuleEntry, needed_files
-from simpair.model import TwinTowerEncoder
-
-from .folders import LAYOUTS, TEXTS, Layout, build
+from tests.acceptance.folders import LAYOUTS, TEXTS, Layout, build
 
 pytest.importorskip("sentence_transformers.sentence_transformer.modules", reason="older ones save by other names")
 pytestmark = [

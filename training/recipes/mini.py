@@ -27,17 +27,17 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import TrainerCallback, TrainerState
 
-from simpair.disk import sha256
-from simpair.model import TwinTowerEncoder
+from simpair.encoder.model import TwinTowerEncoder
+from simpair.files.disk import sha256
 
-from ..arguments import TwinTowerTrainingArguments
-from ..checkpoints import newest_sound
-from ..collators import PairCollator
-from ..evaluate import evaluate_pairs
+from ..data.collators import PairCollator
+from ..data.pairs import RetrievalPair, ScoredPair
+from ..evaluation.evaluate import evaluate_pairs
 from ..losses import cosent, distillation, info_nce, matryoshka, similarity_distillation
-from ..pairs import RetrievalPair, ScoredPair
-from ..settings import RUN_FILE, check_run, write_run
-from ..trainer import TwinTowerTrainer, embed_columns, right_answers
+from ..trainer.arguments import TwinTowerTrainingArguments
+from ..trainer.checkpoints import newest_sound
+from ..trainer.run_file import RUN_FILE, check_run, write_run
+from ..trainer.trainer import TwinTowerTrainer, embed_columns, right_answers
 from .sources import (
     dev_pairs,
     distillation_texts,

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import torch
 
-from simpair.checkpoint import Checkpoint
+from simpair.checkpoint.settings import Checkpoint
+from simpair.checkpoint.write import write_checkpoint
+from simpair.encoder.model import TwinTowerEncoder
 from simpair.errors import InputError
-from simpair.layout import write_checkpoint
-from simpair.model import TwinTowerEncoder
 
 from .mini import Material, Stage, claim, train
 from .sources import distillation_texts, retrieval_sources

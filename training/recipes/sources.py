@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from simpair.errors import DataError
 
-from ..pairs import RetrievalPair, ScoredPair
+from ..data.pairs import RetrievalPair, ScoredPair
 
 __all__ = [
     "Target",

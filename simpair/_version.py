@@ -1,3 +1,0 @@
-"""The version of simpair, written once."""
-
-__version__ = "0.1.0"

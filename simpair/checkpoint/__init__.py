@@ -1,0 +1,1 @@
+"""A name → a folder → settings, tensors and tokenizer; and back to a folder or the Hub."""

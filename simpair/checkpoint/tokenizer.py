@@ -1,0 +1,333 @@
+"""Tokenizer files of a folder → a tokenizer, as transformers reads them; and what it must be told to read ours alike.
+
+Knows no weights and no settings. What transformers would read otherwise is refused, never passed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, BertWordPieceTokenizer, Tokenizer
+from tokenizers.models import BPE, Unigram, WordPiece
+from tokenizers.normalizers import BertNormalizer, Lowercase, Normalizer, Sequence
+from tokenizers.pre_tokenizers import BertPreTokenizer
+
+from simpair.errors import ModelCorrupt, UnsupportedModel, one_line
+from simpair.files.json_file import read_json
+
+__all__ = [
+    "lowers_first",
+    "read_bare_tokenizer",
+    "read_tokenizer",
+    "read_tokenizer_config",
+    "tokenizer_config_of",
+]
+
+_BERT = "BertTokenizer"
+_BERT_TOKENS = {
+    "unk_token": "[UNK]",
+    "sep_token": "[SEP]",
+    "pad_token": "[PAD]",
+    "cls_token": "[CLS]",
+    "mask_token": "[MASK]",
+}
+_ROBERTA_TOKENS = {"cls_token": "<s>", "sep_token": "</s>", "bos_token": "<s>", "eos_token": "</s>"}
+_CLASSES: dict[str, tuple[str, str, dict[str, str]]] = {
+    _BERT: ("cls_token", "sep_token", _BERT_TOKENS),
+    "CamembertTokenizer": ("bos_token", "eos_token", _ROBERTA_TOKENS),
+    "RobertaTokenizer": ("cls_token", "sep_token", _ROBERTA_TOKENS),
+    "XLMRobertaTokenizer": ("bos_token", "eos_token", _ROBERTA_TOKENS),
+}
+"""Classes that transformers 5 builds anew from the vocabulary: first token, last token, tokens where none are named."""
+_MODELS = {"CamembertTokenizer": Unigram, "RobertaTokenizer": BPE, "XLMRobertaTokenizer": Unigram}
+_KEPT = ("PreTrainedTokenizer", "TokenizersBackend")
+"""Classes that take ``tokenizer.json`` as it is; both under the names without ``Fast``."""
+_CLASS_OF = {
+    "bert": _BERT,
+    "camembert": "CamembertTokenizer",
+    "roberta": "RobertaTokenizer",
+    "xlm-roberta": "XLMRobertaTokenizer",
+}
+_NAMED = (*_BERT_TOKENS, "bos_token", "eos_token")
+_UNKNOWN = "\U00013080"
+"""A hieroglyph: what few vocabularies have shows whether the token for what is unknown is one of the vocabulary's."""
+_FLAGS = ("lstrip", "normalized", "rstrip", "single_word")
+
+
+def read_tokenizer_config(folder: Path) -> dict[str, Any]:
+    """``tokenizer_config.json``, with the tokens of ``special_tokens_map.json`` where transformers heeds them."""
+    declared = read_json(folder / "tokenizer_config.json", missing={})
+    if {"model", "post_processor"} <= declared.keys():
+        raise ModelCorrupt(f"{folder / 'tokenizer_config.json'} is a tokenizer.json; download the checkpoint again")
+    tokens = read_json(folder / "special_tokens_map.json", missing={})
+    return declared if "added_tokens_decoder" in declared else {**declared, **tokens}
+
+
+def read_tokenizer(
+    folder: Path, config: Mapping[str, Any], *, declared: Mapping[str, Any], lowercase: bool
+) -> tuple[Tokenizer, Mapping[str, Any]]:
+    """The tokenizer of a folder, without truncation or padding; and ``declared`` with the names it has for tokens.
+
+    Args:
+        folder: Holds ``tokenizer.json`` or ``vocab.txt``, and perhaps the files that say more of it.
+        config: ``config.json``, whose model type names the tokenizer where no other file does.
+        declared: What ``read_tokenizer_config`` gave.
+        lowercase: Lower the text before anything else, as ``do_lower_case`` beside the tokenizer asks.
+
+    Raises:
+        ModelCorrupt: A file is missing or damaged.
+        UnsupportedModel: The files ask for what this version does not do, or disagree.
+    """
+    kind, path = _class_name(config, declared), folder / "tokenizer.json"
+    ours = kind in (*_CLASSES, *_KEPT)
+    if ours:
+        tokenizer = _open(path, declared, kind)
+    else:
+        tokenizer, names = _made_by_transformers(folder, kind)
+        declared = {**names, **declared}
+        if not declared.get("pad_token"):
+            raise UnsupportedModel(
+                f"{folder}: no padding token is named, without which sentence-transformers reads nothing either; "
+                "tokenizer_config.json is missing or lacks pad_token"
+            )
+    _check_options(folder, declared, tokenizer, kind)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    if ours:
+        _name_tokens(folder, declared, tokenizer, kind)
+        _check_added(folder, declared, tokenizer, kind)
+    pieces = tokenizer.get_vocab(with_added_tokens=False)
+    if len(set(pieces.values())) < len(pieces):
+        raise ModelCorrupt(f"{path}: two pieces have one number; download the checkpoint again")
+    if kind == _BERT:
+        _rebuild(tokenizer, declared)
+    if lowercase and not lowers_first(tokenizer):
+        tokenizer.normalizer = Sequence([Lowercase(), *_normalizers(tokenizer)])
+    if any(tokenizer.encode("a").type_ids):
+        raise UnsupportedModel(f"{path}: tokens of one text are not all of type 0, the one that this version reads")
+    return tokenizer, declared
+
+
+def read_bare_tokenizer(folder: Path) -> tuple[Tokenizer, int | None]:
+    """The tokenizer of a static table, which adds no special tokens, and at how many tokens it cuts a text.
+
+    Raises:
+        ModelCorrupt: ``tokenizer.json`` is missing or damaged.
+    """
+    if not (folder / "tokenizer.json").is_file():
+        raise ModelCorrupt(f"{folder} has no tokenizer.json; download the checkpoint again")
+    tokenizer = _open(folder / "tokenizer.json", {}, _BERT)
+    _check_side(folder / "tokenizer.json", (tokenizer.truncation or {}).get("direction"))
+    longest = None if tokenizer.truncation is None else int(tokenizer.truncation["max_length"])
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.post_processor = None
+    return tokenizer, longest
+
+
+def tokenizer_config_of(tokenizer: Tokenizer, config: Mapping[str, Any], declared: Mapping[str, Any]) -> dict[str, Any]:
+    """``tokenizer_config.json`` with which transformers reads ``tokenizer`` as it is; ``declared`` is the one it had.
+
+    A BERT tokenizer that transformers would build otherwise is declared to be taken from ``tokenizer.json``.
+    """
+    written = dict(declared)
+    if _class_name(config, written) not in (*_CLASSES, *_KEPT):
+        written["tokenizer_class"] = "PreTrainedTokenizerFast"  # which takes tokenizer.json as it is
+    for step in _normalizers(tokenizer):
+        if isinstance(step, BertNormalizer):
+            written |= {"do_lower_case": step.lowercase, "strip_accents": step.strip_accents}
+            written["tokenize_chinese_chars"] = step.handle_chinese_chars
+    if _class_name(config, written) == _BERT:
+        rebuilt = Tokenizer.from_str(tokenizer.to_str())
+        _rebuild(rebuilt, written)
+        if lowers_first(tokenizer):
+            rebuilt.normalizer = Sequence([Lowercase(), *_normalizers(rebuilt)])
+        if rebuilt.to_str() != tokenizer.to_str():
+            written = {**_BERT_TOKENS, **written, "tokenizer_class": "PreTrainedTokenizerFast"}
+    return written
+
+
+def lowers_first(tokenizer: Tokenizer) -> bool:
+    """Whether the tokenizer lowers whole texts, beside what BERT's own normalizer does."""
+    return any(isinstance(step, Lowercase) for step in _normalizers(tokenizer))
+
+
+def _class_name(config: Mapping[str, Any], declared: Mapping[str, Any]) -> str:
+    """The class that ``transformers.AutoTokenizer`` takes, without ``Fast``."""
+    named, model = declared.get("tokenizer_class") or config.get("tokenizer_class"), str(config.get("model_type"))
+    return str(named or _CLASS_OF.get(model, f"the tokenizer of {model}")).removesuffix("Fast")
+
+
+def _open(path: Path, declared: Mapping[str, Any], kind: str) -> Tokenizer:
+    folder, vocabulary = path.parent, path.with_name("vocab.txt")
+    if not path.is_file() and not vocabulary.is_file():
+        raise ModelCorrupt(f"{folder} has neither tokenizer.json nor vocab.txt; download the checkpoint again")
+    if not path.is_file() and kind != _BERT:
+        return _made_by_transformers(folder, kind)[0]
+    try:
+        tokenizer = Tokenizer.from_file(str(path)) if path.is_file() else _from_vocabulary(vocabulary, declared)
+        tokenizer.encode(_UNKNOWN)
+        return tokenizer
+    except BaseException as error:  # bare Exception for a file that is not parsed; a panic is not even that
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise ModelCorrupt(f"{folder}: the tokenizer cannot be read ({one_line(error)}); download it again") from None
+
+
+def _made_by_transformers(folder: Path, kind: str) -> tuple[Tokenizer, dict[str, str]]:
+    """A copy of the tokenizer behind ``transformers.AutoTokenizer``, and its special tokens by name.
+
+    No code of the folder is run.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        found: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        names = {name: token for name, token in found.special_tokens_map.items() if isinstance(token, str)}
+        return Tokenizer.from_str(found.backend_tokenizer.to_str()), names
+    except Exception as error:  # whatever its many readers raise; those in Python have no such tokenizer behind them
+        raise UnsupportedModel(
+            f"{folder / 'tokenizer_config.json'}: tokenizer_class is {kind!r}, of which transformers makes no fast "
+            f"tokenizer from these files ({one_line(error)})"
+        ) from None
+
+
+def _from_vocabulary(path: Path, declared: Mapping[str, Any]) -> Tokenizer:
+    """BERT's WordPiece from ``vocab.txt``, one piece a line (Devlin et al. 2019)."""
+    wordpiece = BertWordPieceTokenizer(WordPiece.read_file(str(path)))
+    tokenizer = Tokenizer.from_str(wordpiece.to_str())
+    _rebuild(tokenizer, declared)
+    return tokenizer
+
+
+def _rebuild(tokenizer: Tokenizer, declared: Mapping[str, Any]) -> None:
+    """Set what transformers 5 sets anew in a BERT tokenizer, whatever ``tokenizer.json`` says."""
+    chinese, lowercase = declared.get("tokenize_chinese_chars", True), declared.get("do_lower_case", True)
+    accents = declared.get("strip_accents")
+    if not isinstance(chinese, bool) or not isinstance(lowercase, bool) or not isinstance(accents, bool | None):
+        raise ModelCorrupt(
+            "tokenizer_config.json: do_lower_case, strip_accents and tokenize_chinese_chars are true or false; got "
+            f"{lowercase!r:.40}, {accents!r:.40} and {chinese!r:.40}"
+        )
+    tokenizer.normalizer = BertNormalizer(
+        clean_text=True, handle_chinese_chars=chinese, strip_accents=accents, lowercase=lowercase
+    )
+    tokenizer.pre_tokenizer = BertPreTokenizer()
+
+
+def _normalizers(tokenizer: Tokenizer) -> list[Normalizer]:
+    whole: Any = tokenizer.normalizer
+    return list(whole) if isinstance(whole, Sequence) else [whole] if whole else []  # type: ignore[call-overload]
+
+
+def _check_options(folder: Path, declared: Mapping[str, Any], tokenizer: Tokenizer, kind: str) -> None:
+    """Refuse what changes a vector and is not done here."""
+    path, cut = folder / "tokenizer_config.json", tokenizer.truncation or {}
+    where = path if declared.get("truncation_side") else folder / "tokenizer.json"
+    _check_side(where, declared.get("truncation_side") or cut.get("direction"))
+    if declared.get("split_special_tokens"):
+        raise UnsupportedModel(f"{path}: split_special_tokens is set, which this version does not do")
+    model: Any = tokenizer.model
+    if kind == _BERT and not (
+        isinstance(model, WordPiece)
+        and model.continuing_subword_prefix == "##"
+        and model.max_input_chars_per_word == 100
+    ):
+        raise UnsupportedModel(
+            f"{folder / 'tokenizer.json'}: the model is {type(model).__name__}, and transformers builds another for "
+            f"{_BERT}; where tokenizer.json is right, write tokenizer_class PreTrainedTokenizerFast in {path.name}"
+        )
+    if kind in _MODELS and type(model) is not _MODELS[kind]:
+        raise UnsupportedModel(
+            f"{folder / 'tokenizer.json'}: the model is {type(model).__name__}, and that of a {kind} is "
+            f"{_MODELS[kind].__name__}; where tokenizer.json is right, write tokenizer_class PreTrainedTokenizerFast "
+            f"in {path.name}"
+        )
+
+
+def _check_side(path: Path, side: object) -> None:
+    """Refuse texts that lose their beginning."""
+    if str(side or "right").lower() != "right":
+        raise UnsupportedModel(
+            f"{path}: truncation_side is {side!r:.80}; this version cuts the end of long texts alone"
+        )
+
+
+def _name_tokens(folder: Path, declared: Mapping[str, Any], tokenizer: Tokenizer, kind: str) -> None:
+    """Hold the special tokens that are named, or go without saying, against those of the tokenizer."""
+    first, last, usual = _CLASSES.get(kind, ("", "", {}))
+    added = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    names = {key: _content(declared[key]) for key in _NAMED if declared.get(key)}
+    for key, token in {**usual, **names}.items():
+        if token in added:
+            continue
+        if key in names:
+            raise UnsupportedModel(
+                f"{folder}: {key} is {token!r:.80} in tokenizer_config.json or special_tokens_map.json, but no special "
+                "token of the tokenizer; make the two agree"
+            )
+        if tokenizer.token_to_id(token) is None:
+            raise ModelCorrupt(
+                f"{folder}: the vocabulary lacks {token!r:.80}, the {key} of a {kind}; download it again"
+            )
+        tokenizer.add_special_tokens([token])
+    names = {**usual, **names}
+    ends = [tokenizer.token_to_id(names[key]) for key in (first, last) if key]
+    if ends and tokenizer.encode("").ids != ends:
+        raise UnsupportedModel(
+            f"{folder}: {first} and {last} are {names[first]!r} and {names[last]!r} by tokenizer_config.json or "
+            f"special_tokens_map.json, but tokenizer.json sets {tokenizer.encode('').tokens}; make the two agree"
+        )
+    model: Any = tokenizer.model
+    if kind == _BERT and model.unk_token != names["unk_token"]:
+        raise UnsupportedModel(
+            f"{folder}: unk_token is {names['unk_token']!r:.60} by tokenizer_config.json or special_tokens_map.json, "
+            f"but {model.unk_token!r} in tokenizer.json; make the two agree"
+        )
+
+
+def _check_added(folder: Path, declared: Mapping[str, Any], tokenizer: Tokenizer, kind: str) -> None:
+    """Refuse added tokens that the tokenizer does not have, or has otherwise."""
+    added = {token.content: (row, token) for row, token in tokenizer.get_added_tokens_decoder().items()}
+    extra: dict[str, Any] = {}
+    for key in ("additional_special_tokens", "extra_special_tokens"):
+        tokens = declared.get(key) or []
+        tokens = list(tokens.values()) if isinstance(tokens, dict) else tokens if isinstance(tokens, list) else [tokens]
+        extra |= dict.fromkeys(map(_content, tokens))
+    slow = declared.get("added_tokens_decoder")
+    if slow is None:
+        wanted = {**extra, **read_json(folder / "added_tokens.json", missing={})}
+    elif not isinstance(slow, dict) or not all(isinstance(token, dict) for token in slow.values()):
+        raise ModelCorrupt(f"{folder / 'tokenizer_config.json'}: added_tokens_decoder is no object of tokens by number")
+    else:
+        wanted = {
+            **extra,
+            **{_content(token): int(row) if row.isdecimal() and len(row) < 10 else row for row, token in slow.items()},
+        }
+    wrong = [token for token, row in wanted.items() if token not in added or row not in (None, added[token][0])]
+    if (
+        slow is not None and kind in _CLASSES
+    ):  # transformers builds these with the tokens of tokenizer_config.json alone
+        named = {_content(declared[key]) for key in _NAMED if declared.get(key)} | {*_CLASSES[kind][2].values()}
+        wrong += [token for token in added if token not in {*wanted, *named}]
+        wrong += [_content(token) for token in slow.values() if _flags_differ(token, added)]
+    if wrong:
+        raise UnsupportedModel(
+            f"{folder}: the added token {wrong[0]!r} is not the same in the tokenizer and in tokenizer_config.json, "
+            "special_tokens_map.json or added_tokens.json; make them agree"
+        )
+
+
+def _flags_differ(token: Mapping[str, Any], added: Mapping[str, tuple[int, AddedToken]]) -> bool:
+    """Whether a token of ``added_tokens_decoder`` is found in texts otherwise than the tokenizer's own."""
+    usual = {"normalized": not token.get("special", False)}
+    _, own = added.get(_content(token), (0, None))
+    return own is not None and any(
+        getattr(own, flag) != bool(token.get(flag, usual.get(flag, False))) for flag in _FLAGS
+    )
+
+
+def _content(token: object) -> str:
+    return str(token.get("content") if isinstance(token, dict) else token)

@@ -1,0 +1,1 @@
+"""Texts → embeddings: tokens, batches, towers, pooling, dense layers."""

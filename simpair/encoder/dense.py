@@ -1,0 +1,75 @@
+"""One vector a text → another, by the dense layers behind the pooling. Knows no file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from simpair.checkpoint.modules import DenseLayer
+from simpair.errors import ModelCorrupt
+
+__all__ = ["Heads"]
+
+
+class Heads(nn.ModuleList):
+    """The layers in their order; without any, vectors stay what they are."""
+
+    def __init__(self, layers: Sequence[DenseLayer]) -> None:
+        super().__init__(_Head(layer) for layer in layers)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """(B, D) → (B, E) float32."""
+        for head in self:
+            vectors = head(vectors)
+        return vectors
+
+    def layers(self) -> tuple[DenseLayer, ...]:
+        """Copies of their weights, on the CPU."""
+        return tuple(head.layer() for head in self)  # type: ignore[operator]
+
+    def identity(self) -> str:
+        """What changes a vector beside the weights, as text."""
+        return "".join(f"|{type(head.activation).__name__}" for head in self)
+
+    def check(self, layers: Sequence[DenseLayer]) -> None:
+        """Compare layers with these.
+
+        Raises:
+            ModelCorrupt: They are of other shapes, or end otherwise.
+        """
+        ours, theirs = (
+            [
+                (tuple(layer.weight.shape), "bias" if layer.bias is not None else "no bias", layer.activation)
+                for layer in some
+            ]
+            for some in (self.layers(), layers)
+        )
+        if ours != theirs:
+            raise ModelCorrupt(f"the dense layers are {theirs}, but those of this encoder are {ours}")
+
+    def load(self, layers: Sequence[DenseLayer]) -> None:
+        """Take the weights of layers of the same shapes, where an optimizer may hold the old ones."""
+        self.load_state_dict(Heads(layers).state_dict())
+
+
+class _Head(nn.Module):
+    def __init__(self, layer: DenseLayer) -> None:
+        super().__init__()
+        self.linear = nn.Linear(
+            layer.weight.shape[1], layer.weight.shape[0], bias=layer.bias is not None, device="meta"
+        )
+        weights = {"weight": layer.weight} | ({} if layer.bias is None else {"bias": layer.bias})
+        self.linear.load_state_dict(weights, assign=True)
+        self.activation = getattr(nn, layer.activation)()
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        return self.activation(self.linear(vectors)).float()  # type: ignore[no-any-return]
+
+    def layer(self) -> DenseLayer:
+        weight, bias = (
+            None if part is None else part.detach().to("cpu", copy=True)
+            for part in (self.linear.weight, self.linear.bias)
+        )
+        assert weight is not None
+        return DenseLayer(weight, bias, type(self.activation).__name__)

@@ -1,0 +1,38 @@
+"""``config.json`` → the tower that serves it: our own for BERT's family and for tables, or transformers'."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from simpair.checkpoint.modules import CHAIN, STATIC
+from simpair.encoder.towers.auto import AutoConfig, AutoTower
+from simpair.encoder.towers.bert import PackedBert
+from simpair.encoder.towers.bert_config import MODEL_TYPES, PackedBertConfig
+from simpair.encoder.towers.chain import ChainTower
+from simpair.encoder.towers.static import StaticConfig, StaticTower
+
+__all__ = ["Tower", "empty_tower"]
+
+Tower = PackedBert | AutoTower | StaticTower | ChainTower
+
+
+def empty_tower(config: Mapping[str, Any]) -> Tower:
+    """A tower of the shape that a ``config.json`` declares, whose weights are still to be loaded.
+
+    Raises:
+        ModelError: A child of it says why there is none.
+    """
+    kind = config.get("model_type")
+    if kind == CHAIN:
+        return ChainTower(Path(config["folder"]), tuple(config["modules"]))
+    if kind != STATIC and isinstance(kind, str) and kind not in MODEL_TYPES:
+        return AutoTower(AutoConfig.from_config(config))
+    shape = None if kind == STATIC else PackedBertConfig.from_config(config)
+    with torch.device("meta"):  # shapes are compared before anything is allocated
+        if shape is None:
+            return StaticTower(StaticConfig(config["vocab_size"], config["hidden_size"]))
+        return PackedBert(shape)

@@ -1,0 +1,45 @@
+"""A JSON file of a checkpoint → its value, well-formed text throughout. Knows no format."""
+
+from __future__ import annotations
+
+import json
+from errno import ENOENT
+from pathlib import Path
+from typing import Any
+
+from simpair.errors import ModelCorrupt
+
+__all__ = ["parse_json", "read_json"]
+
+
+def read_json(path: Path, *, missing: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The object in a JSON file; ``missing`` where there is none.
+
+    Raises:
+        ModelCorrupt: The file cannot be read, or holds something else.
+    """
+    if missing is not None and not path.exists() and not path.is_symlink():
+        return missing
+    value = parse_json(path)
+    if not isinstance(value, dict):
+        raise ModelCorrupt(f"{path} holds a {type(value).__name__}; expected a JSON object")
+    return value
+
+
+def parse_json(path: Path) -> Any:
+    """The value in a JSON file, which is well-formed text throughout.
+
+    Raises:
+        ModelCorrupt: The file cannot be read, or holds something else.
+    """
+    try:
+        if not path.is_file():  # a link to nothing, or what would never end
+            raise FileNotFoundError(ENOENT, "there is no such file")
+        value = json.loads(text := path.read_text(encoding="utf-8"))
+        if "\\ud" in text.lower():  # perhaps half a character, which no tokenizer takes
+            json.dumps(value, ensure_ascii=False).encode()
+    except OSError as error:
+        raise ModelCorrupt(f"{path} cannot be read ({error.strerror}); download or save the checkpoint again") from None
+    except (ValueError, RecursionError) as error:
+        raise ModelCorrupt(f"{path} is not JSON ({error}); download or save the checkpoint again") from None
+    return value

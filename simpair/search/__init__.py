@@ -1,0 +1,1 @@
+"""Text → hits: the index, what goes into it, and what it finds."""

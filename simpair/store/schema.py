@@ -1,0 +1,128 @@
+"""A database → one in the present format: made new, or brought up from an older one. Knows what a table is for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from simpair.errors import StoreVersion
+from simpair.store.database import Database, damage
+from simpair.store.filters import fields_of
+
+__all__ = [
+    "FORMAT",
+    "content_digest",
+    "create_tables",
+    "field_rows",
+    "migrate",
+    "next_generation",
+    "read_meta",
+    "reserve_rows",
+    "vector_digest",
+]
+
+FORMAT = 2
+
+# A row never changes and its number never comes back (AUTOINCREMENT), so whoever keeps rows in memory or in a cache
+# needs to learn only which came and which went. ``names`` answers for an id without a look at its text.
+_TABLES = (
+    "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID",
+    "CREATE TABLE documents (row INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL, text TEXT NOT NULL, "
+    "metadata TEXT NOT NULL)",
+    "CREATE TABLE names (id TEXT PRIMARY KEY, row INTEGER NOT NULL, digest BLOB NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE vectors (row INTEGER PRIMARY KEY, vector BLOB NOT NULL, digest BLOB NOT NULL)",
+    "CREATE TABLE fields (name TEXT NOT NULL, row INTEGER NOT NULL, place INTEGER NOT NULL, value, "
+    "PRIMARY KEY (name, row, place)) WITHOUT ROWID",
+    "CREATE TABLE canaries (role TEXT NOT NULL, text TEXT NOT NULL, vector BLOB NOT NULL)",
+    # The states this database went through, with the last row of each, and the rows that went after them: a cache
+    # of any of these states is still true of what it holds. A restored copy has other random names.
+    "CREATE TABLE history (number INTEGER PRIMARY KEY, name TEXT NOT NULL, last_row INTEGER NOT NULL)",
+    "CREATE TABLE removed (number INTEGER NOT NULL, row INTEGER NOT NULL, PRIMARY KEY (number, row)) WITHOUT ROWID",
+)
+_NEXT_GENERATION = """
+INSERT INTO history SELECT ifnull(max(number), 0) + 1, lower(hex(randomblob(8))),
+    ifnull((SELECT seq FROM sqlite_sequence WHERE name = 'documents'), 0) FROM history
+"""
+
+
+def create_tables(db: Database, meta: Mapping[str, Any]) -> None:
+    """Makes the tables and writes ``meta``; inside ``writing()``."""
+    for table in _TABLES:
+        db.run(table)
+    db.run_many("INSERT OR REPLACE INTO meta VALUES (?, ?)", [("format_version", FORMAT), *meta.items()])
+    next_generation(db)
+
+
+def next_generation(db: Database) -> None:
+    """Names the state that the present transaction leaves."""
+    db.run(_NEXT_GENERATION)
+
+
+def read_meta(db: Database) -> dict[str, Any]:
+    """Returns the table of facts about the index, in whatever format; inside ``reading()``.
+
+    Raises:
+        StoreVersion: A newer simpair wrote it.
+        StoreCorrupt: It has no format.
+    """
+    meta = dict(db.rows("SELECT key, value FROM meta"))
+    version = meta.get("format_version")
+    if not isinstance(version, int) or version < 1:
+        raise damage(db.folder, f"its meta table holds {meta}")
+    if version > FORMAT:
+        raise StoreVersion(f"{db.folder} has format {version}; this simpair reads {FORMAT}: update simpair")
+    return meta
+
+
+def migrate(db: Database) -> None:
+    """Brings a database of format 1 to the present one, whole or not at all; keeps every row number.
+
+    Format 1 had ids, texts, metadata and vectors in one table, and no digests and no canaries.
+    """
+    with db.writing(), db.spilling():
+        if read_meta(db)["format_version"] == FORMAT:  # another process was faster
+            return
+        last = db.one("SELECT seq FROM sqlite_sequence WHERE name = 'documents'")
+        db.teach("content_digest", 3, content_digest)
+        db.teach("vector_digest", 2, vector_digest)
+        db.run("ALTER TABLE documents RENAME TO documents_1")
+        create_tables(db, {})
+        db.run("INSERT INTO documents SELECT row, id, text, metadata FROM documents_1")
+        db.run("INSERT INTO names SELECT id, row, content_digest(id, text, metadata) FROM documents_1")
+        db.run("INSERT INTO vectors SELECT row, vector, vector_digest(row, vector) FROM documents_1")
+        for row, metadata in db.rows("SELECT row, metadata FROM documents_1"):
+            try:
+                db.run_many("INSERT INTO fields VALUES (?, ?, ?, ?)", field_rows(row, metadata))
+            except (ValueError, AttributeError) as error:
+                raise damage(db.folder, f"the metadata of row {row}: {error}") from error
+        db.run("DROP TABLE documents_1")
+        db.run("DELETE FROM meta WHERE key = 'generation'")
+        if last is not None:
+            reserve_rows(db, *last)
+        next_generation(db)
+
+
+def reserve_rows(db: Database, last: int) -> None:
+    """Makes rows count on from ``last``, as if those before it had been given."""
+    db.run("DELETE FROM sqlite_sequence WHERE name IN ('documents', 'documents_1')")
+    db.run("INSERT INTO sqlite_sequence VALUES ('documents', ?)", (last,))
+
+
+def field_rows(row: int, metadata: str) -> Iterator[tuple[Any, ...]]:
+    """Yields what ``fields`` holds of a document: name, row, place, value."""
+    for field in fields_of(json.loads(metadata)):
+        yield field.name, row, field.place, field.value
+
+
+def content_digest(name: str, text: str, metadata: str) -> bytes:
+    """Returns 16 bytes that tell one document from another."""
+    parts = (name.encode(), text.encode(), metadata.encode())
+    lengths = b"%d,%d,%d" % (len(parts[0]), len(parts[1]), len(parts[2]))
+    return hashlib.blake2b(b"\0".join((lengths, *parts)), digest_size=16).digest()
+
+
+def vector_digest(row: int, vector: bytes) -> bytes:
+    """Returns 8 bytes that tell whether a vector is the one that was stored in this row."""
+    return hashlib.blake2b(row.to_bytes(8, "little", signed=True) + vector, digest_size=8).digest()

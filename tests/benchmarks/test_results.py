@@ -1,0 +1,218 @@
+"""The figures that are quoted are those of the result files, and the model card's programs run."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import card, quality
+from benchmarks.engines import Identity
+from benchmarks.quality import Report, Score, mean_of
+from benchmarks.sets import SETS
+from simpair.checkpoint.hub import BUNDLED
+from simpair.encoder.model import TwinTowerEncoder
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
+WEIGHTS = ROOT / "simpair" / "pretrained" / BUNDLED
+
+
+@pytest.fixture
+def results() -> card.Results:
+    """Made-up figures of every set, for two models, beside the published ones that are in the tree."""
+    scores = {one.name: Score(50 + row / 8, 10, mrr=40.0 + row, shared=0) for row, one in enumerate(SETS)}
+    scores["sts12"] = Score(71.25, 10, shared=3, without_shared=66.5, low=70.5, high=72.0)
+    speed = {"texts": 2500, "ratio": 2.05, "tokens": {"mean": 30.1}}
+    return card.read_results(RESULTS)._replace(
+        quality=[Report(Identity(BUNDLED, "f" * 64), scores), Report(Identity("tf-idf"), scores)],
+        forms=[
+            Report(Identity(name), {one: Score(score.value - lost, 10) for one, score in scores.items()})
+            for name, lost in (("trained", 0), (BUNDLED, 0.25), (f"{BUNDLED}@int8", 0.5), (f"{BUNDLED}@64", 2.25))
+        ],
+        encode={
+            "model": {"name": BUNDLED},
+            "machine": {
+                "cores": 2,
+                "cpu_capability": "AVX512",
+                "versions": {"torch": "2.13.0", "sentence-transformers": "6.2.0"},
+            },
+            "equality": {"texts": 4511, "max_abs": 3e-7},
+            "speed": {"documents": speed | {"texts_per_second": {"simpair": 300.2, "sentence-transformers": 146.4}}},
+        },
+        cold_start={"median_seconds": {"simpair similarity": 2.1, "sentence-transformers": 9.3}, "ratio": 4.43},
+    )
+
+
+@pytest.mark.parametrize("name", ["model_card.md", "README.md", "README.zh-CN.md"])
+def test_the_figures_quoted_are_those_of_the_result_files(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert "results:begin" in text
+    assert card.render(text, card.read_results(), chinese="zh-CN" in name) == text
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
+def test_the_figures_of_training_are_those_of_its_results(name: str) -> None:
+    found = json.loads((RESULTS / "train.json").read_text(encoding="utf-8"))
+    short, long, memory = found["speed"]["short"], found["speed"]["long"], found["memory"]
+    figures = [f"{short['ratio']:.2f}", f"{long['ratio']:.1f}", f"{short['bf16']:.1f}", f"{long['bf16']:.1f}"]
+    figures += [f"{memory[texts]['ratio']:.2f}" for texts in ("short", "long")]
+    (sentence,) = re.findall(r"SentenceTransformerTrainer.*?benchmarks\.train", (ROOT / name).read_text("utf-8"), re.S)
+    assert re.findall(r"\d+\.\d+(?=[×\s]|;| |。|，)(?!\.)", sentence.split("6.2.0")[1]) == figures
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
+def test_the_figures_of_other_architectures_are_those_of_their_results(name: str) -> None:
+    found = [json.loads((RESULTS / f"encode-{kind}.json").read_text("utf-8")) for kind in ("mpnet", "modernbert")]
+    (passage,) = re.findall(r"12 [^\n]*768.*?encode-mpnet", (ROOT / name).read_text("utf-8"), re.S)
+    assert re.findall(r"\d+\.\d+(?=×)", passage) == [f"{one['speed']['documents']['ratio']:.2f}" for one in found]
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
+def test_the_figures_of_the_small_query_tower_are_those_of_its_results(name: str) -> None:
+    sets = json.loads((RESULTS / "untied.json").read_text(encoding="utf-8"))["sets"]
+    first, second = sets["scifact"], sets["nfcorpus"]
+    milliseconds = first["latency"]["milliseconds"]
+    figures = [f"{first['latency']['ratio']:.2f}", *(f"{milliseconds[who]:.1f}" for who in ("pair", "whole"))]
+    figures += [f"{100 * first['ndcg_at_10']['kept']:.1f}"]
+    figures += [f"{second['latency']['ratio']:.2f}", f"{100 * second['ndcg_at_10']['kept']:.1f}"]
+    (passage,) = re.findall(r"recipes\.query_tower.*?untied\.json", (ROOT / name).read_text("utf-8"), re.S)
+    assert re.findall(r"\d+\.\d+", passage) == figures
+
+
+@pytest.mark.parametrize("name", ["model_card.md", "README.md", "README.zh-CN.md"])
+def test_a_figure_changed_by_hand_would_show(name: str, results: card.Results) -> None:
+    text = card.render((ROOT / name).read_text(encoding="utf-8"), results, chinese="zh-CN" in name)
+    assert card.render(text, results, chinese="zh-CN" in name) == text
+    for figure in ("50.25", "82.03", "2.05×"):  # LCQMC or a mean, the teacher's STS-B, the speed
+        if figure in text:
+            wrong = text.replace(figure, f"9{figure}", 1)
+            assert card.render(wrong, results, chinese="zh-CN" in name) == text != wrong
+    assert "2.05×" in text
+
+
+def test_tables_hold_every_set_where_it_belongs(results: card.Results) -> None:
+    zero_shot, in_domain = (
+        card.render(f"<!-- results:begin {name} -->\n<!-- results:end -->", results)
+        for name in ("zero-shot", "in-domain")
+    )
+    for one in SETS:
+        here, there = (zero_shot, in_domain) if one.zero_shot else (in_domain, zero_shot)
+        assert f"| {one.title} |" in here
+        assert f"| {one.title} |" not in there
+    assert "| STS12, without shared pairs | Spearman | 66.50 | 66.50 |" in in_domain
+    assert "| STS13, without" not in in_domain
+
+
+def test_a_star_marks_what_a_model_was_trained_for(results: card.Results) -> None:
+    table = card.render("<!-- results:begin peers -->\n<!-- results:end -->", results)
+    line = next(line for line in table.splitlines() if line.startswith("| STS-B zh |"))
+    assert line == "| STS-B zh | Spearman | 50.50\\* | 50.50 | 37.80 | 78.91 | 79.30\\* |"
+    line = next(line for line in table.splitlines() if line.startswith("| en mean of 7 |"))
+    assert line.endswith("| 78.94 | 80.93 | – |")  # as published
+
+
+def test_what_a_form_loses_is_beside_what_it_is_made_from(results: card.Results) -> None:
+    table = card.render("<!-- results:begin forms -->\n<!-- results:end -->", results).splitlines()
+    assert [line.rpartition(" | ")[2] for line in table[3:-1]] == ["– |", "0.25 |", "0.25 |", "2.00 |"]
+    assert [line.split(" | ")[0] for line in table[3:-1]] == [
+        "| weights as trained, float32",
+        "| float16 file, float32 products: the default",
+        "| int8 products",
+        "| first 64 components",
+    ]
+
+
+def test_a_readme_shows_a_model_once(results: card.Results) -> None:
+    teacher = results.published[0].name
+    measured = [*(results.quality or []), Report(Identity(teacher, "e" * 64), results.quality[0].scores)]
+    block = card.render("<!-- results:begin -->\n<!-- results:end -->", results._replace(quality=measured))
+    assert f"| {teacher} |" in block.splitlines()[1]
+    assert "(published)" in block
+    assert f"{teacher} (published)" not in block
+    assert "tf-idf" not in block
+
+
+def test_unknown_blocks_are_refused_and_unmeasured_ones_stay_empty(results: card.Results) -> None:
+    with pytest.raises(KeyError, match="colour"):
+        card.render("<!-- results:begin colour -->\n<!-- results:end -->", results)
+    empty = "<!-- results:begin peers -->\n<!-- results:end -->"
+    assert card.render(empty, card.Results(None, None, results.published, None, None)) == empty
+
+
+def test_the_chinese_readme_has_no_english_left(results: card.Results) -> None:
+    block = card.render("<!-- results:begin -->\n<!-- results:end -->", results, chinese=True)
+    for word in ("Set", "Metric", "published", "mean", "trained", "ratio", "texts", "cores", "largest"):
+        assert not re.search(rf"\b{word}\b", block), word
+
+
+def test_reports_come_back_from_json_as_they_were(results: card.Results) -> None:
+    content = json.loads(json.dumps({"models": quality.to_json(results.quality or [])}))
+    assert quality.read_reports(content) == results.quality
+    assert content["models"][0]["means"]["zh5"]["value"] == mean_of([50.0, 50.12, 50.25, 50.38, 50.5])
+
+
+def test_the_front_matter_is_what_the_hub_reads(results: card.Results) -> None:
+    from huggingface_hub import ModelCard
+
+    text = card.render((ROOT / "model_card.md").read_text(encoding="utf-8"), results)
+    data = ModelCard(text).data
+    assert data.language == ["en", "zh"]
+    assert (data.license, data.library_name) == ("other", "sentence-transformers")
+    assert data.base_model == "sentence-transformers/all-MiniLM-L6-v2"
+    found = {(result.dataset_type, result.metric_type): result.metric_value for result in data.eval_results}
+    assert found["sts12", "spearman_cosine"] == 0.7125
+    assert {name for name, _ in found} == {one.name for one in SETS}
+    assert ("scifact", "cosine_mrr@10") in found
+
+
+def test_every_result_file_is_json_without_places() -> None:
+    for path in RESULTS.glob("*.json"):
+        text = path.read_text(encoding="utf-8")
+        json.loads(text)
+        assert not re.search(r'"(/|[A-Z]:\\)', text), path.name
+
+
+def test_the_results_are_those_of_the_bundled_weights() -> None:
+    fingerprint = TwinTowerEncoder.from_pretrained(WEIGHTS, device="cpu").fingerprint
+    measured = card.read_results()
+    assert measured.quality
+    assert measured.forms
+    for reports in (measured.quality, measured.forms):
+        assert [report.model.fingerprint for report in reports if report.model.name == BUNDLED] == [fingerprint]
+    assert measured.encode
+    assert measured.encode["model"] == {"name": BUNDLED, "fingerprint": fingerprint}
+
+
+def test_the_card_describes_the_bundled_weights() -> None:
+    text = (ROOT / "model_card.md").read_text(encoding="utf-8")
+    checkpoint = TwinTowerEncoder.from_pretrained(WEIGHTS, device="cpu").checkpoint()
+    parameters = sum(tensor.numel() for tensor in checkpoint.tensors.values())
+    assert f"{parameters / 1e6:.1f} M" in text
+    assert f"{(WEIGHTS / 'model.safetensors').stat().st_size / 1e6:.0f} MB, float16" in text
+    assert f"{checkpoint.config['vocab_size']:,} WordPieces" in text
+    assert f"{checkpoint.settings.max_seq_length} tokens" in text
+    assert f"{checkpoint.config['num_hidden_layers']} layers, {checkpoint.config['num_attention_heads']} heads" in text
+
+
+@pytest.mark.slow
+def test_the_programs_of_the_card_give_the_same_scores(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(tiny_model, tmp_path / BUNDLED)
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "model_card.md").read_text(encoding="utf-8").replace("max_length=256", "max_length=64")
+    vectors = []
+    for program in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        names: dict[str, Any] = {}
+        exec(program, names)
+        vectors.append(np.asarray(names["vectors"]))
+    assert len(vectors) == 3
+    for other in vectors[1:]:
+        np.testing.assert_allclose(vectors[0], other, atol=1e-6)
+    assert "1." in capsys.readouterr().out

@@ -1,0 +1,91 @@
+"""``simpair info``: what a model is, whichever tower it has, and why one is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from simpair.checkpoint import hub
+from simpair.checkpoint.manifest import PLAIN, needed_files
+from simpair.checkpoint.modules import DenseLayer
+from simpair.checkpoint.settings import Checkpoint
+from simpair.checkpoint.write import write_checkpoint
+from simpair.encoder.info import describe
+from simpair.encoder.model import TwinTowerEncoder
+from simpair.errors import ModelNotFound
+from tests.command import Ran, ran
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+    return partial(ran, capsys)
+
+
+def test_the_bundled_model_is_described(run: Callable[..., Ran]) -> None:
+    ran = run("info", "--format", "text")
+    assert ran.code == 0
+    told = dict(line.split(None, 1) for line in ran.out.splitlines() if not line.startswith("max seq"))
+    assert told["architecture"] == "bert"
+    assert told["parameters"] == "15409152"
+    assert told["stored"] == "float16"
+    assert told["engine"].startswith("packed")
+    assert told["licence"].endswith("NOTICE.md")
+    assert Path(told["licence"].rpartition(" ")[2]).is_file()
+    assert told["fingerprint"] == TwinTowerEncoder.from_pretrained().fingerprint
+
+
+def test_a_folder_tells_its_settings_and_the_licence_of_its_card(
+    run: Callable[..., Ran], make_checkpoint: Callable[..., Checkpoint], tmp_path: Path
+) -> None:
+    settings = {"pooling": "cls+mean", "prompts": {"query": "ask: ", "document": ""}, "include_prompt": False}
+    layers = (DenseLayer(torch.ones(8, 64), None, "Tanh"),)
+    whole = make_checkpoint(similarity="dot", normalize=False, **settings)
+    write_checkpoint(tmp_path / "m", type(whole)(**{**vars(whole), "dense": layers}))
+    (tmp_path / "m" / "README.md").write_text("---\nlicense: other\nlicense_name: mine\n---\n", encoding="utf-8")
+    told = json.loads(run("info", str(tmp_path / "m"), "--format", "jsonl").out)
+    assert told["pooling"] == "cls+mean without the prompt, dense 8 Tanh"
+    assert told["prompts"] == {"query": "ask: "}
+    assert (told["dimension"], told["normalized"], told["similarity"]) == (8, False, "dot")
+    assert (told["licence"], told["query_tower"], told["max_seq_length"]) == ("mine", None, 64)
+    (tmp_path / "m" / "README.md").write_text("---\n[\n---\n", encoding="utf-8")
+    assert describe(tmp_path / "m").licence is None
+
+
+def test_both_towers_are_told(
+    make_checkpoint: Callable[..., Checkpoint], make_static: Callable[..., Checkpoint], tmp_path: Path
+) -> None:
+    whole = make_checkpoint()
+    write_checkpoint(tmp_path / "pair", type(whole)(**{**vars(whole), "query": make_static()}))
+    told = describe(tmp_path / "pair")
+    assert told.engine.startswith("packed")
+    assert told.query_tower is not None
+    assert str(told.query_tower["engine"]).startswith("static")
+    assert told.query_tower["max_seq_length"] is None
+    assert told.parameters > int(str(told.query_tower["parameters"]))
+
+
+def test_what_is_refused_is_told_in_a_line(run: Callable[..., Ran], tmp_path: Path) -> None:
+    ran = run("info", str(tmp_path))
+    assert ran.code == 1
+    assert "holds no checkpoint" in ran.err
+    with pytest.raises(ModelNotFound):
+        describe(tmp_path / "missing")
+
+
+def test_no_card_on_the_hub_is_no_licence(tmp_path: Path) -> None:
+    assert hub.licence_of(hub.Resolved(tmp_path, f"org/name@{'a' * 40}"), local_files_only=True) is None
+
+
+def test_a_vocabulary_of_sentencepiece_comes_where_there_is_no_other() -> None:
+    names = ["config.json", "model.safetensors", "spiece.model"]
+    assert needed_files("r", names, PLAIN) == names
+    assert needed_files("r", [*names, "tokenizer.json"], PLAIN) == [
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+    ]

@@ -1,0 +1,178 @@
+"""cache.py: a cache that is damaged, foreign or of another state is never opened."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pytest
+
+from simpair.vectors import cache
+from simpair.vectors.cache import Cached, cache_faults, cached_states, load_cache, save_cache
+from simpair.vectors.exact import ExactIndex
+from tests.vectors.test_exact import same, unit_vectors
+
+NAME = "0123456789abcdef"
+FILE = f"faiss-3-{NAME}.index"
+
+
+def saved(folder: Path) -> ExactIndex:
+    index = ExactIndex.build(unit_vectors(100))
+    save_cache(Cached(3, NAME, index), folder)
+    return index
+
+
+def load(folder: Path, number: int = 3, name: str = NAME, dimension: int = 24) -> ExactIndex | None:
+    cached = load_cache(folder, lambda *state: state == (number, name), dimension=dimension)
+    return None if cached is None else cached.exact
+
+
+def test_a_cache_gives_the_same_neighbours_and_vectors(tmp_path: Path) -> None:
+    index, queries, chosen = saved(tmp_path), unit_vectors(9, seed=1), np.arange(100) < 7
+    loaded = load(tmp_path)
+    assert loaded is not None
+    assert len(loaded) == 100
+    assert same(loaded.search(queries, 10), index.search(queries, 10))
+    assert (loaded.vectors(chosen) == index.vectors(chosen)).all()
+
+
+def test_an_empty_index_has_a_cache_too(tmp_path: Path) -> None:
+    save_cache(Cached(3, NAME, ExactIndex.build(np.empty((0, 24), np.float32))), tmp_path)
+    loaded = load(tmp_path)
+    assert loaded is not None
+    assert [len(found.rows) for found in loaded.search(unit_vectors(2), 3)] == [0, 0]
+
+
+def test_a_cache_of_another_state_is_not_taken(tmp_path: Path) -> None:
+    saved(tmp_path)
+    assert load(tmp_path, number=4) is None
+    assert load(tmp_path, name=NAME[::-1]) is None
+    assert load(tmp_path, dimension=25) is None
+
+
+def test_saving_removes_the_caches_of_other_generations_and_what_a_crash_left(tmp_path: Path) -> None:
+    saved(tmp_path)
+    (tmp_path / "faiss-4-cd.index.tmp").write_bytes(b"half a file")
+    save_cache(Cached(5, NAME, ExactIndex.build(unit_vectors(5))), tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {f"faiss-5-{NAME}.index", f"faiss-5-{NAME}.json"}
+
+
+def reseal(folder: Path, **facts: object) -> None:
+    """Rewrites the seal as if the cache file, whatever it holds now, had been written here."""
+    status = (folder / FILE).stat()
+    seal = folder / f"faiss-3-{NAME}.json"
+    mark = {"inode": status.st_ino, "changed_ns": status.st_ctime_ns}
+    seal.write_text(json.dumps(json.loads(seal.read_text()) | mark | facts, indent=1))
+
+
+def flip_a_bit(path: Path) -> None:
+    damaged = bytearray(path.read_bytes())
+    damaged[-10] ^= 4
+    path.write_bytes(damaged)
+
+
+def test_a_flipped_bit_is_found_by_the_digest_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    saved(tmp_path)
+    path = tmp_path / FILE
+    flip_a_bit(path)
+    reseal(tmp_path)
+    with caplog.at_level(logging.WARNING, "simpair"):
+        assert load(tmp_path) is None
+    assert path.name in caplog.text
+    assert cache_faults(tmp_path) == [f"{path.name} is damaged"]
+    # The control: FAISS itself takes the damaged file without a word.
+    assert faiss.read_index(str(path)).ntotal == 100
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_no_damage(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = saved(tmp_path)
+    sealed = cache._sealed
+
+    def beside_a_writer(path: Path, longest: float) -> bytes:
+        monkeypatch.setattr(cache, "_sealed", sealed)
+        save_cache(Cached(3, NAME, index), tmp_path)  # the same state once more, so under the same name
+        return sealed(path, longest)
+
+    monkeypatch.setattr(cache, "_sealed", beside_a_writer)
+    with caplog.at_level("WARNING", "simpair"):
+        assert load(tmp_path) is None
+    assert not caplog.records
+    assert load(tmp_path) is not None
+
+
+def test_a_file_that_goes_between_its_digest_and_its_opening_is_no_damage(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(tmp_path)
+    read = ExactIndex.read
+
+    def gone(path: Path, *, longest: float) -> ExactIndex:
+        path.unlink()
+        return read(path, longest=longest)
+
+    monkeypatch.setattr(ExactIndex, "read", gone)
+    with caplog.at_level("WARNING", "simpair"):
+        assert load(tmp_path) is None
+    assert not caplog.records
+
+
+def test_a_truncated_file_is_not_opened(tmp_path: Path) -> None:
+    saved(tmp_path)
+    path = tmp_path / FILE
+    path.write_bytes(path.read_bytes()[:-300])
+    reseal(tmp_path)
+    assert load(tmp_path) is None
+
+
+def test_a_copied_folder_is_not_trusted_though_every_byte_agrees(tmp_path: Path) -> None:
+    here, copy = tmp_path / "here", tmp_path / "copy"
+    here.mkdir()
+    saved(here)
+    shutil.copytree(here, copy)
+    assert load(copy) is None
+    assert load(here) is not None
+    assert cache_faults(copy) == cache_faults(here) == [], "it is no fault of a copy to be one"
+
+
+def test_a_file_that_faiss_cannot_read_is_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreadable(*_: object) -> None:
+        raise RuntimeError("read error")
+
+    saved(tmp_path)
+    monkeypatch.setattr(faiss, "read_index", unreadable)
+    assert load(tmp_path) is None
+
+
+def test_a_cache_that_cannot_be_written_leaves_the_one_before_and_no_half(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(tmp_path)
+    before = sorted(tmp_path.iterdir())
+
+    def half(_: object, path: str) -> None:
+        Path(path).write_bytes(b"half")
+        raise RuntimeError("No space left on device")
+
+    monkeypatch.setattr(faiss, "write_index", half)
+    with pytest.raises(OSError, match="No space"):
+        save_cache(Cached(4, NAME, ExactIndex.build(unit_vectors(5))), tmp_path)
+    assert sorted(tmp_path.iterdir()) == before
+    assert load(tmp_path) is not None
+
+
+def test_a_folder_that_cannot_be_looked_through_has_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(tmp_path)
+
+    def refused(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Path, "glob", refused)
+    assert load(tmp_path) is None
+    assert cached_states(tmp_path) == []
+    assert "Input/output error" in cache_faults(tmp_path)[0]

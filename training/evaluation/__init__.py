@@ -1,0 +1,1 @@
+"""An encoder and labelled data → metrics, plots and mined negatives."""

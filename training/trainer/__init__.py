@@ -1,0 +1,1 @@
+"""Records and an encoder → trained weights: trainer, arguments, checkpoints, run file."""

@@ -1,0 +1,146 @@
+"""An encoder → the same one with low-rank adapters to train, and merged again; the only importer of peft.
+
+Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models" (arXiv 2106.09685). Knows no data and no loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from simpair.checkpoint.modules import STATIC
+from simpair.encoder.model import TwinTowerEncoder
+from simpair.encoder.towers.auto import AutoConfig, AutoTower
+from simpair.errors import InputError, ModelCorrupt, UnsupportedModel
+
+__all__ = ["is_adapted", "lora"]
+
+_NAME = "default"
+"""Of the adapter, as peft calls the only one."""
+
+
+@contextmanager
+def lora(
+    encoder: TwinTowerEncoder,
+    *,
+    rank: int = 8,
+    alpha: int | None = None,
+    dropout: float = 0.0,
+    target_modules: str | Sequence[str] = "all-linear",
+) -> Iterator[TwinTowerEncoder]:
+    """Inside, the encoder trains low-rank adapters and dense heads alone; at the end they are merged into its weights.
+
+    What a trainer saves inside is merged already, so it opens everywhere; a run is not resumed from it. An exception
+    leaves the encoder as it was before.
+
+    Args:
+        encoder: Tied or untied, of any architecture with linear layers; changed in place.
+        rank: Of the product of two matrices that is added to each linear layer.
+        alpha: The product is multiplied by ``alpha / rank``; default: twice the rank.
+        dropout: Of the adapters' inputs in training.
+        target_modules: Names of the layers, or ``all-linear``.
+
+    Raises:
+        InputError: peft is not installed, a number is out of range, or no layer has such a name.
+        UnsupportedModel: A tower is a table of embeddings, which has no layers.
+    """
+    if not (rank >= 1 and 0 <= dropout < 1 and (alpha is None or alpha > 0)):
+        raise InputError(f"rank is {rank}, alpha {alpha}, dropout {dropout}; expected 1 or more, above 0, and below 1")
+    config = _config(rank, 2 * rank if alpha is None else alpha, dropout, target_modules)
+    sides = [side for side in (encoder, encoder.query) if side is not None]
+    towers, heads = [side.tower for side in sides], [side.heads.layers() for side in sides]
+    adapted = [_adapted(side, config) for side in sides]
+    for side, tower in zip(sides, adapted, strict=True):
+        side.tower = tower
+    try:
+        yield encoder
+        merged = [tower.tensors() for tower in adapted]
+    except BaseException:
+        for side, old, layers in zip(sides, towers, heads, strict=True):
+            side.tower = old.to(side.device)
+            side.heads.load(layers)
+        raise
+    for side, old, tensors in zip(sides, towers, merged, strict=True):
+        side.tower = old.to(side.device)
+        old.load({name: tensors[name] for name in old.tensors()})
+        old.trained = True
+
+
+def is_adapted(encoder: TwinTowerEncoder) -> bool:
+    """Whether adapters are in the encoder now."""
+    return isinstance(encoder.tower, _AdaptedTower)
+
+
+def _config(rank: int, alpha: int, dropout: float, target_modules: str | Sequence[str]) -> Any:
+    try:
+        from peft import LoraConfig
+    except ImportError as error:
+        raise InputError(f"adapters need peft ({error}); pip install 'simpair[lora]'") from error
+    targets = target_modules if isinstance(target_modules, str) else list(target_modules)
+    return LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets)
+
+
+def _adapted(side: TwinTowerEncoder, config: Any) -> _AdaptedTower:
+    """A tower of transformers with the weights of this one, and adapters; it is trained where this one was."""
+    checkpoint = side.checkpoint()
+    if checkpoint.config.get("model_type") == STATIC:
+        raise UnsupportedModel("a table of embeddings has no linear layers to adapt; train it as it is")
+    tower = _AdaptedTower(AutoConfig.from_config(checkpoint.config))
+    tower.load(checkpoint.tensors)
+    tower.adapt(config)
+    return tower.to(side.device).train(side.training)
+
+
+class _AdaptedTower(AutoTower):
+    """A tower whose weights are frozen, but for the adapters beside its linear layers."""
+
+    def adapt(self, config: Any) -> None:
+        """Put the adapters in, which change nothing at first."""
+        from peft import inject_adapter_in_model
+
+        try:
+            inject_adapter_in_model(config, self.model, adapter_name=_NAME)
+        except ValueError as error:  # no layer has such a name
+            raise InputError(f"target_modules: {str(error)[:200]}") from None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The weights with the adapters merged, under the names of the checkpoint."""
+        merged = {}
+        for name, tensor in super().tensors().items():
+            if ".lora_" in name:
+                continue
+            plain = name.replace(".base_layer.", ".")
+            if plain in self._made_up:
+                continue
+            layer = self._layer(name)
+            delta = None if layer is None or not name.endswith(".weight") else layer.get_delta_weight(_NAME)
+            merged[plain] = tensor if delta is None else tensor + delta.detach()
+        return merged
+
+    def load(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Take merged weights: the adapters then add nothing.
+
+        Raises:
+            ModelCorrupt: Tensors are missing, unknown or misshapen.
+        """
+        if not list(self.model.parameters()):
+            return super().load(tensors)
+        if wrong := [name for name in self.tensors() if name not in tensors]:
+            raise ModelCorrupt(f"the weights lack {', '.join(wrong[:3])} ({len(wrong)} tensors)")
+        with torch.no_grad():
+            for name, weight in self.model.state_dict().items():
+                plain = name.replace(".base_layer.", ".")
+                if ".lora_B." in name or ".lora_embedding_A." in name:  # the factor that begins as 0
+                    weight.zero_()
+                elif plain in tensors:
+                    weight.copy_(tensors[plain])
+        return {}
+
+    def _layer(self, name: str) -> Any:
+        """The adapted layer that a weight is of, or None."""
+        owner, inside, _ = name.partition(".base_layer.")
+        return self.model.get_submodule(owner) if inside else None

@@ -1,0 +1,88 @@
+"""What a run is told → checked: ``transformers.TrainingArguments`` with a loss, and without what would do nothing.
+
+Knows no trainer, no model and no data.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields
+from typing import get_args
+
+from transformers import TrainingArguments
+
+from simpair.errors import InputError
+
+from ..data.material import LossName
+
+__all__ = ["TwinTowerTrainingArguments"]
+
+_LONE = "the tower is trained whole in each process"
+_PACKED = "texts meet the tower packed, without padding"
+_REFUSED = {
+    "batch_eval_metrics": "correlations are of all pairs together",
+    "bf16_full_eval": "evaluation has the weights of training; use bf16=True",
+    "deepspeed": _LONE,
+    "fp16_full_eval": "evaluation has the weights of training; use fp16=True on a GPU",
+    "fsdp": _LONE,
+    "include_num_input_tokens_seen": "a batch has input ids for each of its columns, which the count would miss",
+    "label_names": "labels are in the batch's labels",
+    "label_smoothing_factor": "labels are scores, not classes",
+    "length_column_name": _PACKED,
+    "neftune_noise_alpha": "the tower adds no noise to its embeddings",
+    "parallelism_config": _LONE,
+    "push_to_hub": "it would upload half a checkpoint; use encoder.push_to_hub after training",
+    "remove_unused_columns": "the collator reads the records whole",
+    "use_cache": "an encoder has none",
+    "use_liger_kernel": "its kernels are for other models",
+}
+"""Options of transformers that would do nothing here, or something else, and why."""
+
+
+@dataclass
+class TwinTowerTrainingArguments(TrainingArguments):
+    """``transformers.TrainingArguments`` with a loss.
+
+    Attributes:
+        loss: ``cosine_mse``, ``cosent`` and ``angle`` (with ``cosent`` added) for batches with labels, ``info_nce``
+            for those without; ``auto`` is ``cosent`` for the ones and ``info_nce`` for the others.
+        scale: Inverse temperature of all but ``cosine_mse``.
+        symmetric: Whether in ``info_nce`` the positives look for their anchors as well.
+        matryoshka_dims: The loss is summed over the first d numbers of the embeddings for each d of these.
+        mini_batch_size: Texts that a forward takes at once; memory is that of one forward, the gradients are those of
+            the whole batch, and every text is run forward twice (gradient caching). 0 takes all.
+    """
+
+    loss: LossName = field(default="cosine_mse", metadata={"help": ", ".join(get_args(LossName))})
+    scale: float = field(default=20.0, metadata={"help": "inverse temperature of all but cosine_mse"})
+    symmetric: bool = field(default=False, metadata={"help": "info_nce in both directions"})
+    matryoshka_dims: list[int] | None = field(default=None, metadata={"help": "sum the loss over these widths"})
+    mini_batch_size: int = field(default=0, metadata={"help": "texts that a forward takes at once; 0 takes all"})
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "look for weights without a gradient; texts in several forwards rule it out"}
+    )
+    remove_unused_columns: bool = field(default=False, metadata={"help": "the collator reads the records whole"})
+    report_to: str | list[str] | None = field(default="none", metadata={"help": "where to report; none by default"})
+
+    def __post_init__(self) -> None:
+        """Refuse a loss that does not exist, for no other may stand in for it, and what would silently do nothing."""
+        if self.loss not in get_args(LossName):
+            raise InputError(f"loss is {self.loss!r}; expected one of {', '.join(get_args(LossName))}")
+        if not isinstance(self.mini_batch_size, int) or self.mini_batch_size < 0:
+            raise InputError(f"mini_batch_size is {self.mini_batch_size}; give the texts of a forward, or 0 for all")
+        if not 0 <= self.learning_rate < math.inf:
+            raise InputError(f"learning_rate is {self.learning_rate}; give a number of 0 or more")
+        usual = {part.name: part.default for part in fields(self)}
+        for name, reason in _REFUSED.items():
+            value = getattr(self, name, None)
+            if value and value not in (usual.get(name), "no"):
+                raise InputError(f"{name}={value!r} has no effect in a TwinTowerTrainer: {reason}; leave it out")
+        if self.train_sampling_strategy not in ("random", "sequential"):
+            raise InputError(
+                f"train_sampling_strategy is {self.train_sampling_strategy!r}; use random or sequential: {_PACKED}"
+            )
+        if "inputs" in self.include_for_metrics:
+            raise InputError("include_for_metrics has inputs, of which a batch has several; leave inputs out")
+        super().__post_init__()  # type: ignore[no-untyped-call]
+        if self.fp16 and self.device.type == "cpu":
+            raise InputError("fp16=True has no effect on a CPU; use bf16=True")
