@@ -49,11 +49,11 @@ _CHINESE = (
     (" questions, mean ", " 个问句，平均 "),
     (" tokens |", " 个 token |"),
     (" texts/s", " 条/秒"),
-    ("two texts compared, a whole process", "比较两句话，整个进程"),
+    ("one process that scores two texts", "从启动进程到算出两句话的相似度"),
     (" cores (", " 核（"),
     ("), torch", "），torch"),
-    ("the largest difference between the vectors of ", "两边的向量对 "),
-    (" texts is ", " 条文本的最大差是 "),
+    ("; the embeddings of ", "；"),
+    (" texts differ by at most ", " 条文本的向量最多相差 "),
 )
 
 
@@ -224,13 +224,13 @@ def _speed(results: Results) -> str:
                 table.append((dtype, f"{fast:.0f} texts/s", f"{theirs:.0f} texts/s", f"{other[name]['ratio']:.2f}×"))
     cold = results.cold_start
     ours, theirs = list(cold["median_seconds"].values())[:2]
-    table.append(("two texts compared, a whole process", f"{ours:.2f} s", f"{theirs:.2f} s", f"{cold['ratio']:.2f}×"))
+    table.append(("one process that scores two texts", f"{ours:.2f} s", f"{theirs:.2f} s", f"{cold['ratio']:.2f}×"))
     machine, equality = results.encode["machine"], results.encode["equality"]
     versions = machine["versions"]
     note = (
         f"{results.encode['model']['name']}, float32, {machine['cores']} cores ({machine['cpu_capability']}), "
         f"torch {versions['torch']}, sentence-transformers {versions['sentence-transformers']}; "
-        f"the largest difference between the vectors of {equality['texts']:,} texts is {equality['max_abs']:.1e}"
+        f"the embeddings of {equality['texts']:,} texts differ by at most {equality['max_abs']:.1e}"
     )
     return f"{markdown_table(('', 'simpair', 'sentence-transformers', 'ratio'), table)}\n\n{note}"
 
