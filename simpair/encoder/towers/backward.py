@@ -14,9 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from simpair.encoder.towers.linear import ACTIVATIONS, LayerParts, Product, Site, plain
-
-_CACHED_TOKENS = 256
+from simpair.encoder.towers.linear import ACTIVATIONS, LayerParts, Product, Site, plain, split_for_cache
 
 __all__ = ["attend", "trained"]
 
@@ -52,7 +50,7 @@ class _Activated(torch.autograd.Function):
         ctx.activate = activate
         found = inputs.new_empty(len(inputs), len(weight))
         with torch.autocast(inputs.device.type, enabled=False):
-            for part, place in zip(_few(inputs), _few(found), strict=True):
+            for part, place in zip(split_for_cache(inputs), split_for_cache(found), strict=True):
                 place.copy_(F.linear(activate(part), weight, bias))
         return found
 
@@ -62,7 +60,9 @@ class _Activated(torch.autograd.Function):
         inputs, weight = ctx.saved_tensors
         of_inputs, of_weight = torch.empty_like(inputs), torch.zeros_like(weight, dtype=_sum_dtype(weight))
         with torch.autocast(inputs.device.type, enabled=False):
-            for part, place, of_part in zip(_few(inputs), _few(of_inputs), _few(gradient), strict=True):
+            for part, place, of_part in zip(
+                split_for_cache(inputs), split_for_cache(of_inputs), split_for_cache(gradient), strict=True
+            ):
                 with torch.enable_grad():
                     leaf = part.detach().requires_grad_()
                     activated = ctx.activate(leaf)
@@ -74,11 +74,6 @@ class _Activated(torch.autograd.Function):
 def _sum_dtype(values: Tensor) -> torch.dtype:
     """Returns what to add in: never less than float32."""
     return torch.promote_types(values.dtype, torch.float32)
-
-
-def _few(states: Tensor) -> list[Tensor]:
-    """Returns the states in parts that a CPU's caches hold; whole elsewhere."""
-    return list(states.split(_CACHED_TOKENS if states.device.type == "cpu" else max(len(states), 1)))
 
 
 def attend(

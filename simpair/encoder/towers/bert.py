@@ -21,14 +21,13 @@ from simpair.encoder.towers.backward import attend, trained
 from simpair.encoder.towers.bert_config import PackedBertConfig
 from simpair.encoder.towers.dropout import add_dropped, draw_kept, dropped
 from simpair.encoder.towers.embedding import Table, WordTable
-from simpair.encoder.towers.linear import ACTIVATIONS, Dtype, LayerParts, Product, Site, plain
+from simpair.encoder.towers.linear import ACTIVATIONS, Dtype, LayerParts, Product, Site, plain, split_for_cache
 from simpair.errors import ModelCorrupt
 
 __all__ = ["PackedBert"]
 
 _HARMLESS = ("pooler.", "cls.", "classifier.", "lm_head.", "embeddings.position_ids")
 """Tensors of pretraining heads, which no embedding depends on."""
-_CACHED_TOKENS = 256
 _FEW_ROWS = 128
 _SHORT = 128
 """Tokens; of longer texts the softmax is much to keep, and torch's attention, which keeps none, is as fast."""
@@ -216,12 +215,12 @@ class _Layer(nn.Module):
 
     def sites(self) -> LayerParts[Site]:
         intermediate: Any = self.intermediate["dense"]
-        least = ACTIVATIONS[self._activation].least
+        min_input = ACTIVATIONS[self._activation].min_value
         return LayerParts(
             self.attention.inputs(),
             self.attention.output.site(),
             Site((intermediate.weight,), (intermediate.bias,), self._activation, keeps_dtype=True),
-            self.output.site()._replace(least=least),
+            self.output.site()._replace(min_input=min_input),
         )
 
     def forward(self, states: Tensor, texts: _Texts, multiply: LayerParts[Product], dropping: bool) -> Tensor:
@@ -235,9 +234,9 @@ def _feed_forward(states: Tensor, multiply: LayerParts[Product]) -> Tensor:
 
     What lies in between is four times as wide as the states, and leaves the caches otherwise.
     """
-    if torch.is_grad_enabled() or states.device.type != "cpu" or len(states) <= _CACHED_TOKENS:
-        return multiply.output(multiply.intermediate(states))
-    return torch.cat([multiply.output(multiply.intermediate(part)) for part in states.split(_CACHED_TOKENS)])
+    parts = [states] if torch.is_grad_enabled() else split_for_cache(states)
+    outputs = [multiply.output(multiply.intermediate(part)) for part in parts]
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
 class _Attention(nn.Module):
