@@ -41,13 +41,9 @@ def run_on_workers(
 
     Args:
         function: Called from several threads at once if ``parallel``. It must not call ``run_on_workers``.
-        work: The items. They are read as workers become free, so a long stream is never held in memory.
-        parallel: Whether to use the workers. Fewer items than twice the number of threads run on the calling thread.
-        always: Whether the workers also compute so few items. The bits of a result may depend on the number of threads
-            that compute it; on a worker this is always one.
-
-    Raises:
-        RuntimeError: The process was forked after the first result.
+        work: The items, read as workers become free, so a long stream is never held in memory.
+        parallel: Whether to use workers; fewer than two items for each thread still run on the calling thread.
+        always: Whether workers also compute so few items: the bits of a result may depend on the number of threads.
     """
 
     def call(*item: Any) -> Result:
