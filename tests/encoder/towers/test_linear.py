@@ -164,7 +164,7 @@ def test_a_row_of_int8_depends_on_that_row_alone(
         _needs_int8_kernel()
     monkeypatch.setattr(linear_module, "_int8_works", lambda: kernel == "_onednn_int8")
     product = lay_out(_site(linear), "int8")
-    assert isinstance(product, linear_module._Int8)
+    assert isinstance(product, linear_module._Int8Linear)
     multiply, codes = product._multiply, list[Tensor]()
 
     def noted(of_inputs: Tensor) -> Tensor:
