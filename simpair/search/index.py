@@ -78,7 +78,7 @@ class SearchIndex:
     def open(
         cls, path: str | Path, encoder: Encoder | None = None, *, read_only: bool = False, lock_timeout: float = 10.0
     ) -> SearchIndex:
-        """Returns the index in the folder ``path``; one of an older format is brought to the present one.
+        """Returns the index in the folder ``path``.
 
         Args:
             path: The folder.
@@ -89,7 +89,7 @@ class SearchIndex:
         Raises:
             StoreNotFound: The folder holds no index.
             EncoderMismatch: Another encoder made it, or the same one gives other vectors now.
-            StoreVersion: A newer simpair made it.
+            StoreVersion: Another version of simpair wrote it in another format.
             StoreCorrupt: Its database is damaged.
         """
         store = Store.open(Path(path), lock_timeout=lock_timeout, read_only=read_only)

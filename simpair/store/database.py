@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -105,17 +105,12 @@ class Database:
     def vacuum(self) -> None:
         """Writes the file anew without the room of what was deleted; whole or not at all, readers wait."""
         self.check_usable()
-        with write_lock(self.folder, self.timeout), self._turn, _plain_errors(self.folder), self.spilling():
-            self._connection.execute("VACUUM")
-
-    @contextmanager
-    def spilling(self) -> Iterator[None]:
-        """Lets what is written inside be more than memory holds; readers wait for all of it."""
-        self._connection.execute("PRAGMA cache_spill = ON")
-        try:
-            yield
-        finally:
-            self._connection.execute("PRAGMA cache_spill = OFF")
+        with write_lock(self.folder, self.timeout), self._turn, _plain_errors(self.folder):
+            self._connection.execute("PRAGMA cache_spill = ON")  # the new file may be larger than memory
+            try:
+                self._connection.execute("VACUUM")
+            finally:
+                self._connection.execute("PRAGMA cache_spill = OFF")
 
     # What follows is called inside ``reading()`` or ``writing()``.
 
@@ -135,10 +130,6 @@ class Database:
     def run_many(self, sql: str, values: Iterable[Sequence[Any]]) -> None:
         """Runs a statement for each of the values."""
         self._connection.executemany(sql, values)
-
-    def teach(self, name: str, arguments: int, function: Callable[..., Any]) -> None:
-        """Makes a function known to queries: equal arguments, equal results."""
-        self._connection.create_function(name, arguments, function, deterministic=True)
 
     def faults(self) -> list[str]:
         """Returns what SQLite finds wrong with the file, at most a hundred lines."""

@@ -9,7 +9,6 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,8 +45,8 @@ class RecordedEncoder(NamedTuple):
     fingerprint: str
     source: str | None
     dimension: int
-    dtype: str = "float32"
-    identity: Mapping[str, str] = MappingProxyType({})
+    dtype: str
+    identity: Mapping[str, str]
 
 
 class Canary(NamedTuple):
@@ -95,7 +94,7 @@ class Records:
         with db.reading():
             self.encoder = self._read_encoder()
             lengths = [float(np.linalg.norm(canary.vector)) for canary in self.canaries()]
-        self.unit_length = bool(lengths) and max(abs(length - 1) for length in lengths) < _UNIT
+        self.unit_length = max(abs(length - 1) for length in lengths) < _UNIT
 
     def generation(self) -> Generation:
         """Returns the present state."""
@@ -197,8 +196,9 @@ class Records:
     def canaries(self) -> list[Canary]:
         """Returns the texts whose vectors tell whether an encoder is the one of this index."""
         found = list(self.db.rows("SELECT role, text, vector FROM canaries"))
-        if any(not isinstance(blob, bytes) or len(blob) != 4 * self.encoder.dimension for *_, blob in found):
-            raise damage(self.folder, "a canary has no vector")
+        size = 4 * self.encoder.dimension
+        if not found or any(not isinstance(blob, bytes) or len(blob) != size for *_, blob in found):
+            raise damage(self.folder, "a canary or its vector is missing")
         return [Canary(role, text, np.frombuffer(vector, "<f4").astype(np.float32)) for role, text, vector in found]
 
     def _next_row(self) -> int:
@@ -207,14 +207,16 @@ class Records:
 
     def _read_encoder(self) -> RecordedEncoder:
         meta = read_meta(self.db)
-        mark, source, width = (meta.get(key) for key in ("fingerprint", "source", "dimension"))
-        if not (isinstance(mark, str) and isinstance(source, str | None) and isinstance(width, int) and width > 0):
-            raise damage(self.folder, f"its meta table holds {meta}")
         try:
-            identity = dict(json.loads(meta.get("identity", "{}")))
-        except (ValueError, TypeError) as error:
-            raise damage(self.folder, f"the encoder's identity: {error}") from error
-        return RecordedEncoder(mark, source, width, meta.get("dtype", "float32"), identity)
+            identity = dict(json.loads(meta["identity"]))
+            encoder = RecordedEncoder(**{key: meta[key] for key in RecordedEncoder._fields} | {"identity": identity})
+        except (ValueError, TypeError, KeyError) as error:
+            raise damage(self.folder, f"the recorded encoder cannot be read: {error!r}") from error
+        texts = isinstance(encoder.fingerprint, str) and isinstance(encoder.dtype, str)
+        dimension = isinstance(encoder.dimension, int) and encoder.dimension > 0
+        if not (texts and dimension and isinstance(encoder.source, str | None)):
+            raise damage(self.folder, f"its meta table holds {meta}")
+        return encoder
 
 
 def as_document(stored: StoredDocument) -> Document:

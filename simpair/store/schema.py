@@ -1,4 +1,4 @@
-"""A database → one in the present format: made new, or brought up from an older one. Knows what a table is for."""
+"""An empty database → the tables of an index; a database → its format, or a refusal of any other."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ __all__ = [
     "content_digest",
     "create_tables",
     "field_rows",
-    "migrate",
     "next_generation",
     "read_meta",
     "reserve_rows",
@@ -28,7 +27,7 @@ FORMAT = 2
 # A row never changes and its number never comes back (AUTOINCREMENT), so whoever keeps rows in memory or in a cache
 # needs to learn only which came and which went. ``names`` answers for an id without a look at its text.
 _TABLES = (
-    "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID",
+    "CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID",
     "CREATE TABLE documents (row INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL, text TEXT NOT NULL, "
     "metadata TEXT NOT NULL)",
     "CREATE TABLE names (id TEXT PRIMARY KEY, row INTEGER NOT NULL, digest BLOB NOT NULL) WITHOUT ROWID",
@@ -51,7 +50,7 @@ def create_tables(db: Database, meta: Mapping[str, Any]) -> None:
     """Makes the tables and writes ``meta``; inside ``writing()``."""
     for table in _TABLES:
         db.run(table)
-    db.run_many("INSERT OR REPLACE INTO meta VALUES (?, ?)", [("format_version", FORMAT), *meta.items()])
+    db.run_many("INSERT INTO meta VALUES (?, ?)", [("format_version", FORMAT), *meta.items()])
     next_generation(db)
 
 
@@ -61,52 +60,30 @@ def next_generation(db: Database) -> None:
 
 
 def read_meta(db: Database) -> dict[str, Any]:
-    """Returns the table of facts about the index, in whatever format; inside ``reading()``.
+    """Return the table of facts about the index. Call it inside ``reading()``.
 
     Raises:
-        StoreVersion: A newer simpair wrote it.
-        StoreCorrupt: It has no format.
+        StoreVersion: Another version of simpair wrote the index in another format.
+        StoreCorrupt: The table names no format.
     """
     meta = dict(db.rows("SELECT key, value FROM meta"))
     version = meta.get("format_version")
     if not isinstance(version, int) or version < 1:
         raise damage(db.folder, f"its meta table holds {meta}")
     if version > FORMAT:
-        raise StoreVersion(f"{db.folder} has format {version}; this simpair reads {FORMAT}: update simpair")
+        raise StoreVersion(f"{db.folder} has format {version}; this simpair reads format {FORMAT}: update simpair")
+    if version < FORMAT:
+        model = f" --model {meta['source']}" if meta.get("source") else ""
+        raise StoreVersion(
+            f"{db.folder} has format {version}, which an older simpair wrote; this one reads format {FORMAT}. Create "
+            f"the index again from its texts in a new folder: simpair index create NEW_FOLDER FILE{model}"
+        )
     return meta
-
-
-def migrate(db: Database) -> None:
-    """Brings a database of format 1 to the present one, whole or not at all; keeps every row number.
-
-    Format 1 had ids, texts, metadata and vectors in one table, and no digests and no canaries.
-    """
-    with db.writing(), db.spilling():
-        if read_meta(db)["format_version"] == FORMAT:  # another process was faster
-            return
-        last = db.one("SELECT seq FROM sqlite_sequence WHERE name = 'documents'")
-        db.teach("content_digest", 3, content_digest)
-        db.teach("vector_digest", 2, vector_digest)
-        db.run("ALTER TABLE documents RENAME TO documents_1")
-        create_tables(db, {})
-        db.run("INSERT INTO documents SELECT row, id, text, metadata FROM documents_1")
-        db.run("INSERT INTO names SELECT id, row, content_digest(id, text, metadata) FROM documents_1")
-        db.run("INSERT INTO vectors SELECT row, vector, vector_digest(row, vector) FROM documents_1")
-        for row, metadata in db.rows("SELECT row, metadata FROM documents_1"):
-            try:
-                db.run_many("INSERT INTO fields VALUES (?, ?, ?, ?)", field_rows(row, metadata))
-            except (ValueError, AttributeError) as error:
-                raise damage(db.folder, f"the metadata of row {row}: {error}") from error
-        db.run("DROP TABLE documents_1")
-        db.run("DELETE FROM meta WHERE key = 'generation'")
-        if last is not None:
-            reserve_rows(db, *last)
-        next_generation(db)
 
 
 def reserve_rows(db: Database, last: int) -> None:
     """Makes rows count on from ``last``, as if those before it had been given."""
-    db.run("DELETE FROM sqlite_sequence WHERE name IN ('documents', 'documents_1')")
+    db.run("DELETE FROM sqlite_sequence WHERE name = 'documents'")
     db.run("INSERT INTO sqlite_sequence VALUES ('documents', ?)", (last,))
 
 

@@ -21,13 +21,10 @@ from simpair.store.database import Database
 from simpair.store.locks import LOCK_FILES, write_lock
 from simpair.store.records import Canary, RecordedEncoder, Records
 from simpair.store.schema import (
-    FORMAT,
     content_digest,
     create_tables,
     field_rows,
-    migrate,
     next_generation,
-    read_meta,
     reserve_rows,
     vector_digest,
 )
@@ -58,12 +55,6 @@ class Store(Records):
     """The documents of an index: any number of readers, one writer at a time, each batch all or nothing."""
 
     def __init__(self, db: Database, *, read_only: bool) -> None:
-        with db.reading():
-            version = read_meta(db)["format_version"]
-        if version < FORMAT:
-            if read_only:
-                raise StoreError(f"{db.folder} has format {version}; open it once to write, which makes it {FORMAT}")
-            migrate(db)
         self.read_only = read_only
         super().__init__(db)
 
@@ -71,11 +62,9 @@ class Store(Records):
     def open(cls, folder: Path, *, lock_timeout: float, read_only: bool = False) -> Store:
         """Returns the store in ``folder``; waits up to ``lock_timeout`` seconds for other processes, here and later.
 
-        An older format is brought to the present one.
-
         Raises:
             StoreNotFound: There is none.
-            StoreVersion: A newer simpair made it.
+            StoreVersion: It has another format.
             StoreCorrupt: It is damaged.
         """
         if not (folder / _DATABASE).is_file():
@@ -176,11 +165,6 @@ class Store(Records):
             reserve_rows(self.db, last_row)
             next_generation(self.db)
 
-    def set_canaries(self, canaries: Iterable[Canary]) -> None:
-        """Records the canaries of an index that an older version made without."""
-        with self.db.writing():
-            _write_canaries(self.db, canaries)
-
     def compact(self) -> None:
         """Gives the room of deleted documents back, and forgets what earlier states held."""
         self._check_writable()
@@ -237,12 +221,8 @@ def _write_empty(path: Path, encoder: RecordedEncoder, canaries: Iterable[Canary
         left.unlink(missing_ok=True)
     with closing(Database(path, mode="rwc", timeout=0)) as db, db.creating():
         create_tables(db, encoder._asdict() | {"identity": json.dumps(dict(encoder.identity))})
-        _write_canaries(db, canaries)
-
-
-def _write_canaries(db: Database, canaries: Iterable[Canary]) -> None:
-    blobs = ((role, text, vector.astype("<f4").tobytes()) for role, text, vector in canaries)
-    db.run_many("INSERT INTO canaries VALUES (?, ?, ?)", blobs)
+        blobs = ((role, text, vector.astype("<f4").tobytes()) for role, text, vector in canaries)
+        db.run_many("INSERT INTO canaries VALUES (?, ?, ?)", blobs)
 
 
 def _refuse_occupied(folder: Path) -> None:

@@ -54,12 +54,3 @@ def test_what_differs_in_another_encoder_is_named(index: SearchIndex, folder: Pa
     other.identity["pooling"] = "cls"
     with pytest.raises(EncoderMismatch, match=r"weights cafe and not beef; pooling mean and not cls"):
         SearchIndex.open(folder, other)
-
-
-def test_an_index_of_the_first_format_gets_canaries_from_its_encoder(tmp_path: Path) -> None:
-    with SearchIndex.create(tmp_path / "index", HashEncoder()) as index, index._store.db.writing():
-        index._store.db.run("DELETE FROM canaries")
-    SearchIndex.open(tmp_path / "index", HashEncoder(), read_only=True).close()
-    SearchIndex.open(tmp_path / "index", HashEncoder()).close()
-    with pytest.raises(EncoderMismatch, match="cosine"):
-        SearchIndex.open(tmp_path / "index", Drifted(0.5))

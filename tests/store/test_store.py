@@ -242,10 +242,10 @@ def test_create_refuses_an_index_other_files_and_a_file(store: Store, folder: Pa
     assert texts_in(store) == ["kept"]
     (tmp_path / "mine.txt").write_text("kept")
     with pytest.raises(StoreError, match=r"mine\.txt|parent"):
-        Store.create(tmp_path, ENCODER, [], lock_timeout=0.05)
+        Store.create(tmp_path, ENCODER, [CANARY], lock_timeout=0.05)
     assert {path.name for path in tmp_path.iterdir()} == {"mine.txt", "parent"}
     with pytest.raises(StoreError, match="cannot become"):
-        Store.create(tmp_path / "mine.txt", ENCODER, [], lock_timeout=0.05)
+        Store.create(tmp_path / "mine.txt", ENCODER, [CANARY], lock_timeout=0.05)
 
 
 def test_of_two_creators_the_second_does_not_replace_what_the_first_made(
@@ -282,7 +282,7 @@ def test_a_folder_without_an_index_is_not_found_and_stays_as_it_was(tmp_path: Pa
 
 
 def test_a_path_with_the_characters_of_an_address_is_a_path(tmp_path: Path) -> None:
-    Store.create(tmp_path / "100% #1?mode=memory 索引", ENCODER, [], lock_timeout=0.05).close()
+    Store.create(tmp_path / "100% #1?mode=memory 索引", ENCODER, [CANARY], lock_timeout=0.05).close()
     assert (tmp_path / "100% #1?mode=memory 索引" / "documents.sqlite").is_file()
 
 
