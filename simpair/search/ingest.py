@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simpair.errors import InputError
-from simpair.store.documents import Incoming, batches
+from simpair.files.texts import cut_into_blocks
+from simpair.store.documents import Incoming
 from simpair.store.records import StoredName
 from simpair.store.schema import content_digest
 from simpair.store.store import Batch, Store
@@ -43,7 +44,7 @@ def add_documents(store: Store, encode: Encode, documents: Iterable[Incoming]) -
         _refuse_taken(store, documents)  # before the long work
         _given_vectors(store, documents)
     names: list[str] = []
-    for batch in batches(documents):
+    for batch in cut_into_blocks(documents, _text):
         _refuse_taken(store, batch)
         names += store.add(_encoded(store, encode, batch)).ids
     return names
@@ -61,7 +62,7 @@ def upsert_documents(store: Store, encode: Encode, documents: Iterable[Incoming]
         _given_vectors(store, documents)
     seen = _Rows()
     total = Upserted(0, 0, 0)
-    for batch in batches(documents):
+    for batch in cut_into_blocks(documents, _text):
         distinct = _distinct(batch)
         with store.reading():
             found = store.find(distinct)
@@ -106,6 +107,10 @@ def _ids(documents: list[Incoming]) -> list[str] | None:
     if names and len(names) < len(documents):
         raise InputError(f"{len(names)} of {len(documents)} documents came with an id; give one for each, or none")
     return names or None
+
+
+def _text(document: Incoming) -> str:
+    return document.text
 
 
 def _id(document: Incoming) -> str:

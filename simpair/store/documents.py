@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from simpair.errors import InputError
+from simpair.files.texts import lone_surrogate
 
-__all__ = ["Document", "Given", "Incoming", "batches", "check_strings", "read_given"]
+__all__ = ["Document", "Given", "Incoming", "check_strings", "read_given"]
 
-BATCH = 4_096
-_BATCH_CHARACTERS = 1 << 22
 _KEYS = ("id", "text", "metadata", "vector")
 _DEEPEST = 100
 _PLAIN = frozenset({str, int, bool, type(None)})
@@ -103,20 +102,6 @@ def _incoming(entry: Any, position: int, beside: Mapping[str, Any]) -> Incoming:
     return Incoming(given.get("id"), given["text"], facts, vector)
 
 
-def batches(documents: Iterable[Incoming]) -> Iterator[list[Incoming]]:
-    """Yields the documents in order, at most 4,096 or some four million characters at a time."""
-    batch: list[Incoming] = []
-    characters = 0
-    for document in documents:
-        batch.append(document)
-        characters += len(document.text)
-        if len(batch) == BATCH or characters >= _BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
-
-
 def check_strings(given: str | Iterable[str], word: str) -> list[str]:
     """Returns ``given`` as a list, one string as a list of one; raises InputError naming the first that is unusable."""
     strings = [given] if isinstance(given, str) else list(given)
@@ -131,10 +116,10 @@ def check_string(string: Any, word: str, position: int) -> None:
         raise InputError(f"{word} {position} is a {type(string).__name__}; strings are needed")
     if not string.strip():
         raise InputError(f"{word} {position} is empty or white space only; leave it out")
-    try:
-        string.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(f"{word} {position} is not valid Unicode ({error}); decode it anew") from error
+    if (place := lone_surrogate(string)) is not None:
+        raise InputError(
+            f"{word} {position} is not valid Unicode: a lone surrogate at character {place}; decode it again from bytes"
+        )
 
 
 def _vector(given: Any, position: int) -> NDArray[Any]:

@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -24,8 +22,10 @@ from numpy.typing import NDArray
 
 from simpair import __version__
 from simpair.errors import InputError, StoreCorrupt, StoreError, StoreNotFound, StoreVersion
-from simpair.files.disk import sha256, sync
-from simpair.store.documents import Document, Incoming, batches, read_given
+from simpair.files.disk import checksums, first_changed, new_folder
+from simpair.files.safetensors_header import embeddings_header, embeddings_offset
+from simpair.files.texts import cut_into_blocks, lone_surrogate
+from simpair.store.documents import Document, Incoming, read_given
 from simpair.store.records import Canary, RecordedEncoder
 from simpair.store.store import Batch, Store
 from simpair.vectors.exact import as_matrix
@@ -56,7 +56,7 @@ def export_store(store: Store, target: Path) -> int:
     with lock, _new_folder(target) as folder, (folder / _VECTORS).open("wb") as vectors:
         with store.reading():
             begun, count, canaries = store.generation(), store.count(), store.canaries()
-        vectors.write(_head(count, store.encoder.dimension))
+        vectors.write(embeddings_header("F16", count, store.encoder.dimension, {"simpair": __version__}))
         with parquet.ParquetWriter(folder / _DOCUMENTS, schema) as documents:
             written = 0
             for page, halves in _pages(store):
@@ -90,7 +90,7 @@ def import_store(source: Path, folder: Path, *, lock_timeout: float) -> int:
             store.reserve(last_row)  # so that no id that was a number comes back for another document
             with parquet.ParquetFile(source / _DOCUMENTS) as documents:
                 given = read_given(_documents(documents), ids=None, metadata=None, vectors=vectors)
-                added = sum(map(partial(_add, store), batches(given)))
+                added = sum(_add(store, block) for block in cut_into_blocks(given, lambda document: document.text))
         except (KeyError, TypeError, ValueError) as error:  # InputError is a ValueError
             raise StoreCorrupt(f"{source} is not as it was exported ({error}); export the index again") from error
         finally:
@@ -126,28 +126,15 @@ def _add(store: Store, batch: list[Incoming]) -> int:
     return len(store.add(Batch(names, texts, metadata, vectors)).ids)
 
 
-def _head(count: int, dimension: int) -> bytes:
-    """The head of a safetensors file of one tensor: https://github.com/huggingface/safetensors#format."""
-    tensor = {"dtype": "F16", "shape": [count, dimension], "data_offsets": [0, 2 * count * dimension]}
-    text = json.dumps({"__metadata__": {"simpair": __version__}, "embeddings": tensor})
-    text += " " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text.encode()
-
-
 def _read_vectors(path: Path, count: int, dimension: int) -> NDArray[np.float16]:
-    """The (N, D) vectors of a file whose digest was right, mapped."""
-    head = _head(count, dimension)
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        try:
-            tensor = json.loads(file.read(min(length, 1 << 20)))["embeddings"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise StoreCorrupt(f"{path} has no embeddings ({error}); export the index again") from error
-    if tensor != json.loads(head[8:])["embeddings"] or path.stat().st_size != 8 + length + 2 * count * dimension:
-        raise StoreCorrupt(f"{path} is not {count} vectors {dimension} wide; export the index again")
+    """Return the vectors (N, D) of a file whose checksum was right, memory-mapped."""
+    try:
+        offset = embeddings_offset(path, "F16", count, dimension)
+    except (OSError, ValueError) as error:
+        raise StoreCorrupt(f"{path} cannot be read ({error}); export the index again") from error
     if not count:
         return np.empty((0, dimension), np.float16)
-    return np.memmap(path, "<f2", "r", offset=8 + length, shape=(count, dimension))
+    return np.memmap(path, "<f2", "r", offset=offset, shape=(count, dimension))
 
 
 def _write_facts(folder: Path, encoder: RecordedEncoder, canaries: list[Canary], count: int, *, last_row: int) -> None:
@@ -158,7 +145,7 @@ def _write_facts(folder: Path, encoder: RecordedEncoder, canaries: list[Canary],
         "last_row": last_row,
         "encoder": encoder._asdict() | {"identity": dict(encoder.identity)},
         "canaries": [canary._asdict() | {"vector": canary.vector.tolist()} for canary in canaries],
-        "sha256": {name: sha256(folder / name) for name in (_DOCUMENTS, _VECTORS)},
+        "sha256": checksums(folder, (_DOCUMENTS, _VECTORS)),
     }
     (folder / _INDEX).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -176,11 +163,11 @@ def _read_facts(source: Path) -> tuple[RecordedEncoder, list[Canary], int, int]:
         count, last_row, digests = int(facts["documents"]), int(facts["last_row"]), dict(facts["sha256"])
         if not 0 <= count <= last_row <= _MOST_ROWS:
             raise ValueError(f"{count} documents in {last_row} rows")
-        right = all(sha256(source / name) == digests[name] for name in (_DOCUMENTS, _VECTORS))
+        changed = first_changed(source, {name: digests[name] for name in (_DOCUMENTS, _VECTORS)})
     except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise StoreCorrupt(f"{source / _INDEX} cannot be read ({error!r}); export the index again") from error
-    if not right:
-        raise StoreCorrupt(f"{source} is not as it was exported: a digest differs; export the index again")
+    if changed is not None:
+        raise StoreCorrupt(f"{source / changed} is missing or was changed since its export; export the index again")
     return encoder, canaries, count, last_row
 
 
@@ -203,32 +190,20 @@ def _canary(*, role: Any, text: Any, vector: Any, dimension: int) -> Canary:
 
 def _check_texts(*texts: Any) -> None:
     for text in texts:
-        if not isinstance(text, str):
-            raise TypeError(f"{text!r} is no text")
-        text.encode()  # half a surrogate pair, which JSON can spell, is a ValueError
+        if not isinstance(text, str) or lone_surrogate(text) is not None:
+            raise TypeError(f"{text!r} is not valid text")
 
 
 @contextmanager
 def _new_folder(target: Path) -> Iterator[Path]:
     """A folder beside the target that takes its place when all went well."""
-    target = target.absolute()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target} is there already; choose a new folder")
-    unborn = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(unborn, ignore_errors=True)
     try:
-        unborn.mkdir(parents=True)
-        yield unborn
-        for path in unborn.iterdir():
-            sync(path)
-        if target.exists():
-            target.rmdir()
-        unborn.rename(target)
-        sync(target.parent)
+        with new_folder(target) as folder:
+            yield folder
     except OSError as error:
         raise StoreError(f"{target} cannot be written ({error}); choose another folder or make room") from error
-    finally:
-        shutil.rmtree(unborn, ignore_errors=True)
 
 
 def _arrow(name: str) -> Any:

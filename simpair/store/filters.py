@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from simpair.errors import InputError
+from simpair.files.texts import lone_surrogate
 
 __all__ = ["Condition", "Field", "Where", "fields_of", "parse_where"]
 
@@ -46,8 +47,8 @@ def fields_of(metadata: Mapping[str, Any]) -> Iterator[Field]:
     """
     for name, given in metadata.items():
         for place, value in enumerate(given if isinstance(given, list) else [given]):
-            askable = _is_unicode(name) and _is_unicode(value if isinstance(value, str) else "")
-            if askable and not isinstance(value, list | dict):
+            texts = (name, value) if isinstance(value, str) else (name,)
+            if not isinstance(value, list | dict) and all(lone_surrogate(text) is None for text in texts):
                 yield Field(name, place, _stored(value))
 
 
@@ -72,7 +73,7 @@ def parse_where(where: Where) -> Condition:
     for name, wish in where.items():
         if not isinstance(name, str):
             raise InputError(f"where names a field {name!r}; names are strings")
-        if not _is_unicode(name):
+        if lone_surrogate(name) is not None:
             raise InputError(f"where names a field {name!r}, which is not valid Unicode")
         if name in _COMBINING and isinstance(wish, Mapping | list):
             raise InputError(f"where has {name}; all entries must hold, there is no other way to combine them")
@@ -123,21 +124,13 @@ def _one_of(name: str, found: str, operands: Sequence[Any]) -> Condition:
 def _operand(name: str, operand: Any) -> _Value:
     if operand is not None and not isinstance(operand, str | int | float):
         raise InputError(f"where[{name!r}] compares with {operand!r}; give strings, numbers, truths or None")
-    if isinstance(operand, str) and not _is_unicode(operand):
+    if isinstance(operand, str) and lone_surrogate(operand) is not None:
         raise InputError(f"where[{name!r}] compares with {operand!r}, which is not valid Unicode")
     if isinstance(operand, float) and operand != operand:
         raise InputError(f"where[{name!r}] compares with nan, which equals nothing")
     if isinstance(operand, int) and not -(1 << 63) <= operand < 1 << 63:
         raise InputError(f"where[{name!r}] compares with {operand}; whole numbers of at most 64 bits can be asked for")
     return _stored(operand)
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _stored(value: Any) -> _Value:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simpair.errors import InputError, StoreError, StoreNotFound
-from simpair.files.disk import sync
+from simpair.files.disk import replacing
 from simpair.store.database import Database
 from simpair.store.locks import LOCK_FILES, write_lock
 from simpair.store.records import Canary, RecordedEncoder, Records
@@ -32,7 +32,8 @@ from simpair.store.schema import (
 __all__ = ["Batch", "Store", "Stored"]
 
 _DATABASE = "documents.sqlite"
-_UNBORN = f"{_DATABASE}.new"
+_NEW_DATABASES = f".{_DATABASE}.*.new*"
+"""What a crash in ``create`` leaves: the file that was to become the database, and its journal."""
 
 
 class Batch(NamedTuple):
@@ -93,9 +94,10 @@ class Store(Records):
             _refuse_occupied(folder)
             with write_lock(folder, lock_timeout):
                 _refuse_occupied(folder)
-                _write_empty(folder / _UNBORN, encoder, canaries)
-                (folder / _UNBORN).replace(folder / _DATABASE)
-                sync(folder)
+                for left in folder.glob(_NEW_DATABASES):
+                    left.unlink(missing_ok=True)
+                with replacing(folder / _DATABASE) as new:
+                    _write_empty(new, encoder, canaries)
         except OSError as error:
             raise StoreError(f"{folder} cannot become an index ({error}); choose a folder you can write") from error
         return cls.open(folder, lock_timeout=lock_timeout)
@@ -216,9 +218,7 @@ class Store(Records):
 
 
 def _write_empty(path: Path, encoder: RecordedEncoder, canaries: Iterable[Canary]) -> None:
-    """Writes a database without documents to ``path``; one that a crash left there is thrown away."""
-    for left in (path, Path(f"{path}-journal")):
-        left.unlink(missing_ok=True)
+    """Write a database without documents to a new file."""
     with closing(Database(path, mode="rwc", timeout=0)) as db, db.creating():
         create_tables(db, encoder._asdict() | {"identity": json.dumps(dict(encoder.identity))})
         blobs = ((role, text, vector.astype("<f4").tobytes()) for role, text, vector in canaries)
@@ -226,7 +226,7 @@ def _write_empty(path: Path, encoder: RecordedEncoder, canaries: Iterable[Canary
 
 
 def _refuse_occupied(folder: Path) -> None:
-    names = {path.name for path in folder.iterdir()} - {*LOCK_FILES, _UNBORN, f"{_UNBORN}-journal"}
+    names = {path.name for path in folder.iterdir() if not path.match(_NEW_DATABASES)} - LOCK_FILES
     if _DATABASE in names:
         raise StoreError(
             f"{folder} holds an index already; add to it (simpair index add, or SearchIndex.open) or choose another"

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from simpair.files.disk import sync
+from simpair.files.disk import replace_text, replacing
 from simpair.vectors.exact import ExactIndex
 
 __all__ = ["Cached", "cache_faults", "cached_states", "load_cache", "save_cache"]
@@ -40,10 +40,10 @@ def load_cache(folder: Path, known: Callable[[int, str], bool], *, dimension: in
             continue
         path = _path(folder, number, name)
         try:
-            told = _seal(path).read_bytes()
+            told = _seal(path).read_text(encoding="utf-8")
             longest = float(json.loads(told)["longest"])
             if told != _sealed(path, longest):
-                if told == _seal(path).read_bytes():  # else it was replaced meanwhile
+                if told == _seal(path).read_text(encoding="utf-8"):  # else it was replaced meanwhile
                     _log.warning("%s is damaged, or was not written here; it is built anew", path)
                 continue
             exact = ExactIndex.read(path, longest=longest)
@@ -65,18 +65,12 @@ def save_cache(cached: Cached, folder: Path) -> Path:
         OSError: The folder cannot be written.
     """
     path = _path(folder, cached.number, cached.name)
-    try:
-        cached.exact.write(Path(f"{path}.tmp"))
-        # Without a seal the file is nothing: an old one goes first, the new one comes last.
-        _seal(path).unlink(missing_ok=True)
-        _publish(path)
-        Path(f"{_seal(path)}.tmp").write_bytes(_sealed(path, cached.exact.longest))
-        _publish(_seal(path))
-    except BaseException:
-        for half in folder.glob("faiss-*.tmp"):
-            half.unlink(missing_ok=True)
-        raise
-    for old in set(folder.glob("faiss-*")) - {path, _seal(path)}:
+    with replacing(path) as new:
+        cached.exact.write(new)
+        _seal(path).unlink(missing_ok=True)  # an index without a seal is not read, so the new seal comes last
+    replace_text(_seal(path), _sealed(path, cached.exact.longest))
+    left = {*folder.glob("faiss-*"), *folder.glob(".faiss-*.new")}  # other states, and what a crash left
+    for old in left - {path, _seal(path)}:
         old.unlink(missing_ok=True)
     return path
 
@@ -103,7 +97,7 @@ def cache_faults(folder: Path) -> list[str]:
         return [f"the folder cannot be looked through for caches ({error})"]
     for path in paths:
         try:
-            wanted, found = json.loads(_seal(path).read_bytes()), json.loads(_sealed(path, 0.0))
+            wanted, found = json.loads(_seal(path).read_text(encoding="utf-8")), json.loads(_sealed(path, 0.0))
             sound = wanted["sha256"] == found["sha256"]
         except FileNotFoundError:  # no seal, so it was being written
             continue
@@ -122,7 +116,7 @@ def _seal(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
-def _sealed(path: Path, longest: float) -> bytes:
+def _sealed(path: Path, longest: float) -> str:
     """Returns what the seal of the file at ``path`` must say, whose longest vector has that length.
 
     Whoever sends a folder knows neither the inode nor the instant its files will get here, so cannot make a seal.
@@ -130,11 +124,4 @@ def _sealed(path: Path, longest: float) -> bytes:
     with path.open("rb") as file:
         digest, status = hashlib.file_digest(file, "sha256").hexdigest(), os.fstat(file.fileno())
     mark = {"machine": platform.node(), "inode": status.st_ino, "changed_ns": status.st_ctime_ns}
-    return json.dumps({"file": path.name, "sha256": digest, "longest": longest} | mark, indent=1).encode()
-
-
-def _publish(path: Path) -> None:
-    """Moves ``path.tmp`` to ``path`` once its bytes are on the disk."""
-    tmp = Path(f"{path}.tmp")
-    sync(tmp)
-    tmp.replace(path)
+    return json.dumps({"file": path.name, "sha256": digest, "longest": longest} | mark, indent=1)

@@ -57,7 +57,7 @@ def test_records_that_cannot_be_used_are_refused_and_nothing_is_written(
 def test_a_stream_is_drawn_as_it_is_needed_and_committed_batch_by_batch(
     index: SearchIndex, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("simpair.store.documents.BATCH", 10)
+    monkeypatch.setattr("simpair.files.texts.BLOCK_TEXTS", 10)
     seen = []
 
     def stream() -> Iterator[str]:
@@ -104,7 +104,7 @@ def test_an_upsert_replaces_what_changed_and_encodes_nothing_else(index: SearchI
 def test_an_upsert_goes_on_where_it_was_interrupted(
     index: SearchIndex, encoder: HashEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("simpair.store.documents.BATCH", 8)
+    monkeypatch.setattr("simpair.files.texts.BLOCK_TEXTS", 8)
     documents = [Document(f"id {n}", text) for n, text in enumerate(TEXTS)]
 
     def interrupted() -> Iterator[Document]:
@@ -127,7 +127,7 @@ def test_one_id_for_two_documents_is_refused_within_a_batch_and_across(
     assert len(index) == 0
     assert index.upsert(twice[:2]) == Upserted(1, 0, 1)
     assert index.upsert(twice[2]) == Upserted(0, 1, 0)
-    monkeypatch.setattr("simpair.store.documents.BATCH", 1)
+    monkeypatch.setattr("simpair.files.texts.BLOCK_TEXTS", 1)
     with pytest.raises(InputError, match="'same' is given twice"):
         index.upsert(twice[1:])
 
@@ -148,7 +148,7 @@ def test_the_same_call_is_answered_alike_whatever_is_stored(
     index: SearchIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index.add("one", ids="a")
-    monkeypatch.setattr("simpair.store.documents.BATCH", 1)
+    monkeypatch.setattr("simpair.files.texts.BLOCK_TEXTS", 1)
     for _ in range(2):
         with pytest.raises(InputError, match="'a' is given twice"):
             index.upsert(iter([Document("a", "one"), Document("a", "two")]))
@@ -158,7 +158,7 @@ def test_the_same_call_is_answered_alike_whatever_is_stored(
 def test_a_list_is_looked_through_before_anything_is_written(
     index: SearchIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("simpair.store.documents.BATCH", 2)
+    monkeypatch.setattr("simpair.files.texts.BLOCK_TEXTS", 2)
     documents = [Document(str(number), f"text {number}") for number in range(5)]
     for call in (index.add, index.upsert):
         with pytest.raises(InputError, match="is empty"):

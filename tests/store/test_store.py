@@ -268,7 +268,7 @@ def test_of_two_creators_the_second_does_not_replace_what_the_first_made(
 
 def test_create_goes_on_where_a_crash_stopped_it(folder: Path) -> None:
     folder.mkdir(parents=True)
-    for name in ("writer.lock", "documents.sqlite.new", "documents.sqlite.new-journal"):
+    for name in ("writer.lock", ".documents.sqlite.0badcafe.new", ".documents.sqlite.0badcafe.new-journal"):
         (folder / name).write_bytes(b"half")
     Store.create(folder, ENCODER, [CANARY], lock_timeout=0.05).close()
     assert {path.name for path in folder.iterdir()} == {"writer.lock", "documents.sqlite"}

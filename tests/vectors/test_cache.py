@@ -56,7 +56,7 @@ def test_a_cache_of_another_state_is_not_taken(tmp_path: Path) -> None:
 
 def test_saving_removes_the_caches_of_other_generations_and_what_a_crash_left(tmp_path: Path) -> None:
     saved(tmp_path)
-    (tmp_path / "faiss-4-cd.index.tmp").write_bytes(b"half a file")
+    (tmp_path / f".faiss-4-{NAME}.index.0badcafe.new").write_bytes(b"half a file")
     save_cache(Cached(5, NAME, ExactIndex.build(unit_vectors(5))), tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {f"faiss-5-{NAME}.index", f"faiss-5-{NAME}.json"}
 
@@ -94,7 +94,7 @@ def test_a_file_that_is_replaced_while_it_is_read_is_no_damage(
     index = saved(tmp_path)
     sealed = cache._sealed
 
-    def beside_a_writer(path: Path, longest: float) -> bytes:
+    def beside_a_writer(path: Path, longest: float) -> str:
         monkeypatch.setattr(cache, "_sealed", sealed)
         save_cache(Cached(3, NAME, index), tmp_path)  # the same state once more, so under the same name
         return sealed(path, longest)
