@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from simpair.search.snapshot import View, follow, keep, open_view
 from simpair.store.database import damage
 from simpair.store.documents import Document
-from simpair.store.filters import Condition, Where, parse_where
+from simpair.store.filters import Condition
 from simpair.store.records import as_document
 from simpair.store.store import Store
 from simpair.vectors.cache import cached_states
-from simpair.vectors.exact import Neighbours
+from simpair.vectors.exact import Neighbours, Request
 
 __all__ = ["Finder", "Hit"]
 
@@ -39,21 +39,14 @@ class Finder:
         self._store = store
         self._view: View | None = None
 
-    def find(
-        self, vectors: NDArray[np.float32], k: int | None, where: Where | None, min_score: float | None
-    ) -> list[list[Hit]]:
-        """Returns the hits of Q vectors (Q, D).
+    def find(self, request: Request, condition: Condition | None) -> list[list[Hit]]:
+        """Return the hits of each query of a request, among the documents that meet a condition.
 
-        The scan holds no lock. Where a document went meanwhile, it is all done again, in the end with writers waiting.
+        The scan holds no lock. If a document was deleted meanwhile, all is done again, finally with writers waiting.
         """
-        condition = None if where is None else parse_where(where)
-
-        def scan(view: View, members: NDArray[np.bool_] | None) -> list[Neighbours]:
-            return view.exact.search(vectors, k, members=members, min_score=min_score)
-
         for _ in range(_PATIENCE):
             view, members = self._present(condition)
-            found = scan(view, members)
+            found = view.exact.nearest(request, members)
             with self._store.reading():
                 hits = self._hits(view, found)
             if hits is not None:
@@ -64,7 +57,7 @@ class Finder:
                 held = follow(view, self._store)
                 if held is None:  # compacted meanwhile
                     continue
-                hits = self._hits(held, scan(held, self._members(held, condition)))
+                hits = self._hits(held, held.exact.nearest(request, self._members(held, condition)))
                 if hits is None:
                     raise damage(self._store.folder, "a document is missing")
                 return hits

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
@@ -18,17 +17,17 @@ from simpair.encoder.protocol import Encoder
 from simpair.errors import InputError
 from simpair.search.compatibility import check_encoder, load_recorded, make_canaries, record
 from simpair.search.finder import Finder, Hit
-from simpair.search.ingest import Upserted, add_documents, upsert_documents
+from simpair.search.ingest import Upserted, add_blocks, upsert_blocks
 from simpair.store.audit import faults
 from simpair.store.database import damage
-from simpair.store.documents import Document, Given, Incoming, check_strings, read_given
+from simpair.store.documents import Block, Document, Given, check_strings, read_blocks
 from simpair.store.export import export_store, import_store
 from simpair.store.filters import Where, parse_where
 from simpair.store.records import as_document
 from simpair.store.schema import FORMAT
 from simpair.store.store import Store
 from simpair.vectors.cache import cache_faults
-from simpair.vectors.exact import as_matrix
+from simpair.vectors.exact import parse_request
 
 __all__ = ["Document", "Hit", "IndexInfo", "SearchIndex", "Upserted"]
 
@@ -151,10 +150,8 @@ class SearchIndex:
                 numbers differ.
             StoreLocked: Another process is writing.
         """
-        given: Iterable[Incoming] = read_given(documents, ids=ids, metadata=metadata, vectors=vectors)
-        if isinstance(documents, str | Mapping | Sequence | np.ndarray):
-            given = list(given)
-        return add_documents(self._store, self._encode_documents, given)
+        blocks = self._read(documents, ids, metadata, vectors)
+        return [name for names in add_blocks(self._store, self._encode_documents, blocks) for name in names]
 
     def upsert(
         self,
@@ -173,10 +170,9 @@ class SearchIndex:
             InputError: As :meth:`add`; or two documents of this call have one id and differ.
             StoreLocked: Another process is writing.
         """
-        given: Iterable[Incoming] = read_given(documents, ids=ids, metadata=metadata, vectors=vectors)
-        if isinstance(documents, str | Mapping | Sequence | np.ndarray):
-            given = list(given)
-        return upsert_documents(self._store, self._encode_documents, given)
+        blocks = self._read(documents, ids, metadata, vectors)
+        done = list(upsert_blocks(self._store, self._encode_documents, blocks))
+        return Upserted(*(sum(column) for column in zip(Upserted(0, 0, 0), *done, strict=True)))
 
     def delete(self, ids: str | Iterable[str]) -> int:
         """Removes the documents of these ids and returns how many there were; unknown ids are passed over."""
@@ -200,11 +196,10 @@ class SearchIndex:
         Raises:
             InputError: A query is empty, ``k`` is below 1, or a condition cannot be used.
         """
-        if isinstance(queries, np.ndarray):
-            vectors = as_matrix(queries, np.float32, dimension=self._store.encoder.dimension)
-        else:
-            vectors = self._encode(check_strings(queries, "query"), "query")
-        return self._finder.find(vectors, k, where, min_score)
+        if not isinstance(queries, np.ndarray):
+            queries = self._encode(check_strings(queries, "query"), "query")
+        request = parse_request(queries, k, min_score, dimension=self._store.encoder.dimension)
+        return self._finder.find(request, None if where is None else parse_where(where))
 
     def similar(
         self,
@@ -222,8 +217,9 @@ class SearchIndex:
             InputError: An id is not in the index, or as in :meth:`search`.
         """
         names = check_strings(ids, "id")
-        more = int(k) + 1 if isinstance(k, Integral) and k > 0 else k
-        found = self._finder.find(self.vectors(names), more, where, min_score)
+        request = parse_request(self.vectors(names), k, min_score, dimension=self._store.encoder.dimension)
+        one_more = request._replace(k=None if request.k is None else request.k + 1)
+        found = self._finder.find(one_more, None if where is None else parse_where(where))
         return [[hit for hit in hits if hit.id != name][:k] for name, hits in zip(names, found, strict=True)]
 
     def get(self, ids: str | Iterable[str]) -> list[Document]:
@@ -321,6 +317,19 @@ class SearchIndex:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _read(
+        self,
+        documents: Given | Iterable[Given],
+        ids: str | Iterable[str] | None,
+        metadata: Iterable[Mapping[str, Any]] | None,
+        vectors: ArrayLike | Iterable[ArrayLike] | None,
+    ) -> Iterable[Block]:
+        """Return the given documents as checked blocks; all of them are read here, unless they come as a stream."""
+        dimension, unit_norm = self._store.encoder.dimension, self._store.unit_norm
+        columns: dict[str, Any] = {"ids": ids, "metadata": metadata, "vectors": vectors}
+        blocks = read_blocks(documents, **columns, dimension=dimension, unit_norm=unit_norm)
+        return list(blocks) if isinstance(documents, Mapping | Sequence | np.ndarray) else blocks
 
     def _rows(self, names: list[str]) -> list[int]:
         found = self._store.find(names)

@@ -24,8 +24,8 @@ from simpair import __version__
 from simpair.errors import InputError, StoreCorrupt, StoreError, StoreNotFound, StoreVersion
 from simpair.files.disk import checksums, first_changed, new_folder
 from simpair.files.safetensors_header import embeddings_header, embeddings_offset
-from simpair.files.texts import cut_into_blocks, lone_surrogate
-from simpair.store.documents import Document, Incoming, read_given
+from simpair.files.texts import lone_surrogate
+from simpair.store.documents import Document, read_blocks
 from simpair.store.records import Canary, RecordedEncoder
 from simpair.store.store import Batch, Store
 from simpair.vectors.exact import as_matrix
@@ -89,8 +89,11 @@ def import_store(source: Path, folder: Path, *, lock_timeout: float) -> int:
         try:
             store.reserve(last_row)  # so that no id that was a number comes back for another document
             with parquet.ParquetFile(source / _DOCUMENTS) as documents:
-                given = read_given(_documents(documents), ids=None, metadata=None, vectors=vectors)
-                added = sum(_add(store, block) for block in cut_into_blocks(given, lambda document: document.text))
+                added = 0
+                blocks = read_blocks(_documents(documents), dimension=encoder.dimension, unit_norm=False)
+                for ids, texts, metadata, _ in blocks:
+                    part = as_matrix(vectors[added : added + len(texts)], np.float16, first=added)
+                    added += len(store.add(Batch(ids, texts, metadata, part)).ids)
         except (KeyError, TypeError, ValueError) as error:  # InputError is a ValueError
             raise StoreCorrupt(f"{source} is not as it was exported ({error}); export the index again") from error
         finally:
@@ -116,14 +119,6 @@ def _documents(file: Any) -> Iterator[Document]:
     for batch in file.iter_batches(batch_size=_PAGE):
         for row in batch.to_pylist():
             yield Document(row["id"], row["text"], json.loads(row["metadata"]))
-
-
-def _add(store: Store, batch: list[Incoming]) -> int:
-    """Stores a batch as it was exported, whatever its vectors are long, and returns the number of documents."""
-    vectors = as_matrix(np.stack([np.asarray(document.vector) for document in batch]), np.float16)
-    names = [str(document.id) for document in batch]
-    texts, metadata = [document.text for document in batch], [document.metadata for document in batch]
-    return len(store.add(Batch(names, texts, metadata, vectors)).ids)
 
 
 def _read_vectors(path: Path, count: int, dimension: int) -> NDArray[np.float16]:

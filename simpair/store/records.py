@@ -85,7 +85,7 @@ class Records:
 
     Attributes:
         encoder: The recorded one.
-        unit_length: Whether all of its vectors have length 1, as far as the canaries tell.
+        unit_norm: Whether all of its vectors have length 1, as far as the canaries tell.
     """
 
     def __init__(self, db: Database) -> None:
@@ -94,7 +94,7 @@ class Records:
         with db.reading():
             self.encoder = self._read_encoder()
             lengths = [float(np.linalg.norm(canary.vector)) for canary in self.canaries()]
-        self.unit_length = max(abs(length - 1) for length in lengths) < _UNIT
+        self.unit_norm = max(abs(length - 1) for length in lengths) < _UNIT
 
     def generation(self) -> Generation:
         """Returns the present state."""

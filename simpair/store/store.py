@@ -6,6 +6,7 @@ Knows no encoder and no search: a vector is a row of halves, metadata is the tex
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, closing
 from itertools import chain
@@ -137,7 +138,7 @@ class Store(Records):
         self._check_writable()
         blobs = [vector.tobytes() for vector in batch.vectors.astype("<f2", copy=False)]
         with self.db.writing():
-            names = self.name(batch.ids, len(batch.texts), replace=replace)
+            names = self.assign_ids(batch.ids, len(batch.texts), replace=replace)
             if replace:
                 self._remove(names)
             first = self._next_row()
@@ -194,25 +195,20 @@ class Store(Records):
         self.db.run_many("INSERT INTO removed VALUES (?, ?)", ((state, row) for (row,) in rows))
         return len(rows)
 
-    def name(self, ids: Sequence[str] | None, count: int, *, replace: bool = False) -> Sequence[str]:
-        """Returns the ids of the next ``count`` documents: those given, else their row numbers.
+    def assign_ids(self, ids: Sequence[str] | None, count: int, *, replace: bool = False) -> Sequence[str]:
+        """Return the ids of the next ``count`` documents: those given, or else their row numbers.
 
         Raises:
-            InputError: An id comes twice or, unless it replaces, is stored already.
+            InputError: An id is given twice or, unless it replaces, is stored already.
         """
         first = self._next_row()
         names = [str(row) for row in range(first, first + count)] if ids is None else ids
         if len(set(names)) < len(names):
-            seen: set[str] = set()
-            twice = next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-            raise InputError(f"the id {twice!r} is given twice; every document needs its own")
+            twice = next(name for name, times in Counter(names).items() if times > 1)
+            raise InputError(f"the id {twice!r} is given twice; give every document its own id")
         if not replace and (taken := self.find(names)):
             name = next(name for name in names if name in taken)
-            advice = (
-                "use upsert to replace it, or give another id"
-                if ids
-                else "give ids of your own: ids=, or an id field in the file"
-            )
+            advice = "give ids of your own" if ids is None else "use upsert to replace its document, or give another id"
             raise InputError(f"the id {name!r} is in the index already; {advice}")
         return names
 

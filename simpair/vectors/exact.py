@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from simpair.errors import InputError
 
-__all__ = ["ExactIndex", "Neighbours", "as_matrix"]
+__all__ = ["ExactIndex", "Neighbours", "Request", "as_matrix", "parse_request"]
 
 _Float = TypeVar("_Float", np.float16, np.float32)
 _MARGIN = 8
@@ -47,6 +47,20 @@ class Neighbours(NamedTuple):
 
     scores: NDArray[np.float32]
     rows: NDArray[np.int64]
+
+
+class Request(NamedTuple):
+    """What to search for, checked.
+
+    Attributes:
+        queries: (Q, D) float32, C-contiguous and finite.
+        k: The number of rows for each query; None for all.
+        min_score: The minimum score; None for none.
+    """
+
+    queries: NDArray[np.float32]
+    k: int | None
+    min_score: float | None
 
 
 class _Part(NamedTuple):
@@ -147,26 +161,26 @@ class ExactIndex:
         members: NDArray[np.bool_] | None = None,
         min_score: float | None = None,
     ) -> list[Neighbours]:
-        """Returns the nearest rows of each of Q queries: ``k`` of them, or as many as there are.
+        """Return the nearest rows of each of Q queries: ``k`` of them, or as many as there are.
 
         Args:
             queries: (Q, D) floats.
-            k: How many rows at most; None for all.
-            members: (N,), whether a row may be found; None for all.
-            min_score: Only rows that score this or more; None for all.
+            k: The number of rows; None for all.
+            members: (N,) booleans, whether a row may be found; None for all.
+            min_score: Minimum score; rows with a lower one are dropped. None keeps all.
 
         Raises:
-            InputError: ``k`` is below 1, or the queries are not finite or not D wide.
+            InputError: ``k`` is below 1, or the queries are not finite or have another dimension.
         """
-        try:
-            k = None if k is None else operator.index(k)
-        except TypeError:
-            raise InputError(f"k is {k!r}; ask for a whole number of hits") from None
-        if k is not None and k < 1:
-            raise InputError(f"k is {k}; ask for 1 hit or more")
-        if min_score is not None and math.isnan(min_score):
-            raise InputError("min_score is nan, which no score reaches")
-        wanted = as_matrix(queries, np.float32, dimension=self.dimension)
+        return self.nearest(parse_request(queries, k, min_score, dimension=self.dimension), members)
+
+    def nearest(self, request: Request, members: NDArray[np.bool_] | None = None) -> list[Neighbours]:
+        """Return the nearest rows of each query of a request; ``members`` as in :meth:`search`.
+
+        Raises:
+            InputError: The norm of a query is so large that its scores overflow float32.
+        """
+        wanted, k, min_score = request
         reach = np.linalg.norm(wanted.astype(np.float64), axis=1) * self.longest
         if (reach > _MOST_REACH).any():
             raise InputError(f"query {int(np.argmax(reach))} is so long that its scores are beyond float32; shorten it")
@@ -309,20 +323,46 @@ def _pool() -> ThreadPoolExecutor:
         return _POOLS[os.getpid()]
 
 
-def as_matrix(vectors: ArrayLike, dtype: type[_Float], *, dimension: int | None = None) -> NDArray[_Float]:
-    """Returns ``vectors``, (N, D) floats, as a C-contiguous matrix of ``dtype``, float16 or float32.
+def parse_request(queries: ArrayLike, k: int | None, min_score: float | None, *, dimension: int) -> Request:
+    """Return the checked request for queries (Q, D) of ``dimension``.
 
     Raises:
-        InputError: They are not a matrix of floats ``dimension`` wide, or a number is not finite in that precision.
+        InputError: As :meth:`ExactIndex.search`.
+    """
+    try:
+        k = None if k is None else operator.index(k)
+        min_score = None if min_score is None else float(min_score)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"k is {k!r} and min_score is {min_score!r}; give an integer and a number ({error})") from None
+    if k is not None and k < 1:
+        raise InputError(f"k is {k}; give 1 or more")
+    if min_score is not None and math.isnan(min_score):
+        raise InputError("min_score is nan; give a number")
+    return Request(as_matrix(queries, np.float32, dimension=dimension), k, min_score)
+
+
+def as_matrix(
+    vectors: ArrayLike, dtype: type[_Float], *, dimension: int | None = None, first: int = 0
+) -> NDArray[_Float]:
+    """Return vectors (N, D) of floats as a C-contiguous matrix of ``dtype``, float16 or float32.
+
+    Args:
+        vectors: (N, D) floats.
+        dtype: ``np.float16`` or ``np.float32``.
+        dimension: D; None for any.
+        first: The position of the first vector, for messages.
+
+    Raises:
+        InputError: They are no such matrix, or a value is not finite in that dtype.
     """
     given = np.asarray(vectors)
     if given.ndim != 2 or given.dtype.kind != "f" or not given.shape[1]:
-        raise InputError(f"the vectors are {given.dtype} of shape {given.shape}; floats of shape (N, D) are needed")
+        raise InputError(f"the vectors are {given.dtype} of shape {given.shape}; give floats of shape (N, D)")
     if dimension is not None and given.shape[1] != dimension:
-        raise InputError(f"the vectors are {given.shape[1]} wide; the index holds vectors {dimension} wide")
+        raise InputError(f"the vectors have dimension {given.shape[1]}, the index has {dimension}; use its encoder")
     with np.errstate(over="ignore"):
         matrix = given.astype(dtype, order="C", copy=False)
     if not (finite := np.isfinite(matrix).all(axis=1)).all():
-        row, most = int(np.argmin(finite)), np.finfo(dtype).max
+        row, most = first + int(np.argmin(finite)), np.finfo(dtype).max
         raise InputError(f"vector {row} holds NaN, an infinity, or a number above {most}; give finite numbers")
     return matrix

@@ -35,13 +35,13 @@ def test_texts_documents_and_records_are_added_with_what_they_bring(index: Searc
 @pytest.mark.parametrize(
     ("documents", "words"),
     [
-        ([{"text": "a", "title": "b"}], "has a 'title'"),
+        ([{"text": "a", "title": "b"}], "has the key 'title'"),
         ([{"id": "a"}], "text 0 is a NoneType"),
-        ([{"id": "a", "text": "a"}, "b"], "1 of 2 documents came with an id"),
-        ([{"text": "a", "vector": [0.5] * 16}], "vector 0 has length 2"),
-        ([{"text": "a", "vector": [0.25] * 16}, "b"], "1 of 2 documents came with a vector"),
-        ([{"text": "a", "vector": [0.25] * 15}], "15 wide; the index holds vectors 16 wide"),
-        ([{"text": "a", "vector": [0.0] * 16}], "vector 0 has length 0"),
+        ([{"id": "a", "text": "a"}, "b"], "document 1 has no id, but document 0 has one"),
+        ([{"text": "a", "vector": [0.5] * 16}], "vector 0 has norm 2"),
+        ([{"text": "a", "vector": [0.25] * 16}, "b"], "document 1 has no vector, but document 0 has one"),
+        ([{"text": "a", "vector": [0.25] * 15}], "vector 0 has dimension 15, the index has 16"),
+        ([{"text": "a", "vector": [0.0] * 16}], "vector 0 has norm 0"),
         ([{"text": "a", "vector": [float("nan")] * 16}], "vector 0 holds NaN"),
         ([{"text": "a", "vector": [1] * 16}], "floats"),
     ],
@@ -74,7 +74,7 @@ def test_columns_that_end_early_or_late_are_refused(index: SearchIndex) -> None:
     for ids, words in (["1"], "text 1 came without ids"), (["1", "2", "3"], "2 texts came with more ids"):
         with pytest.raises(InputError, match=words):
             index.add(iter(["a", "b"]), ids=iter(ids))
-    with pytest.raises(InputError, match="another beside it"):
+    with pytest.raises(InputError, match="its own id and another in ids="):
         index.add([Document("a", "text")], ids=["b"])
     assert len(index) == 0
 
@@ -182,7 +182,7 @@ def test_metadata_is_the_same_in_any_order(index: SearchIndex) -> None:
 
 def test_a_record_with_a_vector_and_another_beside_it_is_refused(index: SearchIndex) -> None:
     (vector,) = HashEncoder().encode_query(["a"])
-    with pytest.raises(InputError, match="its own vector, and another beside it"):
+    with pytest.raises(InputError, match="its own vector and another in vectors="):
         index.add([{"text": "a", "vector": vector}], vectors=[vector])
 
 
@@ -208,5 +208,5 @@ def test_two_vectors_for_one_id_are_refused_as_two_texts_are(index: SearchIndex)
     assert index.upsert(["t", "t"], ids=["1", "1"], vectors=[one, one]) == (1, 0, 1)
     with pytest.raises(InputError, match="'1' is given twice"):
         index.upsert(["t", "t"], ids=["1", "1"], vectors=[one, other])
-    with pytest.raises(InputError, match="vector 0 is no row"):
+    with pytest.raises(InputError, match="vector 0 is not an array"):
         index.add(["a"], vectors=[[[1.0], [1.0, 2.0]]])

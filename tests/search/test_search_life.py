@@ -167,7 +167,7 @@ def test_a_writer_between_scan_and_fetch_makes_no_wrong_hit(
     index: SearchIndex, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index.add(TEXTS, ids=TEXTS)
-    search, scans = ExactIndex.search, []
+    search, scans = ExactIndex.nearest, []
 
     def beside_a_writer(exact: ExactIndex, *arguments: Any, **options: Any) -> Any:
         scans.append(len(scans))
@@ -177,7 +177,7 @@ def test_a_writer_between_scan_and_fetch_makes_no_wrong_hit(
             writer.delete(f"text {7 + scans[-1]}")
         return found
 
-    monkeypatch.setattr(ExactIndex, "search", beside_a_writer)
+    monkeypatch.setattr(ExactIndex, "nearest", beside_a_writer)
     (hits,) = index.search("text 7", 30)
     assert scans == [0, 1, 2, 3], "three without holding writers off, and one that does"
     assert [hit.text for hit in hits] == [hit.id for hit in hits]
@@ -189,7 +189,7 @@ def test_compacting_at_any_moment_of_a_search_is_no_damage(
     index: SearchIndex, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index.add(TEXTS, ids=TEXTS)
-    search, scans = ExactIndex.search, []
+    search, scans = ExactIndex.nearest, []
     present, compacted = Finder._present, []
 
     def beside_a_writer(exact: ExactIndex, *arguments: Any, **options: Any) -> Any:
@@ -208,7 +208,7 @@ def test_compacting_at_any_moment_of_a_search_is_no_damage(
                 writer._store.compact()
         return found
 
-    monkeypatch.setattr(ExactIndex, "search", beside_a_writer)
+    monkeypatch.setattr(ExactIndex, "nearest", beside_a_writer)
     monkeypatch.setattr(Finder, "_present", then_compacted)
     (hits,) = index.search("text 7", 30)
     assert compacted == [1]
