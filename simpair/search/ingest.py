@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simpair.errors import InputError
-from simpair.store.documents import Block
+from simpair.store.documents import Block, Document
 from simpair.store.records import StoredName
 from simpair.store.schema import content_digest
 from simpair.store.store import Batch, Store
 from simpair.vectors.exact import as_matrix
 
-__all__ = ["Upserted", "add_blocks", "upsert_blocks"]
+__all__ = ["Upserted", "add_blocks", "progress_bar", "upsert_blocks"]
 
 Encode = Callable[[list[str]], NDArray[np.float32]]
 
@@ -152,3 +153,20 @@ def _encoded(store: Store, encode: Encode, block: Block) -> Batch:
     if vectors is None:
         vectors = as_matrix(encode(list(block.texts)), np.float16, dimension=store.encoder.dimension)
     return Batch(block.ids, block.texts, block.metadata, vectors)
+
+
+@contextmanager
+def progress_bar(documents: object, *, shown: bool) -> Iterator[Callable[[int], object]]:
+    """Yield a function that advances a bar on stderr by a number of documents.
+
+    The bar shows the total unless the documents are a stream.
+    """
+    if not shown:
+        yield lambda count: None
+        return
+    from tqdm import tqdm
+
+    single = isinstance(documents, str | Document | Mapping)
+    total = 1 if single else len(documents) if isinstance(documents, Sized) else None
+    with tqdm(total=total, unit="document") as bar:
+        yield bar.update

@@ -20,7 +20,16 @@ from simpair.store.documents import Document
 from simpair.store.filters import Condition
 from simpair.store.schema import content_digest, read_meta, vector_digest
 
-__all__ = ["Canary", "Generation", "RecordedEncoder", "Records", "StoredDocument", "StoredName", "as_document"]
+__all__ = [
+    "Canary",
+    "Generation",
+    "IndexInfo",
+    "RecordedEncoder",
+    "Records",
+    "StoredDocument",
+    "StoredName",
+    "as_document",
+]
 
 _VARIABLES = 500
 """Ids or rows asked for in one query."""
@@ -47,6 +56,30 @@ class RecordedEncoder(NamedTuple):
     dimension: int
     dtype: str
     identity: Mapping[str, str]
+
+
+class IndexInfo(NamedTuple):
+    """The facts about an index.
+
+    Attributes:
+        documents: The number of documents.
+        dimension: D, the dimension of the vectors.
+        encoder: The source that the encoder was loaded from; None if it has none.
+        fingerprint: The fingerprint of the encoder.
+        format: The version of the file format.
+        bytes_on_disk: The size of all files of the index.
+
+    Example:
+        >>> index.info().documents
+        3
+    """
+
+    documents: int
+    dimension: int
+    encoder: str | None
+    fingerprint: str
+    format: int
+    bytes_on_disk: int
 
 
 class Canary(NamedTuple):

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, closing
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, suppress
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -20,8 +20,9 @@ from simpair.errors import InputError, StoreError, StoreNotFound
 from simpair.files.disk import replacing
 from simpair.store.database import Database
 from simpair.store.locks import LOCK_FILES, write_lock
-from simpair.store.records import Canary, RecordedEncoder, Records
+from simpair.store.records import Canary, IndexInfo, RecordedEncoder, Records, StoredDocument
 from simpair.store.schema import (
+    FORMAT,
     content_digest,
     create_tables,
     field_rows,
@@ -33,6 +34,7 @@ from simpair.store.schema import (
 __all__ = ["Batch", "Store", "Stored"]
 
 _DATABASE = "documents.sqlite"
+_PAGE = 1_000
 _NEW_DATABASES = f".{_DATABASE}.*.new*"
 """What a crash in ``create`` leaves: the file that was to become the database, and its journal."""
 
@@ -161,6 +163,27 @@ class Store(Records):
             if count:
                 next_generation(self.db)
         return count
+
+    def iterate(self) -> Iterator[StoredDocument]:
+        """Yield the documents in the order in which they were added, also those added meanwhile; reads page by page."""
+        after = 0
+        while True:
+            with self.reading():
+                page = self.page(after=after, size=_PAGE)
+            if not page:
+                return
+            yield from page.values()
+            after = max(page)
+
+    def info(self) -> IndexInfo:
+        """Return the facts about the index."""
+        with self.reading():
+            documents, encoder = self.count(), self.encoder
+        size = 0
+        for path in self.folder.iterdir():
+            with suppress(FileNotFoundError):  # a journal that was deleted meanwhile
+                size += path.stat().st_size
+        return IndexInfo(documents, encoder.dimension, encoder.source, encoder.fingerprint, FORMAT, size)
 
     def reserve(self, last_row: int) -> None:
         """Makes rows, and so the ids of documents without one, count on from ``last_row``."""

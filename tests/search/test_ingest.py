@@ -28,8 +28,8 @@ def test_texts_documents_and_records_are_added_with_what_they_bring(index: Searc
         Document("r", "record", {"n": 2}),
         Document("v", "made elsewhere", {}),
     ]
-    np.testing.assert_allclose(index.vectors("v")[0], vector, atol=1e-3)
-    assert index.search("made elsewhere", 1)[0][0].id == "v"
+    np.testing.assert_allclose(index.vectors("v"), vector, atol=1e-3)
+    assert index.search("made elsewhere", 1)[0].id == "v"
 
 
 @pytest.mark.parametrize(
@@ -97,8 +97,8 @@ def test_an_upsert_replaces_what_changed_and_encodes_nothing_else(index: SearchI
     assert encoder.encoded == 33
     assert index.get(["id 3", "id 4", "new", "id 5"]) == [*changed, documents[5]]
     assert len(index) == 31
-    assert [hit.id for hit in index.search("other text", 1)[0]] == ["id 3"]
-    assert all(hit.text != "text 3" for hit in index.search("text 3", 31)[0])
+    assert [hit.id for hit in index.search("other text", 1)] == ["id 3"]
+    assert all(hit.text != "text 3" for hit in index.search("text 3", 31))
 
 
 def test_an_upsert_goes_on_where_it_was_interrupted(
@@ -139,7 +139,7 @@ def test_an_upsert_needs_ids_and_heeds_vectors(index: SearchIndex, encoder: Hash
     assert index.upsert({"id": "a", "text": "t", "vector": one}) == Upserted(1, 0, 0)
     assert index.upsert({"id": "a", "text": "t", "vector": one}) == Upserted(0, 0, 1)
     assert index.upsert({"id": "a", "text": "t", "vector": other}) == Upserted(0, 1, 0)
-    np.testing.assert_allclose(index.vectors("a")[0], other, atol=1e-3)
+    np.testing.assert_allclose(index.vectors("a"), other, atol=1e-3)
     assert index.upsert({"id": "a", "text": "t"}) == Upserted(0, 0, 1)
     assert encoder.encoded == 0
 
@@ -152,7 +152,7 @@ def test_the_same_call_is_answered_alike_whatever_is_stored(
     for _ in range(2):
         with pytest.raises(InputError, match="'a' is given twice"):
             index.upsert(iter([Document("a", "one"), Document("a", "two")]))
-    assert index.get("a")[0].text == "one"
+    assert index.get("a").text == "one"
 
 
 def test_a_list_is_looked_through_before_anything_is_written(
@@ -193,7 +193,7 @@ def test_metadata_is_as_deep_as_anybody_can_read_it_back(index: SearchIndex) -> 
     index.add("a", metadata=[{"deep": deep}])
 
     def far_down(frames: int) -> Any:
-        return far_down(frames - 1) if frames else index.search("a")[0][0].metadata["deep"]
+        return far_down(frames - 1) if frames else index.search("a")[0].metadata["deep"]
 
     assert far_down(500) == deep
     for levels in (3, 900):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_overloads
 from unittest.mock import Mock
 
 import numpy as np
@@ -19,7 +19,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from simpair.errors import EncoderMismatch, InputError, StoreCorrupt, StoreError, StoreNotFound
-from simpair.search.index import Hit, SearchIndex
+from simpair.search.index import Document, Hit, SearchIndex
 from tests.hash_encoder import HashEncoder
 
 
@@ -107,13 +107,13 @@ def test_unicode_and_nul_round_trip(index: SearchIndex, folder: Path) -> None:
 
 def test_other_objects_on_the_folder_see_every_write(index: SearchIndex, folder: Path) -> None:
     with opened(folder) as reader:
-        assert reader.search("new") == [[]]
+        assert reader.search("new") == []
         index.add(TEXTS)
-        assert len(reader.search("text 3")[0]) == 10
+        assert len(reader.search("text 3")) == 10
         reader.add("new", ids="n")
-        assert index.search("new", 1)[0][0].id == "n"
+        assert index.search("new", 1)[0].id == "n"
         index.delete("n")
-        assert reader.search("new", 1)[0][0].id != "n"
+        assert reader.search("new", 1)[0].id != "n"
         assert len(reader) == len(index) == 30
 
 
@@ -137,7 +137,50 @@ def test_a_string_and_a_generator_are_texts_too(index: SearchIndex) -> None:
     assert index.add("one string is one text") == ["3"]
 
 
+def test_one_query_gives_its_hits_and_several_give_a_list_for_each(index: SearchIndex) -> None:
+    index.add(TEXTS, ids=TEXTS)
+    first, second = index.search(["text 1", "text 2"], 3)
+    assert index.search("text 1", 3) == first
+    assert index.search(["text 1"], 3) == [first]
+    assert index.search((text for text in ("text 1", "text 2")), 3) == [first, second]
+    (vector,) = HashEncoder().encode_query(["text 1"])
+    assert index.search(vector, 3) == first
+    assert index.search(vector[None], 3) == [first]
+    assert index.similar("text 1", 3) == index.similar(["text 1"], 3)[0]
+    assert index.get("text 1") == index.get(["text 1"])[0]
+    assert index.vectors("text 1").shape == (16,)
+    assert index.vectors(["text 1"]).shape == (1, 16)
+
+
+@pytest.mark.parametrize(
+    ("method", "one"),
+    [(SearchIndex.search, "list[Hit]"), (SearchIndex.similar, "list[Hit]"), (SearchIndex.get, "Document")],
+)
+def test_a_type_checker_knows_what_one_string_and_several_give(method: Callable[..., Any], one: str) -> None:
+    by_type = {next(iter(o.__annotations__.values())): o.__annotations__["return"] for o in get_overloads(method)}
+    assert by_type["str"] == one
+    assert by_type["Iterable[str]"] == f"list[{one}]"
+
+
+@pytest.mark.parametrize("call", ["add", "upsert"])
+def test_a_progress_bar_counts_documents_and_knows_the_total_of_a_list(
+    index: SearchIndex, capsys: pytest.CaptureFixture[str], call: str
+) -> None:
+    documents = [Document(text, text) for text in TEXTS]
+    getattr(index, call)(documents[:10])
+    assert capsys.readouterr() == ("", "")
+    getattr(index, call)(documents[10:20], show_progress_bar=True)
+    getattr(index, call)(iter(documents[20:]), show_progress_bar=True)
+    out, err = capsys.readouterr()
+    listed, stream = err.strip().split("\n")
+    assert out == ""
+    assert "10/10" in listed
+    assert "10document" in stream.replace(" ", "").rsplit("\r", 1)[-1]
+    assert "/10" not in stream
+
+
 def test_nothing_in_nothing_out(index: SearchIndex) -> None:
+    assert index.search("a") == []
     assert index.search(["a", "b"]) == [[], []]
     assert index.search([]) == []
     assert index.add([]) == []
@@ -147,7 +190,7 @@ def test_nothing_in_nothing_out(index: SearchIndex) -> None:
 
 def test_equal_texts_come_in_the_order_of_adding(index: SearchIndex) -> None:
     index.add(["same"] * 20 + ["other"] + ["same"] * 20)
-    assert [hit.id for hit in index.search("same", 7)[0]] == [str(number) for number in range(1, 8)]
+    assert [hit.id for hit in index.search("same", 7)] == [str(number) for number in range(1, 8)]
 
 
 @pytest.mark.parametrize("text", ["", " \n\t\u3000", "lone \ud800", None, 3, b"bytes"])
@@ -233,7 +276,7 @@ def test_without_an_encoder_the_recorded_one_is_loaded_offline_at_the_first_text
         assert len(index) == 30
         assert index.search([]) == []
         assert calls == []
-        assert index.search("text 3", 1)[0][0].text == "text 3"
+        assert index.search("text 3", 1)[0].text == "text 3"
         index.add("more")
         assert index.encoder is index.encoder
     assert calls == [(source, {"truncate_dim": 16, "local_files_only": True})]
@@ -278,7 +321,7 @@ def test_a_read_only_folder_is_searched_and_refuses_to_be_written(
     index.add(TEXTS)
     monkeypatch.setattr(FileLock, "acquire", Mock(side_effect=PermissionError(30, "Read-only file system")))
     with opened(folder) as again:
-        assert again.search("text 3", 1)[0][0].text == "text 3"
+        assert again.search("text 3", 1)[0].text == "text 3"
         assert caches(folder) == []
         with pytest.raises(StoreError, match="cannot be written"):
             again.add("more")
@@ -287,7 +330,7 @@ def test_a_read_only_folder_is_searched_and_refuses_to_be_written(
 def test_a_cache_that_cannot_be_written_stops_no_search(index: SearchIndex, monkeypatch: pytest.MonkeyPatch) -> None:
     index.add(TEXTS)
     monkeypatch.setattr("simpair.search.snapshot.save_cache", Mock(side_effect=OSError(28, "No space left on device")))
-    assert index.search("text 3", 1)[0][0].text == "text 3"
+    assert index.search("text 3", 1)[0].text == "text 3"
 
 
 def test_damaged_metadata_is_reported(index: SearchIndex, folder: Path) -> None:
@@ -301,7 +344,7 @@ def test_damaged_metadata_is_reported(index: SearchIndex, folder: Path) -> None:
 def test_threads_share_an_index(folder: Path) -> None:
     def finds_what_it_adds(thread: int) -> bool:
         texts = [f"thread {thread} turn {turn}" for turn in range(5)]
-        return all(shared.add(text) and shared.search(text, 1)[0][0].text == text for text in texts)
+        return all(shared.add(text) and shared.search(text, 1)[0].text == text for text in texts)
 
     with SearchIndex.create(folder, HashEncoder(), lock_timeout=30) as shared:
         shared.add(TEXTS)

@@ -35,12 +35,12 @@ def test_embeddings_are_queries_too(index: SearchIndex, encoder: HashEncoder) ->
 
 def test_a_threshold_gives_all_that_reach_it_and_no_other(index: SearchIndex) -> None:
     index.add(TEXTS)
-    (everything,) = index.search("text 3", k=None)
+    everything = index.search("text 3", k=None)
     assert len(everything) == 30
     for least in (everything[7].score, 0.0, 2.0, -1.0):
-        (hits,) = index.search("text 3", k=None, min_score=least)
+        hits = index.search("text 3", k=None, min_score=least)
         assert hits == [hit for hit in everything if hit.score >= least]
-        assert index.search("text 3", k=5, min_score=least) == [hits[:5]]
+        assert index.search("text 3", k=5, min_score=least) == hits[:5]
 
 
 def test_more_like_a_document_leaves_out_the_document(index: SearchIndex) -> None:
@@ -49,10 +49,10 @@ def test_more_like_a_document_leaves_out_the_document(index: SearchIndex) -> Non
     assert first[0].id == "b"
     assert len(first) == len(second) == 2
     assert "c" not in [hit.id for hit in second]
-    assert index.similar("a", k=None)[0][0].id == "b"
-    assert len(index.similar("a", k=None)[0]) == 3
-    assert [hit.id for hit in index.similar("a", where={"n": [0, 3]})[0]] == ["d"]
-    assert [hit.id for hit in index.similar("a", min_score=0.99)[0]] == ["b"]
+    assert index.similar("a", k=None)[0].id == "b"
+    assert len(index.similar("a", k=None)) == 3
+    assert [hit.id for hit in index.similar("a", where={"n": [0, 3]})] == ["d"]
+    assert [hit.id for hit in index.similar("a", min_score=0.99)] == ["b"]
     with pytest.raises(InputError, match="'nobody' is not in the index"):
         index.similar("nobody")
     assert index.similar("a", np.int64(2)) == index.similar("a", 2)
@@ -62,7 +62,7 @@ def test_more_like_a_document_leaves_out_the_document(index: SearchIndex) -> Non
 
 
 def test_documents_are_got_asked_for_and_iterated_over(index: SearchIndex, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("simpair.search.index._PAGE", 7)
+    monkeypatch.setattr("simpair.store.store._PAGE", 7)
     index.add(TEXTS, ids=TEXTS)
     assert [document.text for document in index] == TEXTS
     assert index.get(["text 9", "text 0", "text 9"]) == [Document(t, t, {}) for t in ("text 9", "text 0", "text 9")]
@@ -88,8 +88,8 @@ def test_a_cache_serves_later_states_of_the_same_index(
     index.add(["late one", "late two"])
     with SearchIndex.open(folder, HashEncoder(), read_only=True) as again:
         monkeypatch.setattr("simpair.search.snapshot._read", lambda store: pytest.fail("all was read anew"))
-        assert {hit.text for hit in again.search("late one", 99)[0]} == {document.text for document in index}
-        assert again.search("late one", 1)[0][0].text == "late one"
+        assert {hit.text for hit in again.search("late one", 99)} == {document.text for document in index}
+        assert again.search("late one", 1)[0].text == "late one"
     assert cached.exists()
 
 
@@ -109,8 +109,8 @@ def test_a_restored_copy_does_not_take_the_cache_of_what_came_after_it(index: Se
     index.add(["a", "b"])
     with as_it_was_before(index, folder, lambda other: other.add("lost")) as restored:
         restored.add("instead")
-        assert [hit.text for hit in restored.search("lost", 9)[0] if hit.score > 0.99] == []
-        assert restored.search("instead", 1)[0][0].text == "instead"
+        assert [hit.text for hit in restored.search("lost", 9) if hit.score > 0.99] == []
+        assert restored.search("instead", 1)[0].text == "instead"
 
 
 def test_a_cache_of_what_a_restored_copy_never_was_stands_in_nobodys_way(index: SearchIndex, folder: Path) -> None:
@@ -130,7 +130,7 @@ def test_optimize_leaves_no_vector_of_what_was_deleted(index: SearchIndex, folde
     index.optimize()
     (after,) = (path.stat().st_size for path in folder.glob("faiss-*.index"))
     assert after == before - 30 * 16 * 2
-    assert index.search("a") == [[]]
+    assert index.search("a") == []
 
 
 def test_much_that_is_loose_makes_a_new_cache(
@@ -147,7 +147,7 @@ def test_much_that_is_loose_makes_a_new_cache(
     index.search("a")
     assert set(folder.glob("faiss-*")) != before
     assert len(list(folder.glob("faiss-*.index"))) == 1
-    assert len(index.search("a", 99)[0]) == 31
+    assert len(index.search("a", 99)) == 31
 
 
 def test_optimizing_gives_room_back_and_changes_no_answer(index: SearchIndex, folder: Path) -> None:
@@ -178,7 +178,7 @@ def test_a_writer_between_scan_and_fetch_makes_no_wrong_hit(
         return found
 
     monkeypatch.setattr(ExactIndex, "nearest", beside_a_writer)
-    (hits,) = index.search("text 7", 30)
+    hits = index.search("text 7", 30)
     assert scans == [0, 1, 2, 3], "three without holding writers off, and one that does"
     assert [hit.text for hit in hits] == [hit.id for hit in hits]
     assert {hit.id for hit in hits} == {document.id for document in index}
@@ -210,7 +210,7 @@ def test_compacting_at_any_moment_of_a_search_is_no_damage(
 
     monkeypatch.setattr(ExactIndex, "nearest", beside_a_writer)
     monkeypatch.setattr(Finder, "_present", then_compacted)
-    (hits,) = index.search("text 7", 30)
+    hits = index.search("text 7", 30)
     assert compacted == [1]
     assert {hit.id for hit in hits} == set(TEXTS) - {"text 1", "text 2", "text 3"}
 
@@ -240,7 +240,7 @@ def test_a_read_only_index_leaves_the_folder_as_it_is(index: SearchIndex, folder
     index.add(TEXTS)
     before = sorted(path.name for path in folder.iterdir())
     with SearchIndex.open(folder, HashEncoder(), read_only=True) as reader:
-        assert reader.search("text 3", 1)[0][0].text == "text 3"
+        assert reader.search("text 3", 1)[0].text == "text 3"
         for write in (lambda: reader.add("x"), lambda: reader.delete("1"), reader.optimize):
             with pytest.raises(StoreError, match="read-only"):
                 write()
@@ -298,7 +298,7 @@ def test_a_check_and_a_first_search_keep_no_writer_waiting(
     with SearchIndex.open(folder, HashEncoder(), read_only=True) as other:
         monkeypatch.setattr(type(index._store), "reading", beside_a_writer)
         assert other.check() == []
-        (hits,) = other.search("text 3", 99)
+        hits = other.search("text 3", 99)
         monkeypatch.undo()
         assert len(turns) > 20
         assert {hit.id for hit in hits} == set(TEXTS)

@@ -107,14 +107,14 @@ class LikeADictionary(RuleBasedStateMachine):
         twin=st.booleans(),
     )
     def search(self, query: str, k: int | None, where: Any, least: float | None, twin: bool) -> None:
-        (hits,) = (self.other if twin else self.index).search(query, k, where=where, min_score=least)
+        hits = (self.other if twin else self.index).search(query, k, where=where, min_score=least)
         assert _agree(hits, self._expected(HashEncoder().encode_query([query])[0], where, least)[:k])
 
     @precondition(lambda self: self.documents)
     @rule(data=st.data(), where=_WHERE)
     def similar(self, data: st.DataObject, where: Any) -> None:
         name = data.draw(st.sampled_from([*self.documents]))
-        (hits,) = self.index.similar(name, 3, where=where)
+        hits = self.index.similar(name, 3, where=where)
         halves = HashEncoder().encode_query([self.documents[name].text])[0].astype(np.float16)
         expected = [found for found in self._expected(halves, where, None) if found[0].id != name][:3]
         assert _agree(hits, expected)

@@ -52,7 +52,7 @@ def test_a_text_without_a_direction_is_exported_and_comes_back(tmp_path: Path) -
     SearchIndex.from_export(tmp_path / "exported", tmp_path / "again").close()
     for name in ("index", "again"):
         with SearchIndex.open(tmp_path / name, OfFewWords()) as index:
-            assert [hit.score for hit in index.search("known")[0]] == pytest.approx([1, 0], abs=1e-3)
+            assert [hit.score for hit in index.search("known")] == pytest.approx([1, 0], abs=1e-3)
             assert index.check() == []
 
 
