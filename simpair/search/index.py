@@ -14,14 +14,14 @@ from simpair.errors import InputError
 from simpair.search.compatibility import check_encoder, load_recorded, make_canaries, record
 from simpair.search.finder import Finder, Hit
 from simpair.search.ingest import Upserted, add_blocks, progress_bar, upsert_blocks
-from simpair.store.audit import faults
-from simpair.store.database import damage
+from simpair.store.audit import find_damage
+from simpair.store.database import corrupt
 from simpair.store.documents import Block, Document, Given, check_strings, read_blocks
 from simpair.store.export import export_store, import_store
 from simpair.store.filters import Where, parse_where
 from simpair.store.records import IndexInfo, as_document
 from simpair.store.store import Store
-from simpair.vectors.cache import cache_faults
+from simpair.vectors.cache import find_damaged_caches
 from simpair.vectors.exact import parse_request
 
 __all__ = ["Document", "Given", "Hit", "IndexInfo", "Queries", "SearchIndex", "Upserted"]
@@ -274,7 +274,7 @@ class SearchIndex:
             rows = self._rows(check_strings(ids, "id"))
             documents = self._store.documents(rows)
         if missing := [row for row in rows if row not in documents]:
-            raise damage(self._store.folder, f"row {missing[0]} has a name and no document")
+            raise corrupt(self._store.folder, f"row {missing[0]} has a name and no document")
         found = [as_document(documents[row]) for row in rows]
         return found[0] if isinstance(ids, str) else found
 
@@ -299,7 +299,7 @@ class SearchIndex:
     def optimize(self) -> None:
         """Free the space of deleted documents and write the cache again; searches wait meanwhile."""
         self._store.compact()
-        self._finder.keep()
+        self._finder.save()
 
     def info(self) -> IndexInfo:
         """Return the facts about the index."""
@@ -313,7 +313,7 @@ class SearchIndex:
         Raises:
             StoreCorrupt: The database cannot be read at all.
         """
-        return [*faults(self._store), *cache_faults(self._store.folder)]
+        return [*find_damage(self._store), *find_damaged_caches(self._store.folder)]
 
     def export(self, folder: str | Path) -> int:
         """Write the index to a new folder for other programs and return the number of documents.

@@ -1,7 +1,4 @@
-"""Documents ⇄ rows of a database, which is the truth of an index.
-
-Knows no encoder and no search: a vector is a row of halves, metadata is the text of a JSON object.
-"""
+"""Blocks of documents ⇄ rows of the database of an index. The database is the source of truth; caches follow it."""
 
 from __future__ import annotations
 
@@ -36,11 +33,18 @@ __all__ = ["Batch", "Store", "Stored"]
 _DATABASE = "documents.sqlite"
 _PAGE = 1_000
 _NEW_DATABASES = f".{_DATABASE}.*.new*"
-"""What a crash in ``create`` leaves: the file that was to become the database, and its journal."""
+"""What a crash in ``create`` leaves: a database that was not yet in its place, and its journal."""
 
 
 class Batch(NamedTuple):
-    """N documents to store: their ids or None for the numbers of their rows, and (N, D) float16 vectors."""
+    """N documents to store.
+
+    Attributes:
+        ids: The N ids; None takes the row numbers.
+        texts: The N texts.
+        metadata: N JSON objects as text.
+        vectors: (N, D) float16.
+    """
 
     ids: Sequence[str] | None
     texts: Sequence[str]
@@ -56,7 +60,7 @@ class Stored(NamedTuple):
 
 
 class Store(Records):
-    """The documents of an index: any number of readers, one writer at a time, each batch all or nothing."""
+    """The documents of an index: any number of readers, one writer at a time, one transaction per batch."""
 
     def __init__(self, db: Database, *, read_only: bool) -> None:
         self.read_only = read_only
@@ -64,17 +68,17 @@ class Store(Records):
 
     @classmethod
     def open(cls, folder: Path, *, lock_timeout: float, read_only: bool = False) -> Store:
-        """Returns the store in ``folder``; waits up to ``lock_timeout`` seconds for other processes, here and later.
+        """Return the store in ``folder``; ``lock_timeout`` is the seconds to wait for other processes.
 
         Raises:
-            StoreNotFound: There is none.
+            StoreNotFound: The folder holds none.
             StoreVersion: It has another format.
             StoreCorrupt: It is damaged.
         """
         if not (folder / _DATABASE).is_file():
             raise StoreNotFound(
-                f"{folder} holds no search index; check the path, "
-                "or make one: simpair index create, or SearchIndex.create"
+                f"{folder} holds no search index; check the path, or create one: simpair index create, or "
+                "SearchIndex.create"
             )
         db = Database(folder / _DATABASE, mode="ro" if read_only else "rw", timeout=lock_timeout)
         try:
@@ -87,7 +91,7 @@ class Store(Records):
     def create(
         cls, folder: Path, encoder: RecordedEncoder, canaries: Iterable[Canary], *, lock_timeout: float
     ) -> Store:
-        """Returns a new store in ``folder``, which is made where it does not exist.
+        """Return a new store in ``folder``, which is made if it does not exist.
 
         Raises:
             StoreError: The folder holds an index or other files, or cannot be written.
@@ -106,35 +110,35 @@ class Store(Records):
         return cls.open(folder, lock_timeout=lock_timeout)
 
     def close(self) -> None:
-        """Lets go of the database; a second call does nothing."""
+        """Close the database; closing again does nothing."""
         self.db.close()
 
     def check_usable(self) -> None:
-        """Raises StoreError after ``close``, or in a fork of the process that opened the index."""
+        """Raise StoreError after ``close``, or in a fork of the process that opened the index."""
         self.db.check_usable()
 
     def reading(self) -> AbstractContextManager[None]:
-        """Holds one state of the index for everything read inside; keep it short, writers wait for its end."""
+        """Hold one state of the index for all reads inside. Keep it short: writers wait for its end."""
         return self.db.reading()
 
     @property
     def lock_timeout(self) -> float:
-        """Seconds to wait for other processes."""
+        """The seconds to wait for other processes."""
         return self.db.timeout
 
-    def write_lock(self, timeout: float | None = None) -> AbstractContextManager[None]:
-        """Makes this process the one writer of the folder; None waits as long as everything else does."""
-        return write_lock(self.folder, self.db.timeout if timeout is None else timeout)
+    def write_lock(self) -> AbstractContextManager[None]:
+        """Hold the lock that makes this process the only writer."""
+        return write_lock(self.folder, self.db.timeout)
 
     def add(self, batch: Batch, *, replace: bool = False) -> Stored:
-        """Stores N documents in one transaction.
+        """Store N documents in one transaction.
 
         Args:
             batch: The documents.
-            replace: Whether documents that have these ids go.
+            replace: Delete the stored documents with these ids.
 
         Raises:
-            InputError: An id comes twice or, unless it replaces, is stored already; nothing is written.
+            InputError: An id is given twice or, unless it replaces, is stored already; nothing is written.
             StoreLocked: Another process is writing.
         """
         self._check_writable()
@@ -156,7 +160,7 @@ class Store(Records):
         return Stored(names, range(first, first + len(names)))
 
     def delete(self, ids: Iterable[str]) -> int:
-        """Removes the documents of these ids in one transaction and returns how many there were."""
+        """Delete the documents with these ids in one transaction and return how many there were."""
         self._check_writable()
         with self.db.writing():
             count = self._remove(ids)
@@ -186,13 +190,13 @@ class Store(Records):
         return IndexInfo(documents, encoder.dimension, encoder.source, encoder.fingerprint, FORMAT, size)
 
     def reserve(self, last_row: int) -> None:
-        """Makes rows, and so the ids of documents without one, count on from ``last_row``."""
+        """Number the next row, and so the next document without an id, ``last_row + 1``."""
         with self.db.writing():
             reserve_rows(self.db, last_row)
             next_generation(self.db)
 
     def compact(self) -> None:
-        """Gives the room of deleted documents back, and forgets what earlier states held."""
+        """Free the space of deleted documents, and forget the earlier generations."""
         self._check_writable()
         with self.db.writing():
             next_generation(self.db)
@@ -205,10 +209,13 @@ class Store(Records):
         if self.read_only:
             raise StoreError(f"{self.folder} was opened read-only; open it without read_only to write")
 
-    # What follows is called inside a transaction. The fields of what is removed stay until ``compact``: their row
-    # numbers never come back, and nobody finds a row that is not there.
+    # Call the following methods inside a transaction.
 
     def _remove(self, ids: Iterable[str]) -> int:
+        """Delete documents and return how many there were.
+
+        Their fields stay until ``compact``: row numbers are not used again, so these fields match no document.
+        """
         found = self.find(ids)
         rows = [(name.row,) for name in found.values()]
         state = self.generation().number + 1
@@ -248,7 +255,8 @@ def _refuse_occupied(folder: Path) -> None:
     names = {path.name for path in folder.iterdir() if not path.match(_NEW_DATABASES)} - LOCK_FILES
     if _DATABASE in names:
         raise StoreError(
-            f"{folder} holds an index already; add to it (simpair index add, or SearchIndex.open) or choose another"
+            f"{folder} holds an index already; add to it (simpair index add, or SearchIndex.open), or choose another "
+            "folder"
         )
     if names:
-        raise StoreError(f"{folder} holds other files ({min(names)}); an index needs a folder of its own")
+        raise StoreError(f"{folder} holds other files ({min(names)}); choose an empty folder for an index")

@@ -40,7 +40,7 @@ def test_canaries_tell_of_an_encoder_that_gives_other_vectors(index: SearchIndex
     for share, dtype in ((0.02, "float32"), (0.15, "int8")):
         SearchIndex.open(folder, Drifted(share, dtype, role)).close()
     for share, dtype in ((0.2, "float32"), (0.2, "bfloat16"), (0.5, "int8")):
-        with pytest.raises(EncoderMismatch, match=f"as a {role} comes back with cosine"):
+        with pytest.raises(EncoderMismatch, match=f"as a {role} has cosine"):
             SearchIndex.open(folder, Drifted(share, dtype, role))
 
 

@@ -245,7 +245,14 @@ def test_another_encoder_is_refused_with_both_names_and_advice(index: SearchInde
     for other in (HashEncoder("beef" * 16, "org/other@1"), HashEncoder(width=8)):
         with pytest.raises(EncoderMismatch) as refused:
             SearchIndex.open(folder, other)
-        for part in ("/models/hash", "cafecafe", "16 wide", str(other.source), other.fingerprint[:8], "create a new"):
+        for part in (
+            "/models/hash",
+            "cafecafe",
+            "dimension 16",
+            str(other.source),
+            other.fingerprint[:8],
+            "create a new",
+        ):
             assert part in str(refused.value)
     moved = HashEncoder(source="/elsewhere")
     with SearchIndex.open(folder, moved) as same_vectors:
@@ -311,7 +318,9 @@ def test_a_damaged_cache_is_reported_and_rebuilt_with_the_same_hits(
         for _ in range(2):
             with opened(folder) as again:
                 assert again.search(TEXTS, 3) == before
-        assert ["built anew" in record.message for record in caplog.records] == [True]  # the second found a sound one
+        assert ["rebuilding it" in record.message for record in caplog.records] == [
+            True
+        ]  # the second found a sound one
         assert path.read_bytes() == sound
 
 

@@ -190,7 +190,7 @@ def test_compacting_at_any_moment_of_a_search_is_no_damage(
 ) -> None:
     index.add(TEXTS, ids=TEXTS)
     search, scans = ExactIndex.nearest, []
-    present, compacted = Finder._present, []
+    present, compacted = Finder._current, []
 
     def beside_a_writer(exact: ExactIndex, *arguments: Any, **options: Any) -> Any:
         found = search(exact, *arguments, **options)
@@ -209,7 +209,7 @@ def test_compacting_at_any_moment_of_a_search_is_no_damage(
         return found
 
     monkeypatch.setattr(ExactIndex, "nearest", beside_a_writer)
-    monkeypatch.setattr(Finder, "_present", then_compacted)
+    monkeypatch.setattr(Finder, "_current", then_compacted)
     hits = index.search("text 7", 30)
     assert compacted == [1]
     assert {hit.id for hit in hits} == set(TEXTS) - {"text 1", "text 2", "text 3"}

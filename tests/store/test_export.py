@@ -125,7 +125,7 @@ def test_an_export_that_is_not_as_it_was_written_makes_no_index(index: SearchInd
     with pytest.raises(StoreNotFound):
         SearchIndex.from_export(tmp_path / "nowhere", tmp_path / "made")
     for target in (sound, index):
-        with pytest.raises(InputError, match="is there already"):
+        with pytest.raises(InputError, match="exists already"):
             index.export(sound) if target is sound else SearchIndex.from_export(sound, index._store.folder)
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
 

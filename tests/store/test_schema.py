@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from simpair.errors import StoreCorrupt, StoreError, StoreVersion
-from simpair.store.audit import faults
+from simpair.store.audit import find_damage
 from simpair.store.store import Batch, Store
 from tests.store.test_store import CANARY, ENCODER, add, folder, read_all, run_sql, store, vectors_of
 
@@ -112,9 +112,9 @@ def test_a_newer_format_is_refused_before_anything_else_is_read(store: Store, fo
 )
 def test_a_check_finds_whatever_is_not_as_it_was_written(store: Store, folder: Path, statement: str) -> None:
     store.add(Batch(None, ["a", "b", "c"], ['{"n": 7}'] * 3, vectors_of(3)))
-    assert list(faults(store)) == []
+    assert list(find_damage(store)) == []
     run_sql(folder, statement)
-    assert any("row 2 " in fault for fault in faults(store))
+    assert any("row 2 " in problem for problem in find_damage(store))
 
 
 def test_an_older_format_is_refused_with_the_command_that_builds_it_again(folder: Path) -> None:

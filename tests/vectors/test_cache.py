@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from simpair.vectors import cache
-from simpair.vectors.cache import Cached, cache_faults, cached_states, load_cache, save_cache
+from simpair.vectors.cache import Cached, cached_states, find_damaged_caches, load_cache, save_cache
 from simpair.vectors.exact import ExactIndex
 from tests.vectors.test_exact import same, unit_vectors
 
@@ -83,7 +83,7 @@ def test_a_flipped_bit_is_found_by_the_digest_alone(tmp_path: Path, caplog: pyte
     with caplog.at_level(logging.WARNING, "simpair"):
         assert load(tmp_path) is None
     assert path.name in caplog.text
-    assert cache_faults(tmp_path) == [f"{path.name} is damaged"]
+    assert find_damaged_caches(tmp_path) == [f"{path.name} is damaged"]
     # The control: FAISS itself takes the damaged file without a word.
     assert faiss.read_index(str(path)).ntotal == 100
 
@@ -92,14 +92,14 @@ def test_a_file_that_is_replaced_while_it_is_read_is_no_damage(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index = saved(tmp_path)
-    sealed = cache._sealed
+    expected = cache._expected_record
 
-    def beside_a_writer(path: Path, longest: float) -> str:
-        monkeypatch.setattr(cache, "_sealed", sealed)
+    def beside_a_writer(path: Path, max_norm: float) -> str:
+        monkeypatch.setattr(cache, "_expected_record", expected)
         save_cache(Cached(3, NAME, index), tmp_path)  # the same state once more, so under the same name
-        return sealed(path, longest)
+        return expected(path, max_norm)
 
-    monkeypatch.setattr(cache, "_sealed", beside_a_writer)
+    monkeypatch.setattr(cache, "_expected_record", beside_a_writer)
     with caplog.at_level("WARNING", "simpair"):
         assert load(tmp_path) is None
     assert not caplog.records
@@ -112,9 +112,9 @@ def test_a_file_that_goes_between_its_digest_and_its_opening_is_no_damage(
     saved(tmp_path)
     read = ExactIndex.read
 
-    def gone(path: Path, *, longest: float) -> ExactIndex:
+    def gone(path: Path, *, max_norm: float) -> ExactIndex:
         path.unlink()
-        return read(path, longest=longest)
+        return read(path, max_norm=max_norm)
 
     monkeypatch.setattr(ExactIndex, "read", gone)
     with caplog.at_level("WARNING", "simpair"):
@@ -137,7 +137,7 @@ def test_a_copied_folder_is_not_trusted_though_every_byte_agrees(tmp_path: Path)
     shutil.copytree(here, copy)
     assert load(copy) is None
     assert load(here) is not None
-    assert cache_faults(copy) == cache_faults(here) == [], "it is no fault of a copy to be one"
+    assert find_damaged_caches(copy) == find_damaged_caches(here) == [], "it is no fault of a copy to be one"
 
 
 def test_a_file_that_faiss_cannot_read_is_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,4 +175,4 @@ def test_a_folder_that_cannot_be_looked_through_has_no_cache(tmp_path: Path, mon
     monkeypatch.setattr(Path, "glob", refused)
     assert load(tmp_path) is None
     assert cached_states(tmp_path) == []
-    assert "Input/output error" in cache_faults(tmp_path)[0]
+    assert "Input/output error" in find_damaged_caches(tmp_path)[0]
