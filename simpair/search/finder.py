@@ -112,7 +112,7 @@ class Finder:
         """Write a cache of the current state for the next process."""
         snapshot, _ = self._current(None)
         if snapshot.generation[:2] not in cached_states(self._store.folder):
-            self._snapshot = save_snapshot(snapshot, self._store, lock_timeout=self._store.lock_timeout)
+            self._snapshot = save_snapshot(snapshot, self._store, lock_timeout=self._store.db.timeout)
 
 
 def _hit(document: Document, score: float) -> Hit:

@@ -374,7 +374,7 @@ class SearchIndex:
 
     def _encode(self, texts: list[str], role: Literal["query", "document"]) -> NDArray[np.float32]:
         """Return the embeddings (N, D) of N texts; their dimension and values are checked when they are used."""
-        self._store.check_usable()
+        self._store.db.check_usable()
         if not texts:
             return np.empty((0, self._store.encoder.dimension), np.float32)
         encoder = self.encoder

@@ -13,7 +13,7 @@ from simpair.errors import InputError
 from simpair.store.documents import Block, Document
 from simpair.store.records import StoredName
 from simpair.store.schema import content_digest
-from simpair.store.store import Batch, Store
+from simpair.store.store import Store
 from simpair.vectors.exact import as_matrix
 
 __all__ = ["Upserted", "add_blocks", "progress_bar", "upsert_blocks"]
@@ -45,7 +45,7 @@ def add_blocks(store: Store, encode: Encode, blocks: Iterable[Block]) -> Iterato
         with store.reading():  # before the encoding, which takes long
             store.assign_ids(ids, sum(len(block.texts) for block in part))
         for block in part:
-            yield list(store.add(_encoded(store, encode, block)).ids)
+            yield list(store.add(block, _vectors(store, encode, block)).ids)
 
 
 def upsert_blocks(store: Store, encode: Encode, blocks: Iterable[Block]) -> Iterator[Upserted]:
@@ -85,7 +85,7 @@ def _upsert(store: Store, encode: Encode, block: Block, seen: _Rows) -> Upserted
     seen.add(stored.row for stored in found.values())
     if changed:
         part = block.take([rows[name] for name in changed])
-        seen.add(store.add(_encoded(store, encode, part), replace=True).rows)
+        seen.add(store.add(part, _vectors(store, encode, part), replace=True).rows)
     return Upserted(len(changed) - len(replaced), len(replaced), len(block.texts) - len(changed))
 
 
@@ -147,12 +147,11 @@ def _duplicate(name: str) -> InputError:
     return InputError(f"the id {name!r} is given twice for documents that differ; give every document its own id")
 
 
-def _encoded(store: Store, encode: Encode, block: Block) -> Batch:
-    """Return the block with its vectors, which the encoder makes if none were given."""
-    vectors = block.vectors
-    if vectors is None:
-        vectors = as_matrix(encode(list(block.texts)), np.float16, dimension=store.encoder.dimension)
-    return Batch(block.ids, block.texts, block.metadata, vectors)
+def _vectors(store: Store, encode: Encode, block: Block) -> NDArray[np.float16]:
+    """Return the given vectors of a block, or those that the encoder makes."""
+    if block.vectors is not None:
+        return block.vectors
+    return as_matrix(encode(list(block.texts)), np.float16, dimension=store.encoder.dimension)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from simpair.errors import StoreCorrupt
@@ -12,85 +12,70 @@ from simpair.store.store import Store
 __all__ = ["find_damage"]
 
 _PAGE = 1_000
+_DOCUMENTS = "SELECT row FROM documents"
 _FIELD = "SELECT name, row, place, value FROM fields WHERE name = ? AND row = ? AND place = ?"
+_VECTORS = "SELECT v.row, d.row FROM vectors v LEFT JOIN documents d ON d.row = v.row"
+_NAMES = "SELECT n.id, n.row, d.id FROM names n LEFT JOIN documents d ON d.row = n.row"
+_FIELDS = "SELECT f.name, f.row, f.place, f.value, d.metadata FROM fields f LEFT JOIN documents d ON d.row = f.row"
 
-_Key = tuple[Any, ...]
-"""The key of the last row of a page."""
 
-
-def find_damage(store: Store) -> Iterator[str]:
-    """Yield a line for each difference from what was written; nothing if the database is intact.
+def find_damage(store: Store) -> list[str]:
+    """Return a line for each difference from what was written; an empty list if the database is intact.
 
     Every checksum is verified and the tables are compared with each other. SQLite's own check is one transaction.
     """
     with store.reading():
         last_row = store.generation().last_row  # rows added later are not checked, so that the check ends
-        yield from store.db.find_damage()
-    for check in (_check_documents, _check_vectors, _check_names, _check_fields):
-        after: _Key | None = None
-        while True:
-            with store.reading():
-                problems, after = check(store, after)
-            yield from problems
-            if after is None or (check in (_check_documents, _check_vectors) and after[0] >= last_row):
-                break
+        problems = store.db.find_damage()
+    for (row,) in _rows(store, _DOCUMENTS, ["row"], last_row):
+        problems += _check_document(store, row)
+    for row, document in _rows(store, _VECTORS, ["v.row"], last_row):
+        problems += [f"row {row} of vectors has no document"] if document is None else []
+    for name, row, other in _rows(store, _NAMES, ["n.id"]):
+        if name != other:
+            problems.append(f"row {row} is named {name!r}, but its document has the id {other!r}")
+    for *field, metadata in _rows(store, _FIELDS, ["f.name", "f.row", "f.place"]):
+        problems += _check_field(field, metadata)
+    return problems
 
 
-def _check_documents(store: Store, after: _Key | None) -> tuple[list[str], _Key | None]:
-    """Check that each document has its name, its vector and its fields."""
-    sql = "SELECT row FROM documents WHERE row > ? ORDER BY row LIMIT ?"
-    rows = [row for (row,) in store.db.rows(sql, (*(after or (0,)), _PAGE))]
-    problems = []
-    for row in rows:
-        try:
-            (document,) = store.documents([row]).values()
-            store.vectors_of([row])
-            for field in field_rows(row, document.metadata):
-                if _typed(store.db.one(_FIELD, field[:3])) != _typed(field):
-                    problems.append(f"row {row} lacks the field {field[0]!r} of its metadata")
-        except StoreCorrupt as error:
-            problems.append(str(error))
-        except ValueError as error:
-            problems.append(f"the metadata of row {row} is not JSON ({error})")
-    return problems, (rows[-1],) if rows else None
+def _rows(store: Store, sql: str, key: Sequence[str], last_row: int | None = None) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows of a query, ordered by its first columns ``key``, each page inside its own transaction."""
+    columns, after = ", ".join(key), ()
+    while True:
+        condition = f"WHERE ({columns}) > ({', '.join('?' * len(key))})" if after else ""
+        with store.reading():
+            page = list(store.db.rows(f"{sql} {condition} ORDER BY {columns} LIMIT ?", (*after, _PAGE)))
+            yield from page
+        if not page or (last_row is not None and page[-1][0] >= last_row):
+            return
+        after = page[-1][: len(key)]
 
 
-def _check_vectors(store: Store, after: _Key | None) -> tuple[list[str], _Key | None]:
-    """Check that each vector has a document."""
-    sql = "SELECT v.row, d.row FROM vectors v LEFT JOIN documents d ON d.row = v.row"
-    sql += " WHERE v.row > ? ORDER BY v.row LIMIT ?"
-    rows = list(store.db.rows(sql, (*(after or (-(1 << 63),)), _PAGE)))
-    problems = [f"row {row} of vectors has no document" for row, document in rows if document is None]
-    return problems, rows[-1][:1] if rows else None
+def _check_document(store: Store, row: int) -> list[str]:
+    """Check that a document has its name, its vector and its fields."""
+    try:
+        (document,) = store.documents([row]).values()
+        store.vectors_of([row])
+        return [
+            f"row {row} lacks the field {field[0]!r} of its metadata"
+            for field in field_rows(row, document.metadata)
+            if _typed(store.db.one(_FIELD, field[:3])) != _typed(field)
+        ]
+    except StoreCorrupt as error:
+        return [str(error)]
+    except ValueError as error:
+        return [f"the metadata of row {row} is not JSON ({error})"]
 
 
-def _check_names(store: Store, after: _Key | None) -> tuple[list[str], _Key | None]:
-    """Check that each name has a document with that id."""
-    sql = "SELECT n.id, n.row, d.id FROM names n LEFT JOIN documents d ON d.row = n.row"
-    condition = "" if after is None else " WHERE n.id > ?"
-    rows = list(store.db.rows(f"{sql}{condition} ORDER BY n.id LIMIT ?", (*(after or ()), _PAGE)))
-    problems = [
-        f"row {row} is named {name!r}, but its document has the id {other!r}"
-        for name, row, other in rows
-        if name != other
-    ]
-    return problems, rows[-1][:1] if rows else None
-
-
-def _check_fields(store: Store, after: _Key | None) -> tuple[list[str], _Key | None]:
-    """Check that each field of a stored document is in its metadata."""
-    sql = "SELECT f.name, f.row, f.place, f.value, d.metadata FROM fields f LEFT JOIN documents d ON d.row = f.row"
-    condition = "" if after is None else " WHERE (f.name, f.row, f.place) > (?, ?, ?)"
-    order = " ORDER BY f.name, f.row, f.place LIMIT ?"
-    rows = list(store.db.rows(sql + condition + order, (*(after or ()), _PAGE)))
-    problems = []
-    for *field, metadata in rows:
-        try:
-            known = metadata is None or _typed(field) in map(_typed, field_rows(field[1], metadata))
-        except ValueError:
-            continue  # reported by _check_documents
-        problems += [] if known else [f"row {field[1]} has a field {field[0]!r} that is not in its metadata"]
-    return problems, tuple(rows[-1][:3]) if rows else None
+def _check_field(field: Sequence[Any], metadata: str | None) -> list[str]:
+    """Check that a field of a stored document is in its metadata."""
+    name, row, *_ = field
+    try:
+        known = metadata is None or _typed(field) in map(_typed, field_rows(row, metadata))
+    except ValueError:
+        return []  # reported with the document
+    return [] if known else [f"row {row} has a field {name!r} that is not in its metadata"]
 
 
 def _typed(field: Any) -> list[tuple[type, Any]]:

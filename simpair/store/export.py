@@ -25,7 +25,7 @@ from simpair.files.safetensors_header import embeddings_header, embeddings_offse
 from simpair.files.texts import lone_surrogate
 from simpair.store.documents import Document, read_blocks
 from simpair.store.records import Canary, RecordedEncoder
-from simpair.store.store import Batch, Store
+from simpair.store.store import Store
 from simpair.vectors.exact import as_matrix
 
 __all__ = ["export_store", "import_store"]
@@ -105,9 +105,9 @@ def import_store(source: Path, folder: Path, *, lock_timeout: float) -> int:
         try:
             store.reserve(facts.last_row)  # so that no row number becomes the id of another document
             with parquet.ParquetFile(source / _DOCUMENTS) as documents:
-                for ids, texts, metadata, _ in read_blocks(_rows(documents), dimension=dimension, unit_norm=False):
-                    part = as_matrix(vectors[added : added + len(texts)], np.float16, first=added)
-                    added += len(store.add(Batch(ids, texts, metadata, part)).ids)
+                for block in read_blocks(_rows(documents), dimension=dimension, unit_norm=False):
+                    part = as_matrix(vectors[added : added + len(block.texts)], np.float16, first=added)
+                    added += len(store.add(block, part).ids)
         except (KeyError, TypeError, ValueError) as error:  # InputError is a ValueError
             raise StoreCorrupt(f"{source} differs from what was exported ({error}); export the index again") from error
         finally:

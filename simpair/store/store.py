@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from simpair.errors import InputError, StoreError, StoreNotFound
 from simpair.files.disk import replacing
 from simpair.store.database import Database
+from simpair.store.documents import Block
 from simpair.store.locks import LOCK_FILES, write_lock
 from simpair.store.records import Canary, IndexInfo, RecordedEncoder, Records, StoredDocument
 from simpair.store.schema import (
@@ -28,28 +29,12 @@ from simpair.store.schema import (
     vector_digest,
 )
 
-__all__ = ["Batch", "Store", "Stored"]
+__all__ = ["Store", "Stored"]
 
 _DATABASE = "documents.sqlite"
 _PAGE = 1_000
 _NEW_DATABASES = f".{_DATABASE}.*.new*"
 """What a crash in ``create`` leaves: a database that was not yet in its place, and its journal."""
-
-
-class Batch(NamedTuple):
-    """N documents to store.
-
-    Attributes:
-        ids: The N ids; None takes the row numbers.
-        texts: The N texts.
-        metadata: N JSON objects as text.
-        vectors: (N, D) float16.
-    """
-
-    ids: Sequence[str] | None
-    texts: Sequence[str]
-    metadata: Sequence[str]
-    vectors: NDArray[np.float16]
 
 
 class Stored(NamedTuple):
@@ -113,28 +98,20 @@ class Store(Records):
         """Close the database; closing again does nothing."""
         self.db.close()
 
-    def check_usable(self) -> None:
-        """Raise StoreError after ``close``, or in a fork of the process that opened the index."""
-        self.db.check_usable()
-
     def reading(self) -> AbstractContextManager[None]:
         """Hold one state of the index for all reads inside. Keep it short: writers wait for its end."""
         return self.db.reading()
-
-    @property
-    def lock_timeout(self) -> float:
-        """The seconds to wait for other processes."""
-        return self.db.timeout
 
     def write_lock(self) -> AbstractContextManager[None]:
         """Hold the lock that makes this process the only writer."""
         return write_lock(self.folder, self.db.timeout)
 
-    def add(self, batch: Batch, *, replace: bool = False) -> Stored:
+    def add(self, block: Block, vectors: NDArray[np.float16], *, replace: bool = False) -> Stored:
         """Store N documents in one transaction.
 
         Args:
-            batch: The documents.
+            block: The documents.
+            vectors: Their vectors (N, D).
             replace: Delete the stored documents with these ids.
 
         Raises:
@@ -142,18 +119,18 @@ class Store(Records):
             StoreLocked: Another process is writing.
         """
         self._check_writable()
-        blobs = [vector.tobytes() for vector in batch.vectors.astype("<f2", copy=False)]
+        blobs = [vector.tobytes() for vector in vectors.astype("<f2", copy=False)]
         with self.db.writing():
-            names = self.assign_ids(batch.ids, len(batch.texts), replace=replace)
+            names = self.assign_ids(block.ids, len(block.texts), replace=replace)
             if replace:
                 self._remove(names)
             first = self._next_row()
-            documents = list(zip(range(first, first + len(names)), names, batch.texts, batch.metadata, strict=True))
+            documents = list(zip(range(first, first + len(names)), names, block.texts, block.metadata, strict=True))
             self.db.run_many("INSERT INTO documents VALUES (?, ?, ?, ?)", documents)
             digests = ((name, row, content_digest(name, *rest)) for row, name, *rest in documents)
             self.db.run_many("INSERT INTO names VALUES (?, ?, ?)", digests)
-            vectors = ((row, blob, vector_digest(row, blob)) for row, blob in enumerate(blobs, first))
-            self.db.run_many("INSERT INTO vectors VALUES (?, ?, ?)", vectors)
+            checked = ((row, blob, vector_digest(row, blob)) for row, blob in enumerate(blobs, first))
+            self.db.run_many("INSERT INTO vectors VALUES (?, ?, ?)", checked)
             fields = chain.from_iterable(field_rows(row, metadata) for row, _, _, metadata in documents)
             self.db.run_many("INSERT INTO fields VALUES (?, ?, ?, ?)", fields)
             next_generation(self.db)

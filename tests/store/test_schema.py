@@ -9,7 +9,8 @@ import pytest
 
 from simpair.errors import StoreCorrupt, StoreError, StoreVersion
 from simpair.store.audit import find_damage
-from simpair.store.store import Batch, Store
+from simpair.store.documents import Block
+from simpair.store.store import Store
 from tests.store.test_store import CANARY, ENCODER, add, folder, read_all, run_sql, store, vectors_of
 
 __all__ = ["folder", "store"]
@@ -111,8 +112,8 @@ def test_a_newer_format_is_refused_before_anything_else_is_read(store: Store, fo
     ],
 )
 def test_a_check_finds_whatever_is_not_as_it_was_written(store: Store, folder: Path, statement: str) -> None:
-    store.add(Batch(None, ["a", "b", "c"], ['{"n": 7}'] * 3, vectors_of(3)))
-    assert list(find_damage(store)) == []
+    store.add(Block(None, ["a", "b", "c"], ['{"n": 7}'] * 3, None), vectors_of(3))
+    assert find_damage(store) == []
     run_sql(folder, statement)
     assert any("row 2 " in problem for problem in find_damage(store))
 

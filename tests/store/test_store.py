@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 
 from simpair.errors import InputError, StoreError, StoreLocked, StoreNotFound
 from simpair.store.audit import find_damage
+from simpair.store.documents import Block
 from simpair.store.records import Canary, Generation, RecordedEncoder, StoredDocument
-from simpair.store.store import Batch, Store
+from simpair.store.store import Store
 
 ENCODER = RecordedEncoder("f00d", "some/model@0123", 4, "int8", {"weights": "ab"})
 CANARY = Canary("query", "a canary 🐤", np.array([1, 0, 0, 0.5], np.float32))
@@ -34,7 +35,7 @@ def vectors_of(count: int) -> NDArray[np.float16]:
 
 
 def add(store: Store, *texts: str, ids: list[str] | None = None) -> list[str]:
-    return list(store.add(Batch(ids, texts, ["{}"] * len(texts), vectors_of(len(texts)))).ids)
+    return list(store.add(Block(ids, texts, ["{}"] * len(texts), None), vectors_of(len(texts))).ids)
 
 
 def texts_in(store: Store) -> list[str]:
@@ -73,7 +74,7 @@ def store(folder: Path) -> Iterator[Store]:
 
 
 def test_a_document_comes_back_as_it_was_after_reopening(store: Store, folder: Path) -> None:
-    store.add(Batch(["né\0"], ["你好\0world 🙂"], ['{"a": [1]}'], vectors_of(1)))
+    store.add(Block(["né\0"], ["你好\0world 🙂"], ['{"a": [1]}'], None), vectors_of(1))
     store.close()
     again = Store.open(folder, lock_timeout=0.05)
     assert again.encoder == ENCODER
@@ -201,7 +202,7 @@ def test_a_reader_goes_on_while_a_large_batch_is_being_written(store: Store, fol
             seen.append(texts_in(other))  # 8 MB are inserted and not committed
 
     texts = Watched(["x" * 8192] * 1000)
-    store.add(Batch(None, texts, ["{}"] * 1000, vectors_of(1000)))
+    store.add(Block(None, texts, ["{}"] * 1000, None), vectors_of(1000))
     assert seen == [[]]
     assert len(texts_in(other)) == 1000
     other.close()
@@ -210,10 +211,11 @@ def test_a_reader_goes_on_while_a_large_batch_is_being_written(store: Store, fol
 WRITES_FOREVER = """
     import sys, numpy as np
     from pathlib import Path
-    from simpair.store.store import Batch, Store
+    from simpair.store.documents import Block
+    from simpair.store.store import Store
     store = Store.open(Path(sys.argv[1]), lock_timeout=5)
     while True:
-        stored = store.add(Batch(None, ["text " * 400] * 20, ["{}"] * 20, np.ones((20, 4), np.float16)))
+        stored = store.add(Block(None, ["text " * 400] * 20, ["{}"] * 20, None), np.ones((20, 4), np.float16))
         print(stored.ids[-1], flush=True)
 """
 
@@ -318,7 +320,7 @@ def test_what_was_removed_is_told_since_any_state_and_forgotten_by_compacting(st
     before = generation_of(store)
     store.delete(["c", "a"])
     middle = generation_of(store)
-    store.add(Batch(["b"], ["new b"], ["{}"], vectors_of(1)), replace=True)
+    store.add(Block(["b"], ["new b"], ["{}"], None), vectors_of(1), replace=True)
     with store.reading():
         assert store.removed(since=before.number).tolist() == [1, 2, 3]
         assert store.removed(since=middle.number).tolist() == [2]
