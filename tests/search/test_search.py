@@ -1,4 +1,4 @@
-"""search.py: the hits are those of brute force over what was added, now, after reopening, and in every process."""
+"""index.py: the hits are those of brute force over the documents, now, after reopening, and in other processes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.hash_encoder import HashEncoder
 
 
 class BrokenEncoder(HashEncoder):
-    """Gives whatever it is told to."""
+    """Return fixed vectors for two texts."""
 
     def __init__(self, vectors: NDArray[Any]) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ TEXTS = [f"text {number}" for number in range(30)]
 
 
 def brute_force(documents: dict[str, str], query: str, k: int) -> list[tuple[str, str, float]]:
-    """The k best of ``documents`` (id → text, in the order of adding) by float64 inner product of the halves."""
+    """Return the k best of ``documents`` (id → text, in order) by float64 inner product of the float16 vectors."""
     if not documents:
         return []
     encoder = HashEncoder()
@@ -75,7 +75,7 @@ def opened(folder: Path) -> SearchIndex:
     return SearchIndex.open(folder, HashEncoder(), lock_timeout=0.05)
 
 
-def test_a_text_finds_itself_with_what_was_stored_beside_it(index: SearchIndex) -> None:
+def test_a_text_finds_itself_with_its_id_and_metadata(index: SearchIndex) -> None:
     facts = [{"n": number, "名": ["é", None, 1.5, {"deep": True}]} for number in range(30)]
     ids = index.add(TEXTS, ids=[f"id {number}" for number in range(30)], metadata=facts)
     hits = index.search(TEXTS, k=1)
@@ -105,7 +105,7 @@ def test_unicode_and_nul_round_trip(index: SearchIndex, folder: Path) -> None:
             assert (hit.id, hit.text, hit.metadata) == (text, text, {"text": text, "\ud800": "alone"})
 
 
-def test_other_objects_on_the_folder_see_every_write(index: SearchIndex, folder: Path) -> None:
+def test_every_object_on_the_folder_sees_every_write(index: SearchIndex, folder: Path) -> None:
     with opened(folder) as reader:
         assert reader.search("new") == []
         index.add(TEXTS)
@@ -132,7 +132,7 @@ def test_k_below_one_is_refused(index: SearchIndex) -> None:
         index.search([], 0)
 
 
-def test_a_string_and_a_generator_are_texts_too(index: SearchIndex) -> None:
+def test_a_string_and_a_generator_can_be_added(index: SearchIndex) -> None:
     assert index.add(text for text in TEXTS[:2]) == ["1", "2"]
     assert index.add("one string is one text") == ["3"]
 
@@ -179,7 +179,7 @@ def test_a_progress_bar_counts_documents_and_knows_the_total_of_a_list(
     assert "/10" not in stream
 
 
-def test_nothing_in_nothing_out(index: SearchIndex) -> None:
+def test_no_input_gives_no_output(index: SearchIndex) -> None:
     assert index.search("a") == []
     assert index.search(["a", "b"]) == [[], []]
     assert index.search([]) == []
@@ -188,13 +188,13 @@ def test_nothing_in_nothing_out(index: SearchIndex) -> None:
     assert len(index) == 0
 
 
-def test_equal_texts_come_in_the_order_of_adding(index: SearchIndex) -> None:
+def test_hits_of_equal_texts_are_in_the_order_of_adding(index: SearchIndex) -> None:
     index.add(["same"] * 20 + ["other"] + ["same"] * 20)
     assert [hit.id for hit in index.search("same", 7)] == [str(number) for number in range(1, 8)]
 
 
 @pytest.mark.parametrize("text", ["", " \n\t\u3000", "lone \ud800", None, 3, b"bytes"])
-def test_an_unusable_text_is_refused_with_its_position_and_nothing_is_written(index: SearchIndex, text: Any) -> None:
+def test_an_invalid_text_is_refused_with_its_position_and_nothing_is_written(index: SearchIndex, text: Any) -> None:
     with pytest.raises(InputError, match="text 1 is"):
         index.add(["good", text])
     with pytest.raises(InputError, match="query 1 is"):
@@ -209,13 +209,13 @@ def test_an_unusable_text_is_refused_with_its_position_and_nothing_is_written(in
     [{"x": float("nan")}, {"x": float("inf")}, {"x": {1}}, {1: "x"}, {"x": (1,)}, ["x"], None, ENDLESS],
     ids=["nan", "infinity", "set", "number key", "tuple", "list", "none", "contains itself"],
 )
-def test_metadata_that_json_would_not_give_back_is_refused(index: SearchIndex, metadata: Any) -> None:
+def test_metadata_that_would_change_in_json_is_refused(index: SearchIndex, metadata: Any) -> None:
     with pytest.raises(InputError, match="metadata 1 "):
         index.add(["a", "b"], metadata=[{}, metadata])
     assert len(index) == 0
 
 
-def test_one_id_and_one_dictionary_are_needed_for_each_text(index: SearchIndex) -> None:
+def test_each_text_needs_one_id_and_one_dictionary(index: SearchIndex) -> None:
     with pytest.raises(InputError, match="2 texts came with 1 ids"):
         index.add(["a", "b"], ids=["1"])
     with pytest.raises(InputError, match="2 texts came with 3 metadata"):
@@ -232,17 +232,17 @@ def test_a_taken_id_is_refused_before_anything_is_encoded(index: SearchIndex, fo
 @pytest.mark.parametrize(
     "vectors",
     [np.full((2, 16), np.nan), np.full((2, 16), 1e6), np.ones((2, 15)), np.ones((1, 16)), np.ones((2, 16), int)],
-    ids=["nan", "too large for half precision", "narrow", "too few", "integers"],
+    ids=["nan", "too large for float16", "another dimension", "too few", "integers"],
 )
-def test_an_encoder_that_gives_unusable_vectors_writes_nothing(index: SearchIndex, folder: Path, vectors: Any) -> None:
+def test_an_encoder_with_invalid_embeddings_writes_nothing(index: SearchIndex, folder: Path, vectors: Any) -> None:
     with SearchIndex.open(folder, BrokenEncoder(vectors)) as broken, pytest.raises(InputError):
         broken.add(["a", "b"])
     assert len(index) == 0
 
 
-def test_another_encoder_is_refused_with_both_names_and_advice(index: SearchIndex, folder: Path) -> None:
+def test_another_encoder_is_refused_with_both_names_and_what_to_do(index: SearchIndex, folder: Path) -> None:
     index.add(TEXTS)
-    for other in (HashEncoder("beef" * 16, "org/other@1"), HashEncoder(width=8)):
+    for other in (HashEncoder("beef" * 16, "org/other@1"), HashEncoder(dimension=8)):
         with pytest.raises(EncoderMismatch) as refused:
             SearchIndex.open(folder, other)
         for part in (
@@ -263,7 +263,7 @@ def test_another_encoder_is_refused_with_both_names_and_advice(index: SearchInde
     "source",
     ["org/model@0123abcd", "/me@work/model", "mini"],
 )
-def test_without_an_encoder_the_recorded_one_is_loaded_offline_at_the_first_text(
+def test_the_recorded_encoder_is_loaded_offline_when_a_text_comes(
     folder: Path, monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:
     calls = []
@@ -289,7 +289,7 @@ def test_without_an_encoder_the_recorded_one_is_loaded_offline_at_the_first_text
     assert calls == [(source, {"truncate_dim": 16, "local_files_only": True})]
 
 
-def test_a_recorded_encoder_that_has_changed_since_is_refused(
+def test_a_recorded_encoder_that_has_changed_is_refused(
     index: SearchIndex, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changed = SimpleNamespace(from_pretrained=lambda *_, **__: HashEncoder("beef" * 16))
@@ -311,8 +311,8 @@ def test_a_damaged_cache_is_reported_and_rebuilt_with_the_same_hits(
     index.add(TEXTS)
     before = index.search(TEXTS, 3)
     (path,) = folder.glob("faiss-*.index")
-    sound = path.read_bytes()
-    for damaged in (sound[:-200], sound[:-9] + bytes([sound[-9] ^ 64]) + sound[-8:]):
+    intact = path.read_bytes()
+    for damaged in (intact[:-200], intact[:-9] + bytes([intact[-9] ^ 64]) + intact[-8:]):
         path.write_bytes(damaged)
         caplog.clear()
         for _ in range(2):
@@ -320,11 +320,11 @@ def test_a_damaged_cache_is_reported_and_rebuilt_with_the_same_hits(
                 assert again.search(TEXTS, 3) == before
         assert ["rebuilding it" in record.message for record in caplog.records] == [
             True
-        ]  # the second found a sound one
-        assert path.read_bytes() == sound
+        ]  # the second found an intact one
+        assert path.read_bytes() == intact
 
 
-def test_a_read_only_folder_is_searched_and_refuses_to_be_written(
+def test_a_read_only_folder_is_searched_and_not_written(
     index: SearchIndex, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index.add(TEXTS)
@@ -336,7 +336,7 @@ def test_a_read_only_folder_is_searched_and_refuses_to_be_written(
             again.add("more")
 
 
-def test_a_cache_that_cannot_be_written_stops_no_search(index: SearchIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_works_without_writing_its_cache(index: SearchIndex, monkeypatch: pytest.MonkeyPatch) -> None:
     index.add(TEXTS)
     monkeypatch.setattr("simpair.search.snapshot.save_cache", Mock(side_effect=OSError(28, "No space left on device")))
     assert index.search("text 3", 1)[0].text == "text 3"
@@ -362,7 +362,7 @@ def test_threads_share_an_index(folder: Path) -> None:
         assert len(shared) == 50
 
 
-def test_a_missing_index_is_not_found_and_a_closed_one_says_so(index: SearchIndex, tmp_path: Path) -> None:
+def test_a_missing_index_and_a_closed_one_raise(index: SearchIndex, tmp_path: Path) -> None:
     with pytest.raises(StoreNotFound):
         SearchIndex.open(tmp_path / "nowhere")
     index.close()

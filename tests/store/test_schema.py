@@ -27,7 +27,7 @@ def wipe_header(data: bytearray) -> None:
     data[:100] = b"\xff" * 100
 
 
-def cut(data: bytearray) -> None:
+def truncate(data: bytearray) -> None:
     del data[5000:]
 
 
@@ -39,7 +39,7 @@ def wipe_pages(data: bytearray) -> None:
     data[4096:] = b"\xff" * (len(data) - 4096)
 
 
-@pytest.mark.parametrize("change", [wipe_header, cut, empty, wipe_pages])
+@pytest.mark.parametrize("change", [wipe_header, truncate, empty, wipe_pages])
 def test_a_damaged_database_is_reported_and_left_alone(
     store: Store, folder: Path, change: Callable[[bytearray], None]
 ) -> None:
@@ -69,7 +69,7 @@ def test_a_damaged_database_is_reported_and_left_alone(
         "UPDATE history SET name = 7",
         "DELETE FROM history",
         "UPDATE meta SET value = '2' WHERE key = 'format_version'",
-        "UPDATE meta SET value = 'wide' WHERE key = 'dimension'",
+        "UPDATE meta SET value = 'four' WHERE key = 'dimension'",
         "UPDATE meta SET value = '{' WHERE key = 'identity'",
         "UPDATE meta SET value = 3 WHERE key = 'identity'",
         "DELETE FROM meta WHERE key = 'dtype'",
@@ -79,7 +79,7 @@ def test_a_damaged_database_is_reported_and_left_alone(
         "DROP TABLE documents",
     ],
 )
-def test_contents_that_cannot_be_are_reported_as_damage(store: Store, folder: Path, statement: str) -> None:
+def test_impossible_contents_are_reported_as_damage(store: Store, folder: Path, statement: str) -> None:
     add(store, "a")
     store.close()
     run_sql(folder, statement)
@@ -87,7 +87,7 @@ def test_contents_that_cannot_be_are_reported_as_damage(store: Store, folder: Pa
         read_all(folder)
 
 
-def test_a_newer_format_is_refused_before_anything_else_is_read(store: Store, folder: Path) -> None:
+def test_a_newer_format_is_refused_before_the_tables_are_read(store: Store, folder: Path) -> None:
     store.close()
     run_sql(folder, "DELETE FROM meta; INSERT INTO meta VALUES ('format_version', 3); DROP TABLE documents")
     with pytest.raises(StoreVersion, match="format 3"):
@@ -111,14 +111,14 @@ def test_a_newer_format_is_refused_before_anything_else_is_read(store: Store, fo
         "DELETE FROM names WHERE row = 2",
     ],
 )
-def test_a_check_finds_whatever_is_not_as_it_was_written(store: Store, folder: Path, statement: str) -> None:
+def test_a_check_finds_every_change_of_a_row(store: Store, folder: Path, statement: str) -> None:
     store.add(Block(None, ["a", "b", "c"], ['{"n": 7}'] * 3, None), vectors_of(3))
     assert find_damage(store) == []
     run_sql(folder, statement)
     assert any("row 2 " in problem for problem in find_damage(store))
 
 
-def test_an_older_format_is_refused_with_the_command_that_builds_it_again(folder: Path) -> None:
+def test_an_older_format_is_refused_with_the_command_that_rebuilds_the_index(folder: Path) -> None:
     folder.mkdir(parents=True)
     run_sql(
         folder,
