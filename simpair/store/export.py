@@ -44,13 +44,13 @@ class _Facts(NamedTuple):
     Attributes:
         encoder: The recorded encoder.
         canaries: Its canaries.
-        count: The number of documents.
+        documents: The number of documents.
         last_row: The last row number used, so that an import continues behind it.
     """
 
     encoder: RecordedEncoder
     canaries: list[Canary]
-    count: int
+    documents: int
     last_row: int
 
 
@@ -98,7 +98,7 @@ def import_store(source: Path, folder: Path, *, lock_timeout: float) -> int:
     parquet = _arrow("pyarrow.parquet")
     facts = _read_facts(source)
     dimension = facts.encoder.dimension
-    vectors = _read_vectors(source / _VECTORS, facts.count, dimension)
+    vectors = _read_vectors(source / _VECTORS, facts.documents, dimension)
     added = 0
     with _new_folder(folder) as new:
         store = Store.create(new, facts.encoder, facts.canaries, lock_timeout=lock_timeout)
@@ -112,8 +112,8 @@ def import_store(source: Path, folder: Path, *, lock_timeout: float) -> int:
             raise StoreCorrupt(f"{source} differs from what was exported ({error}); export the index again") from error
         finally:
             store.close()
-        if added != facts.count:
-            raise StoreCorrupt(f"{source} holds {added} documents instead of {facts.count}; export the index again")
+        if added != facts.documents:
+            raise StoreCorrupt(f"{source} holds {added} documents instead of {facts.documents}; export the index again")
     return added
 
 
@@ -150,7 +150,7 @@ def _write_facts(folder: Path, facts: _Facts) -> None:
     written = {
         "format_version": _FORMAT,
         "simpair": __version__,
-        "documents": facts.count,
+        "documents": facts.documents,
         "last_row": facts.last_row,
         "encoder": facts.encoder._asdict() | {"identity": dict(facts.encoder.identity)},
         "canaries": [canary._asdict() | {"vector": canary.vector.tolist()} for canary in facts.canaries],
@@ -171,8 +171,8 @@ def _read_facts(source: Path) -> _Facts:
         encoder = _encoder(**read["encoder"])
         canaries = [_canary(**canary, dimension=encoder.dimension) for canary in read["canaries"]]
         facts = _Facts(encoder, canaries, int(read["documents"]), int(read["last_row"]))
-        if not 0 <= facts.count <= facts.last_row <= _MAX_ROWS:
-            raise ValueError(f"{facts.count} documents in {facts.last_row} rows")
+        if not 0 <= facts.documents <= facts.last_row <= _MAX_ROWS:
+            raise ValueError(f"{facts.documents} documents in {facts.last_row} rows")
         changed = first_changed(source, {name: read["sha256"][name] for name in (_DOCUMENTS, _VECTORS)})
     except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise StoreCorrupt(f"{source / _INDEX} cannot be read ({error!r}); export the index again") from error
