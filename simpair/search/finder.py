@@ -15,7 +15,8 @@ from simpair.store.filters import Condition
 from simpair.store.records import as_document
 from simpair.store.store import Store
 from simpair.vectors.cache import cached_states
-from simpair.vectors.exact import Neighbours, Request
+from simpair.vectors.exact import Neighbours
+from simpair.vectors.inputs import Request
 
 __all__ = ["Finder", "Hit"]
 

@@ -22,7 +22,7 @@ from simpair.store.filters import Where, parse_where
 from simpair.store.records import IndexInfo, as_document
 from simpair.store.store import Store
 from simpair.vectors.cache import find_damaged_caches
-from simpair.vectors.exact import parse_request
+from simpair.vectors.inputs import parse_request
 
 __all__ = ["Document", "Given", "Hit", "IndexInfo", "Queries", "SearchIndex", "Upserted"]
 

@@ -14,7 +14,7 @@ from simpair.store.documents import Block, Document
 from simpair.store.records import StoredName
 from simpair.store.schema import content_digest
 from simpair.store.store import Store
-from simpair.vectors.exact import as_matrix
+from simpair.vectors.inputs import as_matrix
 
 __all__ = ["Upserted", "add_blocks", "progress_bar", "upsert_blocks"]
 

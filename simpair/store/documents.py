@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from simpair.errors import InputError
 from simpair.files.texts import cut_into_blocks, lone_surrogate
-from simpair.vectors.exact import as_matrix
+from simpair.vectors.inputs import as_matrix
 
 __all__ = ["Block", "Document", "Given", "check_strings", "read_blocks"]
 

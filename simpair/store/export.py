@@ -26,7 +26,7 @@ from simpair.files.texts import lone_surrogate
 from simpair.store.documents import Document, read_blocks
 from simpair.store.records import Canary, RecordedEncoder
 from simpair.store.store import Store
-from simpair.vectors.exact import as_matrix
+from simpair.vectors.inputs import as_matrix
 
 __all__ = ["export_store", "import_store"]
 

@@ -6,7 +6,6 @@ A neighbour is a row: the position of a vector in the order in which the index w
 from __future__ import annotations
 
 import math
-import operator
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,17 +13,17 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import faiss
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from simpair.errors import InputError
+from simpair.vectors.inputs import Request, as_matrix, parse_request
 
-__all__ = ["ExactIndex", "Neighbours", "Request", "as_matrix", "parse_request"]
+__all__ = ["ExactIndex", "Neighbours"]
 
-_Float = TypeVar("_Float", np.float16, np.float32)
 _EXTRA_ROWS = 8
 """Rows scanned beyond those requested."""
 _MIN_TOLERANCE = 2.0**-18
@@ -48,20 +47,6 @@ class Neighbours(NamedTuple):
 
     scores: NDArray[np.float32]
     rows: NDArray[np.int64]
-
-
-class Request(NamedTuple):
-    """A checked search.
-
-    Attributes:
-        queries: (Q, D) float32, C-contiguous and finite.
-        k: The number of rows for each query; None for all.
-        min_score: The minimum score; None for none.
-    """
-
-    queries: NDArray[np.float32]
-    k: int | None
-    min_score: float | None
 
 
 class _Part(NamedTuple):
@@ -323,48 +308,3 @@ def _pool() -> ThreadPoolExecutor:
             start = partial(faiss.omp_set_num_threads, 1)
             _POOLS[os.getpid()] = ThreadPoolExecutor(_threads(), thread_name_prefix="simpair-scan", initializer=start)
         return _POOLS[os.getpid()]
-
-
-def parse_request(queries: ArrayLike, k: int | None, min_score: float | None, *, dimension: int) -> Request:
-    """Return the checked request for queries (Q, D) of ``dimension``.
-
-    Raises:
-        InputError: As :meth:`ExactIndex.search`.
-    """
-    try:
-        k = None if k is None else operator.index(k)
-        min_score = None if min_score is None else float(min_score)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"k is {k!r} and min_score is {min_score!r}; give an integer and a number ({error})") from None
-    if k is not None and k < 1:
-        raise InputError(f"k is {k}; give 1 or more")
-    if min_score is not None and math.isnan(min_score):
-        raise InputError("min_score is nan; give a number")
-    return Request(as_matrix(queries, np.float32, dimension=dimension), k, min_score)
-
-
-def as_matrix(
-    vectors: ArrayLike, dtype: type[_Float], *, dimension: int | None = None, first: int = 0
-) -> NDArray[_Float]:
-    """Return vectors (N, D) of floats as a C-contiguous matrix of ``dtype``, float16 or float32.
-
-    Args:
-        vectors: (N, D) floats.
-        dtype: ``np.float16`` or ``np.float32``.
-        dimension: D; None for any.
-        first: The position of the first vector, for messages.
-
-    Raises:
-        InputError: They are no such matrix, or a value is not finite in that dtype.
-    """
-    given = np.asarray(vectors)
-    if given.ndim != 2 or given.dtype.kind != "f" or not given.shape[1]:
-        raise InputError(f"the vectors are {given.dtype} of shape {given.shape}; give floats of shape (N, D)")
-    if dimension is not None and given.shape[1] != dimension:
-        raise InputError(f"the vectors have dimension {given.shape[1]}, the index has {dimension}; use its encoder")
-    with np.errstate(over="ignore"):
-        matrix = given.astype(dtype, order="C", copy=False)
-    if not (finite := np.isfinite(matrix).all(axis=1)).all():
-        row, limit = first + int(np.argmin(finite)), np.finfo(dtype).max
-        raise InputError(f"vector {row} holds NaN, an infinity, or a number above {limit}; give finite numbers")
-    return matrix
