@@ -45,7 +45,7 @@ def register(commands: Any) -> None:
     find = add("search", _find, "search an index")
     add_query(find)
     find.add_argument(
-        "--where", metavar="JSON", type=_filter, help='filter on the metadata, as {"year": {"$gte": 2020}}'
+        "--where", metavar="JSON", type=_filter, help='filter on the metadata, such as {"year": {"$gte": 2020}}'
     )
     find.add_argument("--min-score", metavar="S", type=float, help="minimum score of a hit (default: none)")
     add_model(find, default=_RECORDED)

@@ -1,7 +1,7 @@
 """An encoder and a store → whether the encoder made the store's vectors, by its fingerprint and by canaries.
 
 The fingerprint detects other weights. Canaries are fixed texts whose embeddings are stored; they detect what no digest
-covers, as a library that computes differently after an update.
+covers, such as a library that computes differently after an update.
 """
 
 from __future__ import annotations

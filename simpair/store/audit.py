@@ -1,4 +1,4 @@
-"""A store → a line for each difference from what was written. Reads page by page, so writers wait only for a page."""
+"""A store → a line for each difference from what was written. It is read page by page, so that writers wait little."""
 
 from __future__ import annotations
 

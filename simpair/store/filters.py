@@ -14,7 +14,7 @@ from simpair.files.texts import lone_surrogate
 __all__ = ["Condition", "Field", "Where", "fields_of", "parse_where"]
 
 Where = Mapping[str, Any]
-"""A filter on metadata, as ``{"language": ["en", "zh"], "year": {"$gte": 2020}}``; see :func:`parse_where`."""
+"""A filter on metadata, such as ``{"language": ["en", "zh"], "year": {"$gte": 2020}}``; see :func:`parse_where`."""
 _Value = str | int | float | bytes | None
 
 _COMPARISONS = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
@@ -50,7 +50,7 @@ class Condition(NamedTuple):
 def fields_of(metadata: Mapping[str, Any]) -> Iterator[Field]:
     """Yield the fields of a document's metadata.
 
-    Values nested deeper than one list have none, nor have texts with a lone surrogate, for which no filter can ask.
+    Values nested deeper than one list are left out. So are texts with a lone surrogate, which no filter can contain.
     """
     for name, given in metadata.items():
         for place, value in enumerate(given if isinstance(given, list) else [given]):
