@@ -167,5 +167,5 @@ def progress_bar(documents: object, *, shown: bool) -> Iterator[Callable[[int], 
 
     single = isinstance(documents, str | Document | Mapping)
     total = 1 if single else len(documents) if isinstance(documents, Sized) else None
-    with tqdm(total=total, unit="document") as bar:
+    with tqdm(total=total, unit=" documents") as bar:
         yield bar.update

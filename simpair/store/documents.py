@@ -104,14 +104,9 @@ def read_blocks(
     """
     entries = [documents] if isinstance(documents, str | Document | Mapping) else documents
     columns: dict[str, Any] = {"id": [ids] if isinstance(ids, str) else ids, "metadata": metadata, "vector": vectors}
-    given = {key: column for key, column in columns.items() if column is not None}
-    for key, column in given.items():
-        sized = isinstance(entries, Sequence) and isinstance(column, Sequence | np.ndarray)
-        if sized and len(entries) != len(column):  # type: ignore[arg-type]  # just asked
-            raise InputError(f"{len(entries)} texts came with {len(column)} {_PLURAL[key]}; give one for each")  # type: ignore[arg-type]
+    given = {key: iter(column) for key, column in columns.items() if column is not None}
     start, first = 0, None
-    checked = _entries(entries, {key: iter(column) for key, column in given.items()}, dimension)
-    for block in cut_into_blocks(checked, lambda entry: entry.text):
+    for block in cut_into_blocks(_entries(entries, given, dimension), lambda entry: entry.text):
         first = first or block[0]
         _check_alike(block, first, start)
         names = [entry.id for entry in block if entry.id is not None]
