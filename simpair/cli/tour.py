@@ -219,7 +219,7 @@ def _search(say: Say, encoder: TwinTowerEncoder, entries: Sequence[Entry], *, sh
         index.search("the first search reads the vectors", 1)
         for question in QUESTIONS:
             asked = time.perf_counter()
-            (hits,) = index.search(question, 3)
+            hits = index.search(question, 3)
             _say_hits(say, question, hits, time.perf_counter() - asked)
     return seconds
 
