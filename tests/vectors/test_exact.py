@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -215,3 +218,11 @@ def test_many_values_too_small_for_the_scan_count(dimension: int) -> None:
     rows = np.stack([doubled, *[between] * 9, dropped])
     index = ExactIndex.build(rows)
     assert same(index.search(query[None], 1), brute_force(rows, query[None], 1))
+
+
+@pytest.mark.slow
+def test_many_small_values_count_on_a_processor_without_vectors() -> None:
+    """FAISS then adds in one lane, which rounds most."""
+    command = [sys.executable, "-m", "pytest", "-q", "-k", "too_small_for_the_scan", __file__]
+    done = subprocess.run(command, env=os.environ | {"FAISS_SIMD_LEVEL": "NONE"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
