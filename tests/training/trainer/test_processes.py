@@ -22,7 +22,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from simpair import TwinTowerEncoder
 from simpair.training import PairCollator, TwinTowerTrainer, TwinTowerTrainingArguments
-from tests.training.test_processes import ASKED, SCORED
+from tests.training.trainer.test_processes import ASKED, SCORED
 
 model, loss, mini, out = sys.argv[1:]
 encoder = TwinTowerEncoder.from_pretrained(model, device="cpu").eval()
@@ -81,7 +81,7 @@ import sys
 import torch
 from simpair import TwinTowerEncoder
 from simpair.training import fine_tune
-from tests.training.test_processes import ASKED, SCORED
+from tests.training.trainer.test_processes import ASKED, SCORED
 
 model, out = sys.argv[1:]
 encoder = TwinTowerEncoder.from_pretrained(model, device="cpu")

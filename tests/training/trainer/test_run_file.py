@@ -132,7 +132,7 @@ def test_a_run_that_is_not_described_does_not_go_on(run, tiny_model, content):
 COMMAND = """
 import os, signal, sys
 from simpair.cli import main
-from simpair.training import interruption
+from simpair.training.trainer import interruption
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what was begun in the background ignores it
 signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -262,7 +262,7 @@ WORKER = """
 import sys
 from simpair import TwinTowerEncoder
 from simpair.training import TwinTowerTrainer, TwinTowerTrainingArguments
-from tests.training.test_trainer import PAIRS
+from tests.training.trainer.test_trainer import PAIRS
 
 model, out, seed, strict = sys.argv[1:]
 encoder = TwinTowerEncoder.from_pretrained(model, device="cpu")

@@ -126,7 +126,7 @@ import sys
 import torch
 from simpair import TwinTowerEncoder
 from simpair.training import fine_tune
-from tests.training.test_untied import ASKED
+from tests.training.trainer.test_untied import ASKED
 
 model, out = sys.argv[1:]
 encoder = TwinTowerEncoder.from_pretrained(model, device="cpu")
