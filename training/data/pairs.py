@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeAlias, cast
 
 from simpair.errors import DataError, InputError
 from simpair.files.tables import format_of, read_objects, read_parquet, read_table
+from simpair.files.texts import lone_surrogate
 
 from .fields import columns, is_label, numbered_negatives
 
@@ -70,7 +71,6 @@ class Entry(NamedTuple):
 _SHAPES = {ScoredPair: "text1, text2 and label", RetrievalPair: "anchor and positive", type(None): "nothing"}
 _INFERENCE = {"entailment": 1.0, "neutral": 0.5, "contradiction": 0.0}
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _LEAVE_OUT = "leave such rows out (skip_empty=True, or --skip-empty in simpair train)"
 _MAX_TEXT = 131_072  # characters; the csv module's own limit, which is global to the process and so stays as it is
 
@@ -257,8 +257,8 @@ def _text(value: object, field: str) -> str:
         raise _EmptyError(f"{field} is empty; fill it in, or {_LEAVE_OUT}")
     if len(value) > _MAX_TEXT:
         raise ValueError(f"{field} has {len(value):,} characters, at most {_MAX_TEXT:,} are read; cut it into passages")
-    if not value.isascii() and (half := _SURROGATE.search(value)):
-        raise ValueError(f"{field} holds half a surrogate pair at character {half.start() + 1}; decode it again")
+    if (position := lone_surrogate(value)) is not None:
+        raise ValueError(f"{field} has a lone surrogate at character {position + 1}; decode the source as UTF-8")
     return value
 
 

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import gzip
 import json
-import secrets
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 
 from simpair.errors import InputError
-from simpair.files.disk import sync
+from simpair.files.disk import replacing
 
 from .pairs import RetrievalPair, ScoredPair, check_records
 
@@ -34,24 +32,16 @@ def write_pairs(path: str | Path, records: Iterable[ScoredPair | RetrievalPair |
     target = Path(path)
     check_name(target)
     lines = [f"{json.dumps(_fields(record), ensure_ascii=False)}\n".encode() for record in check_records(records)]
-    unborn = target.with_name(f".{target.name[:30]}.{secrets.token_hex(4)}.new")
     try:
-        try:
-            with unborn.open("wb") as file:
-                if target.suffix.lower() == ".gz":
-                    with gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed:
-                        packed.writelines(lines)
-                else:
-                    file.writelines(lines)
-            sync(unborn)
-            unborn.replace(target)
-        finally:
-            unborn.unlink(missing_ok=True)
+        with replacing(target) as new, new.open("wb") as file:
+            if target.suffix.lower() == ".gz":
+                with gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed:
+                    packed.writelines(lines)
+            else:
+                file.writelines(lines)
     except OSError as error:
         reason = error.strerror or error
         raise InputError(f"{target} cannot be written: {reason}; make room or choose another") from error
-    with suppress(OSError):  # where a folder cannot be opened, its entries are safe without
-        sync(target.parent)
 
 
 def check_name(path: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from simpair import __version__
 from simpair.errors import TrainingError
-from simpair.files.disk import replace_text, sha256, sync
+from simpair.files.disk import checksums, first_changed, replace_text, sync, sync_tree
 
 __all__ = ["check", "checkpoints", "discard", "newest_sound", "rotate", "seal"]
 
@@ -43,12 +43,8 @@ def _place(folder: Path) -> float:
 
 def seal(folder: Path) -> None:
     """Makes a checkpoint complete: its files are on the disk, and so is what they are."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    for path in files:
-        sync(path)
-    for path in (*(path for path in folder.rglob("*") if path.is_dir()), folder):
-        sync(path)
-    digests = {path.relative_to(folder).as_posix(): sha256(path) for path in files}
+    sync_tree(folder)
+    digests = checksums(folder)
     place = 1 + max((_place(other) for other in checkpoints(folder.parent) if _place(other) < math.inf), default=0)
     contents = {"simpair": __version__, "place": place, "sha256": digests}
     replace_text(folder / _SEAL, json.dumps(contents, indent=1) + "\n")
@@ -67,13 +63,12 @@ def check(folder: Path) -> None:
         raise TrainingError(f"{folder} is incomplete: it has no {_SEAL}, which is saved last") from None
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise TrainingError(f"{folder / _SEAL} cannot be read ({error!r})") from error
-    for name, digest in digests.items():
-        try:
-            sound = sha256(folder / name) == digest
-        except OSError as error:
-            raise TrainingError(f"{folder / name} is missing or cannot be read ({error})") from error
-        if not sound:
-            raise TrainingError(f"{folder / name} is not the file that was saved")
+    try:
+        changed = first_changed(folder, digests)
+    except OSError as error:
+        raise TrainingError(f"{folder} cannot be read ({error})") from error
+    if changed is not None:
+        raise TrainingError(f"{folder / changed} is missing or not the file that was saved")
 
 
 def newest_sound(run: Path) -> Path | None:

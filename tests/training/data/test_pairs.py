@@ -156,7 +156,7 @@ BAD_FILES = {
     "GBK": ("a.jsonl", '{"text1": "中文"}'.encode("gbk"), 1, "is not UTF-8"),
     "UTF-16": ("a.tsv", HEADER.encode("utf-16"), 1, "is not UTF-8 at byte 1"),
     "surrogate in UTF-8": ("a.csv", HEADER.encode() + b"a,\xed\xa0\x80,1\n", 2, "is not UTF-8"),
-    "half a surrogate pair": ("a.jsonl", '{"text1": "ab\\ud800", "text2": "b", "label": 1}', 1, "at character 3"),
+    "lone surrogate": ("a.jsonl", '{"text1": "ab\\ud800", "text2": "b", "label": 1}', 1, "surrogate at character 3"),
     "empty text": ("a.csv", HEADER + GOOD + ",b,1\n", 3, "text1 is empty"),
     "blank text": ("a.tsv", "text1\ttext2\tlabel\na\t\u3000 \t1\n", 2, "text2 is empty"),
     "text is null": ("a.jsonl", '{"text1": null, "text2": "b", "label": 1}', 1, "text1 must be a text, got None"),

@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from simpair.errors import DataError, InputError
+from simpair.files import disk
 from simpair.training.data import writing
 from simpair.training.data.pairs import RetrievalPair, ScoredPair, read_pairs
 from simpair.training.data.writing import write_pairs
@@ -49,7 +50,7 @@ def test_a_failure_leaves_what_was_there(tmp_path, monkeypatch, step, before):
         raise OSError(28, "No space left on device") if step == "sync" else DataError("it fails")
 
     with monkeypatch.context() as broken:
-        broken.setattr(writing, step, fail)
+        broken.setattr(disk if step == "sync" else writing, step, fail)
         with pytest.raises((InputError, DataError), match=r"No space left|it fails"):
             write_pairs(target, PAIRS)
     assert [path.read_bytes() for path in tmp_path.iterdir()] == ([] if before is None else [before])
@@ -61,7 +62,7 @@ def test_an_interruption_leaves_nothing(tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(writing, "sync", interrupt)
+    monkeypatch.setattr(disk, "sync", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_pairs(tmp_path / "a.jsonl", PAIRS)
     assert list(tmp_path.iterdir()) == []
