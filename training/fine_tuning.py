@@ -15,7 +15,7 @@ from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer_utils import TrainOutput
 
 from simpair.encoder.model import TwinTowerEncoder
-from simpair.errors import InputError, TrainingError
+from simpair.errors import InputError
 
 from .data.material import LossName, Material, prepare, tell_of_turns
 from .data.pairs import Records, RetrievalPair
@@ -24,7 +24,7 @@ from .data.sources import Data, Source, read_source, read_sources
 from .evaluation.evaluate import PairScores, RetrievalScores, evaluate_records
 from .trainer.arguments import TwinTowerTrainingArguments
 from .trainer.checkpoints import checkpoints, newest_sound
-from .trainer.run_file import RUN_FILE, check_run, describe_run, write_run
+from .trainer.run_file import check_run, describe_run, require_run, write_run
 from .trainer.trainer import TwinTowerTrainer
 
 __all__ = ["FineTuneReport", "fine_tune", "is_first"]
@@ -237,10 +237,10 @@ def _check_run(output_dir: str | Path | None, *, resume: bool, batch_size: int, 
         raise InputError(f"batch_size is {batch_size} and epochs {epochs}; give a whole number and a number above 0")
     if output_dir is not None and Path(output_dir).exists() and not Path(output_dir).is_dir():
         raise InputError(f"{output_dir} is a file; output_dir must be a folder, or not exist yet")
-    if resume and output_dir is None:
-        raise InputError("resume needs the output_dir of the interrupted run")
-    if resume and not (Path(str(output_dir)) / RUN_FILE).is_file():
-        raise TrainingError(f"{output_dir} holds no run to resume; leave resume out to start anew")
+    if resume:
+        if output_dir is None:
+            raise InputError("resume needs the output_dir of the interrupted run")
+        require_run(Path(output_dir))
 
 
 def _begin(

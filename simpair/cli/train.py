@@ -161,11 +161,11 @@ def _push(arguments: argparse.Namespace) -> None:
 
 def _check_out(folder: Path, *, resume: bool) -> None:
     """Refuse, before the work, a folder without the run to resume, or with files that a new run would mix with."""
-    from simpair.training.trainer.run_file import RUN_FILE
+    from simpair.training.trainer.run_file import require_run
 
-    if resume and not (folder / RUN_FILE).is_file():
-        raise InputError(f"{folder} holds no run to resume; leave --resume out to start anew")
-    if not resume and folder.exists() and any(folder.iterdir()):
+    if resume:
+        require_run(folder)
+    elif folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder} is not empty; give --out a new folder, or --resume to go on with the run in it")
 
 

@@ -21,7 +21,7 @@ from simpair.files.disk import replace_text
 from ..data.pairs import Records
 from ..data.sources import Source, digest
 
-__all__ = ["RUN_FILE", "check_run", "describe_run", "write_run"]
+__all__ = ["RUN_FILE", "check_run", "describe_run", "require_run", "write_run"]
 
 _log = logging.getLogger("simpair")
 RUN_FILE = "run.json"
@@ -67,6 +67,16 @@ def write_run(folder: Path, run: Mapping[str, Any]) -> None:
     """Writes what a run is made of into its folder, whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     replace_text(folder / RUN_FILE, json.dumps(run, ensure_ascii=False, indent=1, default=_plain) + "\n")
+
+
+def require_run(folder: Path) -> None:
+    """Check that a folder has the file of a run, so that there is something to resume.
+
+    Raises:
+        TrainingError: It has none.
+    """
+    if not (folder / RUN_FILE).is_file():
+        raise TrainingError(f"{folder} holds no run to resume: it has no {RUN_FILE}; start without resume (--resume)")
 
 
 def check_run(folder: Path, run: Mapping[str, Any]) -> None:
