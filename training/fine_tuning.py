@@ -17,10 +17,11 @@ from transformers.trainer_utils import TrainOutput
 from simpair.encoder.model import TwinTowerEncoder
 from simpair.errors import InputError
 
-from .data.material import LossName, Material, prepare, tell_of_turns
+from .data.material import Material, prepare, tell_of_turns
 from .data.pairs import Records, RetrievalPair
 from .data.report import SourceReport
 from .data.sources import Data, Source, read_source, read_sources
+from .defaults import LossName
 from .evaluation.evaluate import PairScores, RetrievalScores, evaluate_records
 from .trainer.arguments import TwinTowerTrainingArguments
 from .trainer.checkpoints import checkpoints, newest_sound
@@ -70,7 +71,7 @@ def fine_tune(
     weights: Mapping[str, float] | None = None,
     output_dir: str | Path | None = None,
     dev: Data | Source | None = None,
-    loss: LossName | None = None,
+    loss: LossName = "auto",
     epochs: float = 1.0,
     max_steps: int = -1,
     batch_size: int = 32,
@@ -98,8 +99,8 @@ def fine_tune(
         output_dir: Where a checkpoint is kept after every epoch and the trained encoder is saved, beside ``run.json``,
             which tells what the run was made of; None keeps nothing.
         dev: Data to measure on before and after; never trained on.
-        loss: None takes ``cosent`` for pairs with labels, ``info_nce`` for those without, and for labelled pairs that
-            are all alike. ``info_nce`` makes positives, and negatives, of labelled and inference pairs.
+        loss: ``auto`` takes ``cosent`` for pairs with labels, ``info_nce`` for those without, and for labelled pairs
+            that are all alike. ``info_nce`` makes positives, and negatives, of labelled and inference pairs.
         epochs: Passes over the data.
         max_steps: Optimizer steps instead of ``epochs``; -1 for none.
         batch_size: Records in a step.

@@ -27,6 +27,8 @@ DATA = (
 
 def register(commands: Any) -> None:
     """Declare the commands of this group."""
+    from simpair.training.defaults import LOSS_NAMES
+
     train = commands.add_parser("train", help="train a model on pairs", description=_train.__doc__)
     train.add_argument("data", metavar="DATA", nargs="+", help=DATA)
     train.add_argument("--out", metavar="FOLDER", type=Path, required=True, help="a new folder for the trained model")
@@ -41,8 +43,7 @@ def register(commands: Any) -> None:
     train.add_argument("--dev", metavar="FILE", help="pairs to measure on before and after, never trained on")
     add_label_range(train)
     train.add_argument("--skip-empty", action="store_true", help="leave rows with an empty text out")
-    losses = ("cosine_mse", "cosent", "angle", "info_nce", "auto")
-    train.add_argument("--loss", choices=losses, help="default: what fits the data")
+    train.add_argument("--loss", choices=LOSS_NAMES, default="auto", help="auto (the default) takes what fits the data")
     train.add_argument("--epochs", type=_positive_float, default=1.0, help="passes over the data (default 1)")
     train.add_argument("--max-steps", type=positive, default=-1, help="stop after that many steps, whatever the epochs")
     train.add_argument("--batch-size", type=positive, default=32, help="pairs in a step (default 32)")

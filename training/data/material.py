@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 from simpair.errors import DataError, InputError
 
+from ..defaults import LossName, automatic_loss, check_loss_name
 from .mixture import Mixture
 from .pairs import Records, ScoredPair
 from .report import SourceReport, describe, report_sources
 from .sources import Source, as_retrieval
 
-__all__ = ["LossName", "Material", "prepare", "tell_of_turns"]
+__all__ = ["Material", "prepare", "tell_of_turns"]
 
 _log = logging.getLogger("simpair")
-LossName = Literal["cosine_mse", "cosent", "angle", "info_nce", "auto"]
 
 
 class Material(NamedTuple):
@@ -32,9 +32,7 @@ class Material(NamedTuple):
     reports: tuple[SourceReport, ...]
 
 
-def prepare(
-    given: list[Source], weights: Mapping[str, float] | None, dev: Records | None, loss: LossName | None
-) -> Material:
+def prepare(given: list[Source], weights: Mapping[str, float] | None, dev: Records | None, loss: LossName) -> Material:
     """The sources as the loss takes them, told of before anything else happens."""
     loss_name, sources = _fitting_loss(given, loss)
     _check_dev(dev)
@@ -57,16 +55,15 @@ def tell_of_turns(material: Material, steps: int, together: int) -> None:
             _log.warning("%s has %d rows, so each of its batches of %d repeats them", source.name, rows, together)
 
 
-def _fitting_loss(sources: Sequence[Source], loss: LossName | None) -> tuple[LossName, list[Source]]:
+def _fitting_loss(sources: Sequence[Source], loss: LossName) -> tuple[LossName, list[Source]]:
     """The loss for the kinds of the sources, or the one asked for where it fits them; and the sources as it takes them.
 
     Raises:
         DataError: The labels of a source are all the same, so that there is nothing to learn from them.
         InputError: The loss does not fit.
     """
-    if loss is not None and loss not in get_args(LossName):
-        raise InputError(f"loss is {loss!r}; expected one of {', '.join(get_args(LossName))}")
-    if loss in (None, "auto"):
+    check_loss_name(loss)
+    if loss == "auto":
         taken = [as_retrieval(source) if _are_alike(source) else source for source in sources]
     else:
         taken = [as_retrieval(source) for source in sources] if loss == "info_nce" else list(sources)
@@ -76,8 +73,8 @@ def _fitting_loss(sources: Sequence[Source], loss: LossName | None) -> tuple[Los
         raise InputError(f"the loss {loss} takes pairs with labels, and {source.name} has none; use info_nce or auto")
     for source in taken:
         _check_labels(source)
-    if loss is None:
-        loss = "auto" if len(set(with_labels)) > 1 else "cosent" if with_labels[0] else "info_nce"
+    if loss == "auto" and len(set(with_labels)) == 1:
+        loss = automatic_loss(has_labels=with_labels[0])
     return loss, taken
 
 

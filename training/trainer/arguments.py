@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields
-from typing import get_args
 
 from transformers import TrainingArguments
 
 from simpair.errors import InputError
 
-from ..data.material import LossName
+from ..defaults import LOSS_NAMES, LossName, check_loss_name
 
 __all__ = ["TwinTowerTrainingArguments"]
 
@@ -53,7 +52,7 @@ class TwinTowerTrainingArguments(TrainingArguments):
             the whole batch, and every text is run forward twice (gradient caching). 0 takes all.
     """
 
-    loss: LossName = field(default="cosine_mse", metadata={"help": ", ".join(get_args(LossName))})
+    loss: LossName = field(default="cosine_mse", metadata={"help": ", ".join(LOSS_NAMES)})
     scale: float = field(default=20.0, metadata={"help": "inverse temperature of all but cosine_mse"})
     symmetric: bool = field(default=False, metadata={"help": "info_nce in both directions"})
     matryoshka_dims: list[int] | None = field(default=None, metadata={"help": "sum the loss over these widths"})
@@ -66,8 +65,7 @@ class TwinTowerTrainingArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         """Refuse a loss that does not exist, for no other may stand in for it, and what would silently do nothing."""
-        if self.loss not in get_args(LossName):
-            raise InputError(f"loss is {self.loss!r}; expected one of {', '.join(get_args(LossName))}")
+        check_loss_name(self.loss)
         if not isinstance(self.mini_batch_size, int) or self.mini_batch_size < 0:
             raise InputError(f"mini_batch_size is {self.mini_batch_size}; give the texts of a forward, or 0 for all")
         if not 0 <= self.learning_rate < math.inf:

@@ -25,6 +25,7 @@ from simpair.errors import InputError, TrainingError
 
 from ..data.collators import PairCollator
 from ..data.pairs import RetrievalPair
+from ..defaults import automatic_loss
 from ..evaluation.evaluate import evaluate_retrieval
 from ..evaluation.metrics import pearson, spearman
 from ..losses import angle, cosent, cosine_mse, info_nce, matryoshka
@@ -135,7 +136,7 @@ class TwinTowerTrainer(Trainer):
         """The loss of a batch as a function of its embeddings; what is measured only may be of another kind."""
         scale, name = self.args.scale, self.args.loss
         if name == "auto" or (not learning and ("labels" in inputs) == (name == "info_nce")):
-            name = "cosent" if "labels" in inputs else "info_nce"
+            name = automatic_loss(has_labels="labels" in inputs)
         if name == "info_nce":
             if "labels" in inputs:
                 raise TrainingError("info_nce takes every pair for a positive, but the batch has labels; use cosent")
