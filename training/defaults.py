@@ -6,10 +6,31 @@ from typing import Literal, get_args
 
 from simpair.errors import InputError
 
-__all__ = ["LOSS_NAMES", "LossName", "automatic_loss", "check_loss_name"]
+__all__ = [
+    "BATCH_SIZE",
+    "EPOCHS",
+    "LEARNING_RATE",
+    "LOSS",
+    "LOSS_NAMES",
+    "SCALE",
+    "SEED",
+    "WARMUP",
+    "LossName",
+    "automatic_loss",
+    "check_loss_name",
+]
 
 LossName = Literal["auto", "cosent", "angle", "cosine_mse", "info_nce"]
 LOSS_NAMES: tuple[LossName, ...] = get_args(LossName)
+LOSS: LossName = "auto"
+EPOCHS = 1.0
+BATCH_SIZE = 32
+LEARNING_RATE = 5e-5
+WARMUP = 0.1
+"""The fraction of the steps in which the learning rate rises from 0, rounded down to whole steps."""
+SCALE = 20.0
+"""The inverse temperature of the losses."""
+SEED = 0
 
 
 def check_loss_name(name: str) -> None:

@@ -21,14 +21,14 @@ from .data.material import Material, prepare, tell_of_turns
 from .data.pairs import Records, RetrievalPair
 from .data.report import SourceReport
 from .data.sources import Data, Source, read_source, read_sources
-from .defaults import LossName
+from .defaults import BATCH_SIZE, EPOCHS, LEARNING_RATE, LOSS, SEED, WARMUP, LossName
 from .evaluation.evaluate import PairScores, RetrievalScores, evaluate_records
 from .trainer.arguments import TwinTowerTrainingArguments
 from .trainer.checkpoints import checkpoints, newest_sound
 from .trainer.run_file import check_run, describe_run, require_run, write_run
 from .trainer.trainer import TwinTowerTrainer
 
-__all__ = ["FineTuneReport", "fine_tune", "is_first"]
+__all__ = ["FineTuneReport", "fine_tune", "is_main_process"]
 
 _log = logging.getLogger("simpair")
 _OWN = {"output_dir", "loss", "num_train_epochs", "max_steps", "per_device_train_batch_size", "mini_batch_size", "bf16"}
@@ -71,18 +71,18 @@ def fine_tune(
     weights: Mapping[str, float] | None = None,
     output_dir: str | Path | None = None,
     dev: Data | Source | None = None,
-    loss: LossName = "auto",
-    epochs: float = 1.0,
+    loss: LossName = LOSS,
+    epochs: float = EPOCHS,
     max_steps: int = -1,
-    batch_size: int = 32,
+    batch_size: int = BATCH_SIZE,
     mini_batch_size: int = 0,
-    learning_rate: float = 5e-5,
+    learning_rate: float = LEARNING_RATE,
     bf16: bool = False,
-    seed: int = 0,
+    seed: int = SEED,
     label_range: tuple[float, float] | None = None,
     skip_empty: bool = False,
     resume: bool = False,
-    show_progress: bool = False,
+    show_progress_bar: bool = False,
     callbacks: Sequence[TrainerCallback] = (),
     arguments: Mapping[str, Any] | None = None,
 ) -> FineTuneReport:
@@ -111,7 +111,7 @@ def fine_tune(
         label_range: The lowest and highest possible label, mapped to 0 and 1; None for labels in 0..1.
         skip_empty: Leave rows with an empty text out, in place of refusing them.
         resume: Go on from the newest checkpoint in ``output_dir``, with the data and settings that it was begun with.
-        show_progress: A bar on stderr.
+        show_progress_bar: Show a progress bar on stderr.
         callbacks: More of them for the trainer.
         arguments: Any other ``TwinTowerTrainingArguments``, such as ``report_to`` or ``eval_strategy``.
 
@@ -140,7 +140,7 @@ def fine_tune(
         "mini_batch_size": mini_batch_size,
         "bf16": bf16,
         "learning_rate": float(learning_rate),
-        "warmup_steps": steps // 10,
+        "warmup_steps": int(WARMUP * steps),
         "lr_scheduler_type": "linear",
         "seed": int(seed),
         **others,
@@ -153,13 +153,13 @@ def fine_tune(
         material,
         output_dir,
         start_from,
-        settings | {"disable_tqdm": not show_progress},
+        settings | {"disable_tqdm": not show_progress_bar},
         callbacks,
         steps=steps,
     )
     seconds = time.perf_counter() - start
     encoder.eval()
-    if output_dir is not None and is_first():
+    if output_dir is not None and is_main_process():
         encoder.save_pretrained(output_dir)
     return FineTuneReport(
         records=rows,
@@ -265,11 +265,11 @@ def _begin(
         _log.warning("%s: no checkpoint is complete; starting from the beginning", output_dir)
     elif checkpoints(folder):
         raise InputError(f"{folder} holds checkpoints of a run; give a new folder, or resume=True to go on with it")
-    if is_first():
+    if is_main_process():
         write_run(folder, run)
     return None
 
 
-def is_first() -> bool:
+def is_main_process() -> bool:
     """Whether this is the process of several that writes."""
     return os.environ.get("RANK", "0") == "0"

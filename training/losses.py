@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .defaults import SCALE
+
 __all__ = ["angle", "cosent", "cosine_mse", "distillation", "info_nce", "matryoshka", "similarity_distillation"]
 
 _EPS = 1e-6  # a length below it counts as zero: the direction, and the gradient, stay finite
@@ -35,7 +37,7 @@ def cosine_mse(text1: Tensor, text2: Tensor, labels: Tensor) -> Tensor:
     return (cosines - labels.to(cosines.dtype)).square().mean()
 
 
-def cosent(text1: Tensor, text2: Tensor, labels: Tensor, *, scale: float = 20.0) -> Tensor:
+def cosent(text1: Tensor, text2: Tensor, labels: Tensor, *, scale: float = SCALE) -> Tensor:
     """Returns log(1 + Σ exp(scale · (cos_j - cos_i))) over all i, j with label_i > label_j.
 
     It asks for the order of the labels only, so their scale does not matter. A batch whose labels are all equal has
@@ -55,7 +57,7 @@ def cosent(text1: Tensor, text2: Tensor, labels: Tensor, *, scale: float = 20.0)
     return _ranking(_pairwise(text1, text2), labels, scale)
 
 
-def angle(text1: Tensor, text2: Tensor, labels: Tensor, *, scale: float = 20.0) -> Tensor:
+def angle(text1: Tensor, text2: Tensor, labels: Tensor, *, scale: float = SCALE) -> Tensor:
     """Returns the loss of :func:`cosent` with the angle in complex space in place of the cosine.
 
     Where cosines lie near 1 or -1 they hardly move, and neither do their gradients; this score still does. The first
@@ -85,7 +87,7 @@ def info_nce(
     positives: Tensor,
     negatives: Tensor | None = None,
     *,
-    scale: float = 20.0,
+    scale: float = SCALE,
     same: Tensor | None = None,
     symmetric: bool = False,
 ) -> Tensor:
@@ -138,7 +140,7 @@ def distillation(student: Tensor, teacher: Tensor) -> Tensor:
     return (1 - _pairwise(student, teacher)).mean()
 
 
-def similarity_distillation(student: Tensor, teacher: Tensor, *, scale: float = 20.0) -> Tensor:
+def similarity_distillation(student: Tensor, teacher: Tensor, *, scale: float = SCALE) -> Tensor:
     """Returns the mean KL divergence of how alike the student finds the texts of a batch from how the teacher does.
 
     For each text, softmax(scale · cosines) with the other texts of the batch is a distribution. The widths may differ,

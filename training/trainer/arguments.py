@@ -12,7 +12,18 @@ from transformers import TrainingArguments
 
 from simpair.errors import InputError
 
-from ..defaults import LOSS_NAMES, LossName, check_loss_name
+from ..defaults import (
+    BATCH_SIZE,
+    EPOCHS,
+    LEARNING_RATE,
+    LOSS,
+    LOSS_NAMES,
+    SCALE,
+    SEED,
+    WARMUP,
+    LossName,
+    check_loss_name,
+)
 
 __all__ = ["TwinTowerTrainingArguments"]
 
@@ -52,11 +63,16 @@ class TwinTowerTrainingArguments(TrainingArguments):
             the whole batch, and every text is run forward twice (gradient caching). 0 takes all.
     """
 
-    loss: LossName = field(default="cosine_mse", metadata={"help": ", ".join(LOSS_NAMES)})
-    scale: float = field(default=20.0, metadata={"help": "inverse temperature of all but cosine_mse"})
+    loss: LossName = field(default=LOSS, metadata={"help": ", ".join(LOSS_NAMES)})
+    scale: float = field(default=SCALE, metadata={"help": "inverse temperature of all but cosine_mse"})
     symmetric: bool = field(default=False, metadata={"help": "info_nce in both directions"})
     matryoshka_dims: list[int] | None = field(default=None, metadata={"help": "sum the loss over these widths"})
     mini_batch_size: int = field(default=0, metadata={"help": "texts that a forward takes at once; 0 takes all"})
+    num_train_epochs: float = field(default=EPOCHS, metadata={"help": "passes over the training data"})
+    per_device_train_batch_size: int = field(default=BATCH_SIZE, metadata={"help": "records in a step of one process"})
+    learning_rate: float = field(default=LEARNING_RATE, metadata={"help": "the peak of the schedule"})
+    warmup_steps: float = field(default=WARMUP, metadata={"help": "steps of warm-up; below 1, a fraction of all steps"})
+    seed: int = field(default=SEED, metadata={"help": "of the order of the records and of dropout"})
     ddp_find_unused_parameters: bool | None = field(
         default=False, metadata={"help": "look for weights without a gradient; texts in several forwards rule it out"}
     )
@@ -84,3 +100,7 @@ class TwinTowerTrainingArguments(TrainingArguments):
         super().__post_init__()  # type: ignore[no-untyped-call]
         if self.fp16 and self.device.type == "cpu":
             raise InputError("fp16=True has no effect on a CPU; use bf16=True")
+
+    def get_warmup_steps(self, num_training_steps: int) -> int:
+        """Return the steps of warm-up, a fraction rounded down so that a run of one step still trains."""
+        return int(self.warmup_steps if self.warmup_steps >= 1 else num_training_steps * self.warmup_steps)

@@ -68,7 +68,8 @@ def check(folder: Path) -> None:
     except OSError as error:
         raise TrainingError(f"{folder} cannot be read ({error})") from error
     if changed is not None:
-        raise TrainingError(f"{folder / changed} is missing or not the file that was saved")
+        reason = "is not the file that was saved" if (folder / changed).is_file() else "is missing"
+        raise TrainingError(f"{folder / changed} {reason}")
 
 
 def newest_sound(run: Path) -> Path | None:

@@ -25,10 +25,16 @@ class Broken(TwinTowerTrainer):
 @pytest.fixture
 def arguments(tmp_path):
     def make(**options):
-        return TwinTowerTrainingArguments(
-            output_dir=str(tmp_path), per_device_train_batch_size=2, max_steps=8, disable_tqdm=True, use_cpu=True,
-            train_sampling_strategy="sequential", **options,
-        )  # fmt: skip
+        defaults = {
+            "output_dir": str(tmp_path),
+            "loss": "cosine_mse",
+            "per_device_train_batch_size": 2,
+            "max_steps": 8,
+            "disable_tqdm": True,
+            "use_cpu": True,
+            "train_sampling_strategy": "sequential",
+        }
+        return TwinTowerTrainingArguments(**{**defaults, **options})
 
     return make
 

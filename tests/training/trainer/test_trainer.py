@@ -43,6 +43,7 @@ def arguments(tmp_path):
     def make(**options):
         defaults = {
             "output_dir": str(tmp_path / "run"),
+            "loss": "cosine_mse",
             "per_device_train_batch_size": 4,
             "num_train_epochs": 2,
             "learning_rate": 1e-3,
