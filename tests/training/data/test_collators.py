@@ -66,12 +66,12 @@ def test_rows_of_a_dataset_are_records_too(collate):
     [
         [ScoredPair("a", "b", 0.5), RetrievalPair("a", "b")],
         [RetrievalPair("a", "b", ("c",)), RetrievalPair("a", "b")],
-        [ScoredPair("a", " ", 0.5)],
-        [ScoredPair("a", "b", float("nan"))],
+        [{"text1": "a", "text2": " ", "label": 0.5}],
+        [{"text1": "a", "text2": "b", "label": float("nan")}],
         [],
     ],
 )
-def test_records_that_make_no_batch_are_refused(collate, records):
+def test_records_that_cannot_be_a_batch_are_refused(collate, records):
     with pytest.raises(DataError):
         collate(records)
 
@@ -80,41 +80,39 @@ def test_the_stock_trainer_finds_no_tokenizer_to_save(collate):
     assert not hasattr(collate, "tokenizer")
 
 
-def test_a_text_is_tokenised_once_for_each_role(tiny_encoder, monkeypatch):
-    tokenised = []
+def test_a_text_is_tokenized_once_for_each_role(tiny_encoder, monkeypatch):
+    tokenized = []
     tokenize = tiny_encoder.tokenizer.tokenize
     monkeypatch.setattr(
-        tiny_encoder.tokenizer, "tokenize", lambda texts, **role: tokenised.append(texts) or tokenize(texts, **role)
+        tiny_encoder.tokenizer, "tokenize", lambda texts, **role: tokenized.append(texts) or tokenize(texts, **role)
     )
     collate = PairCollator(tiny_encoder.tokenizer)
     records = [ScoredPair("the cat", "a dog", 0.5), ScoredPair("a dog", "a dog", 1.0)]
     first, again = collate(records), collate(records[::-1])
-    assert [text for texts in tokenised for text in texts] == ["the cat", "a dog"]
+    assert [text for texts in tokenized for text in texts] == ["the cat", "a dog"]
     for name in ("text1_input_ids", "text1_attention_mask", "text2_input_ids"):
         assert torch.equal(first[name], again[name].flip(0))
     collate([RetrievalPair("the cat", "a dog")])
-    assert [text for texts in tokenised for text in texts] == ["the cat", "a dog", "the cat", "a dog"], "with prompts"
+    assert [text for texts in tokenized for text in texts] == ["the cat", "a dog", "the cat", "a dog"], "with prompts"
 
 
-def test_what_does_not_fit_is_tokenised_again(tiny_encoder, monkeypatch):
-    tokenised = []
+def test_texts_beyond_the_cache_are_tokenized_again(tiny_encoder, monkeypatch):
+    tokenized = []
     tokenize = tiny_encoder.tokenizer.tokenize
     monkeypatch.setattr(
-        tiny_encoder.tokenizer, "tokenize", lambda texts, **role: tokenised.extend(texts) or tokenize(texts, **role)
+        tiny_encoder.tokenizer, "tokenize", lambda texts, **role: tokenized.extend(texts) or tokenize(texts, **role)
     )
-    monkeypatch.setattr("simpair.training.data.collators._KEPT", 0)
+    monkeypatch.setattr("simpair.training.data.collators._CACHE_BYTES", 0)
     collate = PairCollator(tiny_encoder.tokenizer)
     first, again = (collate([ScoredPair("the cat", "a dog", 0.5)]) for _ in range(2))
-    assert tokenised == ["the cat", "a dog"] * 2
+    assert tokenized == ["the cat", "a dog"] * 2
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 
-def test_texts_that_lose_their_end_are_told_of_once(collate, tiny_encoder, caplog):
+def test_truncated_texts_are_logged_once(collate, tiny_encoder, caplog):
     longest = tiny_encoder.tokenizer.max_seq_length
     collate([ScoredPair("the cat", "a dog", 0.5)])
     assert not caplog.messages
     for _ in range(2):
         collate([ScoredPair("the cat " * longest, "a dog", 0.5)])
-    assert caplog.messages == [
-        f"texts of more than {longest} tokens lose their end in training, as they do in encoding"
-    ]
+    assert caplog.messages == [f"texts of more than {longest} tokens are truncated, as in encoding"]

@@ -8,7 +8,7 @@ import torch
 from simpair import TwinTowerEncoder
 from simpair.errors import TrainingError
 from simpair.training import RetrievalPair, ScoredPair, TwinTowerTrainer, TwinTowerTrainingArguments, fine_tune
-from simpair.training.trainer.step_checks import Watch
+from simpair.training.trainer.step_checks import StepChecks
 
 PAIRS = [ScoredPair(f"the cat {n}", f"a dog {n % 3}", (n % 4) / 3) for n in range(16)]
 
@@ -41,7 +41,9 @@ def arguments(tmp_path):
 
 def test_a_loss_that_is_not_finite_names_step_and_rows(tiny_encoder, arguments):
     trainer = Broken(tiny_encoder, arguments(), train_dataset=PAIRS)
-    with pytest.raises(TrainingError, match=r"loss of step 2 is nan; .*It is of row 3; row 4$"):
+    with pytest.raises(
+        TrainingError, match=r"loss of step 2 is nan; .*Its records: train_dataset, row 3; train_dataset, row 4$"
+    ):
         trainer.train()
 
 
@@ -50,7 +52,10 @@ def test_gradients_are_of_the_rows_of_the_whole_step(tiny_encoder, arguments):
     weight.register_hook(lambda gradient: gradient * float("inf"))
     trainer = TwinTowerTrainer(tiny_encoder, arguments(gradient_accumulation_steps=2), train_dataset=PAIRS)
     before = weight.detach().clone()
-    with pytest.raises(TrainingError, match=r"gradient of step 1 is (inf|nan); .*It is of row 1; row 2; row 3; row 4$"):
+    with pytest.raises(
+        TrainingError,
+        match=r"gradient of step 1 is (inf|nan); .*Its records: train_dataset, row 1; .*; train_dataset, row 4$",
+    ):
         trainer.train()
     assert torch.equal(weight, before), "the optimizer has not seen it"
 
@@ -65,7 +70,9 @@ def test_fine_tune_names_files_and_lines(tiny_encoder, tmp_path):
 
 def test_a_loss_is_of_its_own_batch_and_not_of_others_of_the_step(tiny_encoder, arguments):
     trainer = Broken(tiny_encoder, arguments(gradient_accumulation_steps=4), train_dataset=PAIRS)
-    with pytest.raises(TrainingError, match=r"loss of step 1 is nan; .*It is of row 3; row 4$"):
+    with pytest.raises(
+        TrainingError, match=r"loss of step 1 is nan; .*Its records: train_dataset, row 3; train_dataset, row 4$"
+    ):
         trainer.train()
 
 
@@ -78,31 +85,31 @@ def test_what_is_measured_is_not_taken_for_a_step(tiny_encoder, arguments, caplo
 
 
 def test_embeddings_that_are_no_numbers_have_not_collapsed(caplog):
-    watch = Watch()
-    watch.begin(1, None)
+    checks = StepChecks()
+    checks.begin_batch(1, None)
     texts = {"text1_input_ids": torch.tensor([[1], [2]]), "text1_attention_mask": torch.ones(2, 1)}
-    watch.embeddings([torch.full((2, 4), float("nan"))], texts)
+    checks.check_embeddings([torch.full((2, 4), float("nan"))], texts)
     assert not caplog.messages
-    watch.embeddings([torch.ones(2, 4)], texts)
+    checks.check_embeddings([torch.ones(2, 4)], texts)
     assert "collapsed" in caplog.text
 
 
 def test_a_batch_of_one_label_is_told_of_once_and_counted(tiny_encoder, arguments, caplog):
     pairs = [pair._replace(label=float(n < 14)) for n, pair in enumerate(PAIRS)]
     TwinTowerTrainer(tiny_encoder, arguments(loss="cosent"), train_dataset=pairs).train()
-    told = [message for message in caplog.messages if "nothing to order" in message]
+    told = [message for message in caplog.messages if "there is no order" in message]
     assert len(told) == 1
-    assert "step 1 is 1" in told[0]
-    assert "row 1; row 2" in told[0]
-    assert "nothing was learnt from 8 of 8 batches" in caplog.messages
+    assert "step 1: every label is 1" in told[0]
+    assert "row 1; train_dataset, row 2" in told[0]
+    assert "nothing was learned from 8 of 8 batches" in caplog.messages
 
 
 def test_a_batch_of_equal_positives_is_told_of_once_and_counted(tiny_encoder, arguments, caplog):
     same = [RetrievalPair("the cat", "a dog")] * 16
     TwinTowerTrainer(tiny_encoder, arguments(loss="info_nce"), train_dataset=same).train()
     (told, counted) = caplog.messages
-    assert "no anchor of a batch of step 1 has a wrong text beside it, so there is nothing to choose" in told
-    assert counted == "nothing was learnt from 8 of 8 batches"
+    assert "a batch of step 1: no anchor has a negative among the candidates" in told
+    assert counted == "nothing was learned from 8 of 8 batches"
     caplog.clear()
     others = [RetrievalPair(f"the cat {n}", f"a dog {n}") for n in range(16)]
     TwinTowerTrainer(tiny_encoder, arguments(loss="info_nce"), train_dataset=others).train()
@@ -120,13 +127,13 @@ def test_batches_of_two_labels_are_not_spoken_of(tiny_encoder, arguments, caplog
 
 @pytest.mark.parametrize("label", [5.0, -1.5])
 def test_labels_that_are_no_cosines_stop_the_run(label):
-    watch = Watch()
-    watch.begin(3, torch.tensor([0, 1]))
-    watch.labels(torch.tensor([0.5, label]), ranked=True)
+    checks = StepChecks()
+    checks.begin_batch(3, torch.tensor([0, 1]))
+    checks.check_labels(torch.tensor([0.5, label]), ranked=True)
     with pytest.raises(
-        TrainingError, match=r"labels of step 3 go from .*, but cosines go from -1 to 1. It is of row 1"
+        TrainingError, match=r"labels of step 3 range from .*, but a cosine is from -1 to 1; .* Its records: row 1"
     ):
-        watch.labels(torch.tensor([0.5, label]), ranked=False)
+        checks.check_labels(torch.tensor([0.5, label]), ranked=False)
 
 
 def test_equal_embeddings_of_different_texts_are_told_of_once(tiny_model, arguments, caplog):

@@ -22,9 +22,9 @@ from simpair.training import (
     cosent,
     cosine_mse,
     embed_columns,
+    false_negative_mask,
     info_nce,
 )
-from simpair.training.trainer.trainer import right_answers
 
 PAIRS = [
     ScoredPair(f"the cat {a}", f"a dog {b}", ((a * 7 + b * 3) % 5) / 4)
@@ -292,8 +292,8 @@ def test_equal_texts_are_no_negatives_of_each_other(tiny_encoder):
         RetrievalPair("cat", "blue", ("fast",)),
         RetrievalPair("query", "text", ("query",)),
     ]
-    right = right_answers(PairCollator(tiny_encoder.tokenizer)(records)).int().tolist()
-    assert right == [
+    mask = false_negative_mask(PairCollator(tiny_encoder.tokenizer)(records)).int().tolist()
+    assert mask == [
         [1, 1, 1, 0, 0, 0, 0, 0],
         [1, 1, 0, 0, 0, 0, 0, 0],
         [1, 0, 1, 0, 0, 0, 0, 0],

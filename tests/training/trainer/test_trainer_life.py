@@ -333,5 +333,5 @@ def test_a_loss_function_beside_the_loss_is_refused(tiny_encoder, arguments):
 
 @pytest.mark.parametrize("dims", [[33], [0, 8], [16, -1]])
 def test_widths_that_the_encoder_has_not_are_refused(tiny_encoder, arguments, dims):
-    with pytest.raises(InputError, match="give widths from 1 to 32, the encoder's"):
+    with pytest.raises(InputError, match="give dimensions from 1 to 32, the encoder's"):
         TwinTowerTrainer(tiny_encoder, arguments(matryoshka_dims=dims))

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from simpair.errors import TrainingError
-from simpair.training import PairCollator, TwinTowerTrainer, angle, cosent, embed_columns, info_nce
-from simpair.training.trainer.trainer import right_answers
+from simpair.training import PairCollator, TwinTowerTrainer, angle, cosent, embed_columns, false_negative_mask, info_nce
 from tests.training.trainer.test_trainer import ASKED, PAIRS, arguments, distance, quiet, weights
 
 __all__ = ["arguments", "quiet"]
@@ -35,11 +34,11 @@ def test_gradient_caching_drops_the_same_numbers_both_times(tiny_encoder, monkey
     def gradients(seed=5):
         torch.manual_seed(seed)
         tiny_encoder.zero_grad()
-        sum(part.square()[:, 0].sum() for part in embed_columns(tiny_encoder, batch, at_once=4)).backward()
+        sum(part.square()[:, 0].sum() for part in embed_columns(tiny_encoder, batch, mini_batch_size=4)).backward()
         return {name: value.grad.clone() for name, value in tiny_encoder.named_parameters()}
 
     cached, other = gradients(), gradients(seed=6)
-    monkeypatch.setattr("simpair.training.trainer.trainer.checkpoint", lambda model, *part, use_reentrant: model(*part))
+    monkeypatch.setattr("simpair.training.trainer.batches.checkpoint", lambda model, *part, use_reentrant: model(*part))
     assert distance(cached, gradients()) <= 1e-6
     assert distance(cached, other) > 1e-3  # the control: numbers are dropped
 
@@ -52,7 +51,7 @@ def test_the_options_of_the_loss_reach_it(tiny_encoder, arguments):
         return TwinTowerTrainer(tiny_encoder, arguments(**options)).compute_loss(tiny_encoder, batch).item()
 
     text1, text2, negatives = embed_columns(tiny_encoder, asked)
-    both = info_nce(text1, text2, negatives, same=right_answers(asked), symmetric=True, scale=5)
+    both = info_nce(text1, text2, negatives, false_negative_mask=false_negative_mask(asked), symmetric=True, scale=5)
     assert loss_of(asked, loss="info_nce", symmetric=True, scale=5) == pytest.approx(both.item())
     text1, text2 = embed_columns(tiny_encoder, scored)
     labels = scored["labels"]
