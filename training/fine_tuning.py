@@ -142,9 +142,8 @@ def fine_tune(
     sources = read_sources(data, label_range=label_range, skip_empty=skip_empty)
     dev_source = None if dev is None else read_source(dev, name="dev", label_range=label_range, skip_empty=skip_empty)
     training_set = prepare_training_set(sources, weights, dev_source, loss)
-    rows = len(training_set.mixture)
     step_size = batch_size * others.get("gradient_accumulation_steps", 1) * int(os.environ.get("WORLD_SIZE", "1"))
-    steps = max_steps if max_steps > 0 else math.ceil(epochs * math.ceil(rows / step_size))
+    steps = max_steps if max_steps > 0 else math.ceil(epochs * math.ceil(len(training_set.mixture) / step_size))
     log_sampling_warnings(training_set, steps=steps, batch_size=step_size)
     settings: dict[str, Any] = {
         "loss": training_set.loss_name,
@@ -160,25 +159,9 @@ def fine_tune(
         **others,
     }
     checkpoint = _start_run(output_dir, encoder, training_set, settings, resume=resume)
-    before = None if dev_source is None else evaluate_records(encoder, dev_source.records)
-    start = time.perf_counter()
     defaults = _trainer_defaults(output_dir, encoder, steps)
     trainer_arguments = {**defaults, **settings, "disable_tqdm": not show_progress_bar}
-    result = _train(encoder, training_set, trainer_arguments, callbacks, checkpoint)
-    seconds = time.perf_counter() - start
-    encoder.eval()
-    if output_dir is not None and is_main_process():
-        encoder.save_pretrained(output_dir)
-    return FineTuneReport(
-        records=rows,
-        loss_name=training_set.loss_name,
-        steps=result.global_step,
-        loss=result.training_loss,
-        seconds=seconds,
-        before=before,
-        after=None if dev_source is None else evaluate_records(encoder, dev_source.records),
-        sources=training_set.reports,
-    )
+    return _run(encoder, training_set, trainer_arguments, callbacks, checkpoint)
 
 
 def is_main_process() -> bool:
@@ -248,6 +231,34 @@ def _trainer_defaults(output_dir: str | Path | None, encoder: TwinTowerEncoder, 
         saved = {"output_dir": str(output_dir), "save_strategy": "epoch", "logging_strategy": "steps"}
     logging_steps = max(1, steps // _LOGGED)
     return {**saved, "save_total_limit": 2, "logging_steps": logging_steps, "use_cpu": encoder.device.type == "cpu"}
+
+
+def _run(
+    encoder: TwinTowerEncoder,
+    training_set: TrainingSet,
+    arguments: Mapping[str, Any],
+    callbacks: Sequence[TrainerCallback],
+    checkpoint: str | None,
+) -> FineTuneReport:
+    """Evaluate, train, save the encoder in the output folder if there is one, and evaluate again."""
+    dev, output_dir = training_set.dev, arguments.get("output_dir")
+    before = None if dev is None else evaluate_records(encoder, dev.records)
+    start = time.perf_counter()
+    result = _train(encoder, training_set, arguments, callbacks, checkpoint)
+    seconds = time.perf_counter() - start
+    encoder.eval()
+    if output_dir is not None and is_main_process():
+        encoder.save_pretrained(output_dir)
+    return FineTuneReport(
+        records=len(training_set.mixture),
+        loss_name=training_set.loss_name,
+        steps=result.global_step,
+        loss=result.training_loss,
+        seconds=seconds,
+        before=before,
+        after=None if dev is None else evaluate_records(encoder, dev.records),
+        sources=training_set.reports,
+    )
 
 
 def _train(

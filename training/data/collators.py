@@ -50,7 +50,7 @@ class PairCollator:
     def __call__(self, records: Sequence[Record | Mapping[str, Any]]) -> dict[str, Tensor]:
         """Return the batch of B records of one kind.
 
-        ScoredPair and RetrievalPair are trusted: whoever reads data checks it. Other rows, such as those of a
+        ScoredPair and RetrievalPair are trusted; readers of data check them. Other rows, such as those of a
         ``datasets.Dataset``, are read as :func:`~simpair.training.read_pairs` reads the rows of a file.
 
         Returns:

@@ -14,9 +14,9 @@ from torch.utils.data import Dataset, Sampler
 
 from simpair.errors import InputError
 
-from .sources import Source
+from .sources import Source, read_source
 
-__all__ = ["Mixture", "SourceSampler"]
+__all__ = ["Mixture", "SourceSampler", "read_dataset", "read_datasets"]
 
 
 class Mixture(Dataset[Any]):
@@ -139,3 +139,21 @@ class SourceSampler(Sampler[int]):
             draw = np.random.default_rng((self._seed, source, number))
             known = self._orders[source] = (number, draw.permutation(self._sizes[source]))
         return known[1]
+
+
+def read_dataset(data: Any, name: str) -> Any:
+    """Return records in memory as a mixture of one checked source; None, a stream or a torch dataset as it is.
+
+    Raises:
+        DataError: A record cannot be used.
+    """
+    if data is None or isinstance(data, Dataset) or not hasattr(data, "__len__"):
+        return data
+    return Mixture([read_source(data, name=name)])
+
+
+def read_datasets(data: Any, name: str) -> Any:
+    """Return a dataset, or each dataset of a dictionary, as :func:`read_dataset`."""
+    if isinstance(data, dict):
+        return {key: read_dataset(part, key) for key, part in data.items()}
+    return read_dataset(data, name)

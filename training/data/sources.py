@@ -172,7 +172,7 @@ def as_retrieval(source: Source) -> Source:
 
 
 def digest(records: Records) -> str:
-    """Return the hex SHA-256 digest of records and of their order, whatever file they came from."""
+    """Return the hex SHA-256 digest of records in their order, independent of their files."""
     found = hashlib.sha256()
     for record in records:
         found.update(repr(tuple(record)).encode("utf-8"))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 from transformers import EvalPrediction, Trainer, TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, has_length
 
@@ -26,16 +24,15 @@ from simpair.encoder.model import TwinTowerEncoder
 from simpair.errors import InputError, TrainingError
 
 from ..data.collators import CheckingCollator, PairCollator
-from ..data.mixture import Mixture
+from ..data.mixture import Mixture, read_dataset, read_datasets
 from ..data.pairs import RetrievalPair
-from ..data.sources import read_source
-from ..defaults import automatic_loss
 from ..evaluation.evaluate import evaluate_retrieval
 from ..evaluation.metrics import pearson, spearman
-from ..losses import angle, cosent, cosine_mse, info_nce, matryoshka
+from ..losses import matryoshka
 from .adapters import is_adapted
 from .arguments import TwinTowerTrainingArguments
-from .batches import embed_columns, false_negative_mask
+from .batch_loss import batch_loss
+from .batches import embed_columns
 from .checkpoints import newest_complete, remove_checkpoint, rotate, verify, write_checksums
 from .step_checks import ROWS, NumberedDataset, NumberingCollator, StepChecks
 
@@ -61,7 +58,9 @@ class TwinTowerTrainer(Trainer):
     args: TwinTowerTrainingArguments
 
     def __init__(self, model: TwinTowerEncoder, args: TwinTowerTrainingArguments, **kwargs: Any) -> None:
-        """As ``transformers.Trainer``, with defaults for the collator and the metrics (Spearman, Pearson).
+        """Create a trainer; other arguments are those of ``transformers.Trainer``.
+
+        The default collator is a :class:`PairCollator`; the default metrics are Spearman and Pearson correlation.
 
         Raises:
             TypeError: The model is not a TwinTowerEncoder.
@@ -80,8 +79,8 @@ class TwinTowerTrainer(Trainer):
         self._reads_records = kwargs.get("data_collator") is None
         if self._reads_records:
             kwargs["data_collator"] = PairCollator(model.tokenizer)
-            kwargs["train_dataset"] = _read(kwargs.get("train_dataset"), "train_dataset")
-            kwargs["eval_dataset"] = _read_all(kwargs.get("eval_dataset"))
+            kwargs["train_dataset"] = read_dataset(kwargs.get("train_dataset"), "train_dataset")
+            kwargs["eval_dataset"] = read_datasets(kwargs.get("eval_dataset"), "eval_dataset")
         kwargs.setdefault("compute_metrics", _pair_metrics)
         super().__init__(model, args, **kwargs)
         self.loss_is_scaled_for_ga = False
@@ -102,44 +101,12 @@ class TwinTowerTrainer(Trainer):
             embeddings, inputs = self._gather(embeddings, inputs)
         if model.training:
             self._checks.check_embeddings(embeddings, inputs)
-        loss_function = self._loss_function(inputs, training=model.training)
+        loss_function = batch_loss(self.args, inputs, checks=self._checks if model.training else None)
         if self.args.matryoshka_dims:
             loss = matryoshka(loss_function, *embeddings, dims=self.args.matryoshka_dims)
         else:
             loss = loss_function(*embeddings)
         return (loss, {"scores": F.cosine_similarity(embeddings[0], embeddings[1])}) if return_outputs else loss
-
-    def _loss_function(self, inputs: Mapping[str, Tensor], *, training: bool) -> Callable[..., Tensor]:
-        """Return the loss as a function of the batch's embeddings; dev data may be of another kind."""
-        name, scale = self.args.loss, self.args.scale
-        if name == "auto" or (not training and ("labels" in inputs) == (name == "info_nce")):
-            name = automatic_loss(has_labels="labels" in inputs)
-        if name == "info_nce":
-            return self._info_nce(inputs, training=training)
-        if "labels" not in inputs:
-            raise TrainingError(f"{name} needs labels, and the batch has none; use loss='info_nce'")
-        labels = inputs["labels"]
-        if training:
-            self._checks.check_labels(labels, ranked=name != "cosine_mse")
-        if name == "cosine_mse":
-            return partial(cosine_mse, labels=labels)
-        if name == "cosent":
-            return partial(cosent, labels=labels, scale=scale)
-        return lambda text1, text2: cosent(text1, text2, labels, scale=scale) + angle(text1, text2, labels, scale=scale)
-
-    def _info_nce(self, inputs: Mapping[str, Tensor], *, training: bool) -> Callable[..., Tensor]:
-        if "labels" in inputs:
-            raise TrainingError("info_nce takes every pair as a positive, but the batch has labels; use loss='cosent'")
-        mask = false_negative_mask(inputs)
-        if training:
-            self._checks.check_candidates(mask)
-        scale, symmetric = self.args.scale, self.args.symmetric
-
-        def loss_function(text1: Tensor, text2: Tensor, *negatives: Tensor) -> Tensor:
-            candidates = torch.cat(negatives) if negatives else None
-            return info_nce(text1, text2, candidates, scale=scale, false_negative_mask=mask, symmetric=symmetric)
-
-        return loss_function
 
     def _gather(self, embeddings: list[Tensor], inputs: Mapping[str, Tensor]) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Return the embeddings and inputs of all processes, so that each computes the loss of the joined batch.
@@ -162,7 +129,7 @@ class TwinTowerTrainer(Trainer):
     # --- training -----------------------------------------------------------------------------------------------------
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """As ``Trainer.train``; True resumes from the newest complete checkpoint.
+        """Train as ``Trainer.train`` does; True resumes from the newest complete checkpoint.
 
         The encoder's ``source`` becomes None, since no saved checkpoint has its weights any more.
 
@@ -204,7 +171,7 @@ class TwinTowerTrainer(Trainer):
         return TrainOutput(state.global_step, _mean_loss(state), {})
 
     def training_step(self, model: nn.Module, inputs: Mapping[str, Any], *args: Any, **kwargs: Any) -> Tensor:
-        """As ``Trainer.training_step``; raises if the loss is not finite, where the stock trainer logs 0."""
+        """Run one step as ``Trainer`` does; raise if the loss is not finite, where the stock trainer logs 0."""
         columns = dict(inputs)
         self._checks.begin_batch(self.state.global_step + 1, columns.pop(ROWS, None))
         loss: Tensor = super().training_step(model, columns, *args, **kwargs)
@@ -224,7 +191,7 @@ class TwinTowerTrainer(Trainer):
     # --- data ---------------------------------------------------------------------------------------------------------
 
     def get_train_dataloader(self) -> Any:
-        """As ``Trainer.get_train_dataloader``; each batch also holds the rows of its records, except for a stream."""
+        """Return the loader of ``Trainer``; each batch also holds the rows of its records, except for a stream."""
         dataset, collate = self.train_dataset, self._collator_for(self.train_dataset)
         if has_length(dataset):
             dataset, collate = NumberedDataset(dataset), NumberingCollator(collate)
@@ -232,17 +199,17 @@ class TwinTowerTrainer(Trainer):
             return super().get_train_dataloader()
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
-        """As ``Trainer.get_eval_dataloader``; records are read and checked."""
+        """Return the loader of ``Trainer``; records are read and checked."""
         if self._reads_records and not isinstance(eval_dataset, str):
-            eval_dataset = _read(eval_dataset, "eval_dataset")
+            eval_dataset = read_dataset(eval_dataset, "eval_dataset")
         dataset: Any = self.eval_dataset if eval_dataset is None or isinstance(eval_dataset, str) else eval_dataset
         dataset = dataset[eval_dataset] if isinstance(eval_dataset, str) else dataset
         with self._replaced(data_collator=self._collator_for(dataset)):
             return super().get_eval_dataloader(eval_dataset)
 
     def get_test_dataloader(self, test_dataset: Any) -> Any:
-        """As ``Trainer.get_test_dataloader``; records are read and checked."""
-        dataset = _read(test_dataset, "test_dataset") if self._reads_records else test_dataset
+        """Return the loader of ``Trainer``; records are read and checked."""
+        dataset = read_dataset(test_dataset, "test_dataset") if self._reads_records else test_dataset
         with self._replaced(data_collator=self._collator_for(dataset)):
             return super().get_test_dataloader(dataset)
 
@@ -263,7 +230,7 @@ class TwinTowerTrainer(Trainer):
             vars(self).update(before)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        """As in ``Trainer``; a dataset may have a sampler of its own, as a mixture of several sources does."""
+        """Return the sampler of the dataset, which a mixture of several sources has, or the sampler of ``Trainer``."""
         dataset = self.train_dataset if train_dataset is None else train_dataset
         records = dataset.records if isinstance(dataset, NumberedDataset) else dataset
         sampler_of = getattr(records, "sampler", None)
@@ -296,7 +263,7 @@ class TwinTowerTrainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> Any:
-        """As in ``Trainer``; for retrieval pairs also MRR, nDCG, recall and accuracy among all texts of the data."""
+        """Evaluate as ``Trainer`` does; for retrieval pairs also compute MRR, nDCG, recall and accuracy."""
         output: Any = super().evaluation_loop(
             dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
         )
@@ -374,20 +341,6 @@ def _mean_loss(state: TrainerState) -> float:
     logged = [(entry["step"], entry["loss"]) for entry in state.log_history if "loss" in entry]
     steps = np.diff([0, *(step for step, _ in logged)])
     return float(np.average([loss for _, loss in logged], weights=steps)) if logged else math.nan
-
-
-def _read(data: Any, name: str) -> Any:
-    """Return records as a mixture of one checked source; None, a stream or another dataset of torch as it is."""
-    if data is None or isinstance(data, Dataset) or not hasattr(data, "__len__"):
-        return data
-    return Mixture([read_source(data, name=name)])
-
-
-def _read_all(data: Any) -> Any:
-    """Return the dataset, or a dictionary of datasets, that is evaluated."""
-    if isinstance(data, dict):
-        return {name: _read(part, name) for name, part in data.items()}
-    return _read(data, "eval_dataset")
 
 
 def _pair_metrics(prediction: EvalPrediction) -> dict[str, float]:

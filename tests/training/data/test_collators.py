@@ -1,4 +1,4 @@
-"""Batches hold the texts of their records, padded, under the names that the trainer and users' own loops expect."""
+"""Batches hold the padded texts of their records under the column names that the trainer expects."""
 
 from dataclasses import replace
 
@@ -20,7 +20,7 @@ def real_tokens(batch, name, row):
     return batch[f"{name}_input_ids"][row][batch[f"{name}_attention_mask"][row].bool()].tolist()
 
 
-def test_a_scored_batch_is_flat_and_batch_sized(collate, tiny_encoder):
+def test_a_scored_batch_is_a_flat_dictionary(collate, tiny_encoder):
     batch = collate([ScoredPair("the cat", "a dog runs fast", 0.25), ScoredPair("今天天气", "cat", 1.0)])
     assert list(batch) == [
         "text1_input_ids",
@@ -36,12 +36,12 @@ def test_a_scored_batch_is_flat_and_batch_sized(collate, tiny_encoder):
     assert batch["text2_attention_mask"].dtype == batch["text2_input_ids"].dtype == torch.int64
 
 
-def test_a_retrieval_batch_has_one_column_a_negative_and_no_labels(collate):
+def test_a_retrieval_batch_has_a_column_for_each_negative_and_no_labels(collate):
     batch = collate([RetrievalPair("a", "b", ("c", "d")), RetrievalPair("e", "f", ("g", "h"))])
     assert {name.split("_")[0] for name in batch} == {"text1", "text2", "negative1", "negative2"}
 
 
-def test_retrieval_pairs_take_the_prompts_of_their_roles_and_scored_pairs_the_default(tiny_model):
+def test_retrieval_pairs_get_the_prompts_of_their_roles_and_scored_pairs_the_default(tiny_model):
     checkpoint = read_checkpoint(tiny_model)
     prompts = {"query": "the ", "document": "a red ", "plain": "model "}
     settings = replace(checkpoint.settings, prompts=prompts, default_prompt_name="plain")
@@ -55,7 +55,7 @@ def test_retrieval_pairs_take_the_prompts_of_their_roles_and_scored_pairs_the_de
     assert real_tokens(scored, "text1", 0) == plain.ids(["model cat"])[0]
 
 
-def test_rows_of_a_dataset_are_records_too(collate):
+def test_rows_of_a_dataset_are_read_as_records(collate):
     row = {"text1": "a cat", "text2": "the cat", "label": 0.5, "source": "somewhere"}
     ours = collate([ScoredPair("a cat", "the cat", 0.5)])
     assert all(torch.equal(column, ours[name]) for name, column in collate([row]).items())

@@ -1,4 +1,4 @@
-"""Data in any form become sources: of one kind, with the place of every record."""
+"""Data in any form become sources of one kind, with the place of every record."""
 
 import datetime
 from typing import NamedTuple

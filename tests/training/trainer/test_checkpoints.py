@@ -126,7 +126,7 @@ def test_no_process_writes_its_random_state_before_the_folder_exists(
     """The folder appears by one rename; a folder that another process made would be filled file by file."""
     events: list[str] = []
 
-    class Told(TwinTowerTrainer):
+    class Recording(TwinTowerTrainer):
         def _save(self, *args: Any, **kwargs: Any) -> None:
             super()._save(*args, **kwargs)
             events.append("folder")
@@ -136,7 +136,7 @@ def test_no_process_writes_its_random_state_before_the_folder_exists(
     args = TwinTowerTrainingArguments(
         str(tmp_path), max_steps=1, save_strategy="steps", save_steps=1, use_cpu=True, disable_tqdm=True
     )
-    trainer = Told(tiny_encoder, args, train_dataset=pairs)
+    trainer = Recording(tiny_encoder, args, train_dataset=pairs)
     monkeypatch.setattr(trainer.accelerator, "wait_for_everyone", lambda: events.append("wait"))
     trainer.train()
     assert events[events.index("folder") :][:3] == ["folder", "wait", "random state"]

@@ -112,7 +112,7 @@ def test_another_base_model_does_not_resume(run):
         resume(run, run)
 
 
-def test_other_versions_are_told_of(run, tiny_model, caplog):
+def test_other_versions_are_logged(run, tiny_model, caplog):
     saved = json.loads((run / "run.json").read_text(encoding="utf-8"))
     saved["versions"]["torch"] = "1.0"
     (run / "run.json").write_text(json.dumps(saved), encoding="utf-8")
@@ -152,7 +152,7 @@ sys.exit(main(sys.argv[2:]))
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGHUP", 129)])
-def test_a_run_that_is_told_to_stop_saves_and_goes_on_to_the_same_weights(tiny_model, tmp_path, name, status):
+def test_a_signal_saves_a_checkpoint_that_resumes_to_the_same_weights(tiny_model, tmp_path, name, status):
     data = tmp_path / "pairs.jsonl"
     data.write_text("".join(json.dumps(pair._asdict()) + "\n" for pair in PAIRS), encoding="utf-8")
     weights = []

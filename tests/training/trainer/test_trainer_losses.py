@@ -1,4 +1,4 @@
-"""What the trainer makes of a batch: the loss it was asked for, its gradient in parts, and a stop where it is none."""
+"""The loss of a batch: its options, gradient caching, and errors for gradients that are not finite."""
 
 import math
 from types import SimpleNamespace
@@ -26,8 +26,8 @@ def test_gradient_caching_gives_the_gradients_of_the_whole_batch(tiny_encoder, a
     assert distance(*gradients) <= 1e-5 * max(float(grad.abs().max()) for grad in gradients[0].values())
 
 
-def test_gradient_caching_drops_the_same_numbers_both_times(tiny_encoder, monkeypatch):
-    """The gradient is that of the loss that was reported, dropout or not: that of the same forwards, kept whole."""
+def test_gradient_caching_uses_the_same_dropout_both_times(tiny_encoder, monkeypatch):
+    """With dropout the gradient is that of the reported loss: it equals the gradient without caching."""
     batch = PairCollator(tiny_encoder.tokenizer)(ASKED)
     tiny_encoder.train()
 
@@ -40,7 +40,7 @@ def test_gradient_caching_drops_the_same_numbers_both_times(tiny_encoder, monkey
     cached, other = gradients(), gradients(seed=6)
     monkeypatch.setattr("simpair.training.trainer.batches.checkpoint", lambda model, *part, use_reentrant: model(*part))
     assert distance(cached, gradients()) <= 1e-6
-    assert distance(cached, other) > 1e-3  # the control: numbers are dropped
+    assert distance(cached, other) > 1e-3  # the control: dropout is on
 
 
 def test_the_options_of_the_loss_reach_it(tiny_encoder, arguments):
@@ -59,11 +59,11 @@ def test_the_options_of_the_loss_reach_it(tiny_encoder, arguments):
         (cosent(text1, text2, labels) + angle(text1, text2, labels)).item()
     )
     short = cosent(text1[:, :8], text2[:, :8], labels) + cosent(text1, text2, labels)
-    widths = [8, text1.shape[1]]
-    assert loss_of(scored, loss="cosent", matryoshka_dims=widths) == pytest.approx(short.item())
+    dims = [8, text1.shape[1]]
+    assert loss_of(scored, loss="cosent", matryoshka_dims=dims) == pytest.approx(short.item())
 
 
-def test_a_gradient_that_is_not_finite_stops_the_run_and_leaves_the_weights(tiny_encoder, arguments):
+def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights_change(tiny_encoder, arguments):
     class Broken(TwinTowerTrainer):
         def training_step(self, model, *args, **kwargs):
             loss = super().training_step(model, *args, **kwargs)
@@ -76,7 +76,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_leaves_the_weights(tiny
     assert distance(before, weights(tiny_encoder)) == 0
 
 
-def test_a_step_that_a_float16_scaler_leaves_out_is_no_error(tiny_encoder, arguments):
+def test_a_step_that_a_float16_scaler_skips_is_not_an_error(tiny_encoder, arguments):
     trainer = TwinTowerTrainer(tiny_encoder, arguments())
     endless = torch.tensor(float("inf"))
     with pytest.raises(TrainingError, match="gradient of step 1"):
