@@ -134,8 +134,8 @@ def fine_tune(
             settings.
 
     Example:
-        >>> report = fine_tune(encoder, "pairs.csv", dev="dev.csv", epochs=2)  # doctest: +SKIP
-        >>> encoder.save_pretrained("my-model")  # doctest: +SKIP
+        >>> report = fine_tune(encoder, "pairs.csv", dev="dev.csv", epochs=2)
+        >>> encoder.save_pretrained("my-model")
     """
     _check(output_dir, resume=resume, batch_size=batch_size, epochs=epochs, max_steps=max_steps)
     others = _other_arguments(arguments)

@@ -33,8 +33,8 @@ def cosine_mse(text1: Tensor, text2: Tensor, labels: Tensor) -> Tensor:
         A scalar from 0 to 4.
 
     Example:
-        >>> loss = cosine_mse(text1, text2, torch.tensor([1.0, 0.0]))  # doctest: +SKIP
-        >>> loss.backward()  # doctest: +SKIP
+        >>> loss = cosine_mse(text1, text2, torch.tensor([1.0, 0.0]))
+        >>> loss.backward()
     """
     cosines = _pairwise(text1, text2)
     _check_labels(labels, cosines)
@@ -59,8 +59,8 @@ def cosent(text1: Tensor, text2: Tensor, labels: Tensor, *, scale: float = SCALE
         A scalar of at least 0.
 
     Example:
-        >>> loss = cosent(text1, text2, torch.tensor([0.9, 0.1]))  # doctest: +SKIP
-        >>> loss.backward()  # doctest: +SKIP
+        >>> loss = cosent(text1, text2, torch.tensor([0.9, 0.1]))
+        >>> loss.backward()
     """
     return _ranking(_pairwise(text1, text2), labels, scale)
 
@@ -87,8 +87,8 @@ def angle(text1: Tensor, text2: Tensor, labels: Tensor, *, scale: float = SCALE)
         ValueError: D is odd.
 
     Example:
-        >>> loss = cosent(text1, text2, labels) + angle(text1, text2, labels)  # doctest: +SKIP
-        >>> loss.backward()  # doctest: +SKIP
+        >>> loss = cosent(text1, text2, labels) + angle(text1, text2, labels)
+        >>> loss.backward()
     """
     if text1.shape[-1] % 2:
         raise ValueError(f"the embeddings have dimension {text1.shape[-1]}; angle needs an even dimension")
@@ -127,8 +127,8 @@ def info_nce(
         A scalar of at least 0.
 
     Example:
-        >>> loss = info_nce(text1, text2, false_negative_mask=false_negative_mask(inputs))  # doctest: +SKIP
-        >>> loss.backward()  # doctest: +SKIP
+        >>> loss = info_nce(text1, text2, false_negative_mask=false_negative_mask(inputs))
+        >>> loss.backward()
     """
     if anchors.shape != positives.shape:
         raise ValueError(
@@ -161,8 +161,8 @@ def distillation(student: Tensor, teacher: Tensor) -> Tensor:
         A scalar from 0 to 2.
 
     Example:
-        >>> loss = distillation(student, teacher)  # doctest: +SKIP
-        >>> loss.backward()  # doctest: +SKIP
+        >>> loss = distillation(student, teacher)
+        >>> loss.backward()
     """
     return (1 - _pairwise(student, teacher)).mean()
 
@@ -184,8 +184,8 @@ def similarity_distillation(student: Tensor, teacher: Tensor, *, scale: float = 
         A scalar of at least 0.
 
     Example:
-        >>> loss = similarity_distillation(student, teacher)  # doctest: +SKIP
-        >>> loss.backward()  # doctest: +SKIP
+        >>> loss = similarity_distillation(student, teacher)
+        >>> loss.backward()
     """
     if len(student) != len(teacher) or len(student) < 2:
         raise ValueError(
@@ -219,8 +219,8 @@ def matryoshka(
         A scalar.
 
     Example:
-        >>> loss = matryoshka(info_nce, text1, text2, dims=(64, 128, 384))  # doctest: +SKIP
-        >>> loss.backward()  # doctest: +SKIP
+        >>> loss = matryoshka(info_nce, text1, text2, dims=(64, 128, 384))
+        >>> loss.backward()
     """
     dimension = min(part.shape[-1] for part in embeddings)
     if not dims or not all(1 <= d <= dimension for d in dims):

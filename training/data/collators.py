@@ -37,8 +37,8 @@ class PairCollator:
         tokens: The tokenizer of the encoder that will read the batches.
 
     Example:
-        >>> collate = PairCollator(encoder.tokenizer)  # doctest: +SKIP
-        >>> batch = collate([ScoredPair("a cat", "a kitten", 0.9)])  # doctest: +SKIP
+        >>> collate = PairCollator(encoder.tokenizer)
+        >>> batch = collate([ScoredPair("a cat", "a kitten", 0.9)])
     """
 
     def __init__(self, tokens: Tokens) -> None:

@@ -33,7 +33,7 @@ class Mixture(Dataset[Any]):
         InputError: There is not one weight above 0 for each source.
 
     Example:
-        >>> mixture = Mixture([read_source("faq.csv"), read_source("titles.csv")], weights=[2, 1])  # doctest: +SKIP
+        >>> mixture = Mixture([read_source("faq.csv"), read_source("titles.csv")], weights=[2, 1])
     """
 
     def __init__(self, sources: Sequence[Source], *, weights: Sequence[float] | None = None) -> None:

@@ -103,7 +103,7 @@ def read_pairs(
         InputError: label_range is not two finite numbers, the lower one first.
 
     Example:
-        >>> read_pairs("pairs.csv", label_range=(0, 5))  # doctest: +SKIP
+        >>> read_pairs("pairs.csv", label_range=(0, 5))
         [ScoredPair(text1='a cat', text2='a kitten', label=0.9)]
     """
     paths = [path] if isinstance(path, str | Path) else path
@@ -313,5 +313,6 @@ def _needed(names: list[str]) -> list[str]:
 def _with_number(cells: dict[str, object]) -> dict[str, object]:
     """Return the cells of a table with the label as a number; a label in any other notation stays a text."""
     name = find_columns(tuple(cells)).fields.get("label")
-    label = None if name is None else cast("str", cells[name])
-    return cells if name is None or not _NUMBER.fullmatch(label or "") else {**cells, name: float(cast("str", label))}
+    if name is not None and _NUMBER.fullmatch(str(cells[name])):
+        return {**cells, name: float(str(cells[name]))}
+    return cells

@@ -74,7 +74,7 @@ def read_source(
             one first.
 
     Example:
-        >>> read_source("pairs.csv", label_range=(0, 5)).kind  # doctest: +SKIP
+        >>> read_source("pairs.csv", label_range=(0, 5)).kind
         'scored'
     """
     if isinstance(data, Source):

@@ -30,7 +30,7 @@ def write_pairs(path: str | Path, records: Iterable[Record | Mapping[str, object
         InputError: The name has another ending, or the file cannot be written.
 
     Example:
-        >>> write_pairs("mined.jsonl", [RetrievalPair("a cat", "a kitten", ("a dog",))])  # doctest: +SKIP
+        >>> write_pairs("mined.jsonl", [RetrievalPair("a cat", "a kitten", ("a dog",))])
     """
     target = Path(path)
     check_name(target)

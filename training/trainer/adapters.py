@@ -49,7 +49,7 @@ def lora(
         UnsupportedModel: A tower is a table of static embeddings, which has no linear layers.
 
     Example:
-        >>> with lora(encoder, rank=8):  # doctest: +SKIP
+        >>> with lora(encoder, rank=8):
         ...     fine_tune(encoder, "pairs.csv")
     """
     if not (rank >= 1 and 0 <= dropout < 1 and (alpha is None or alpha > 0)):

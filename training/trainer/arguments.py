@@ -65,8 +65,8 @@ class TwinTowerTrainingArguments(TrainingArguments):
         seed: Seed of the record order and of dropout.
 
     Example:
-        >>> arguments = TwinTowerTrainingArguments("run", loss="info_nce", bf16=True)  # doctest: +SKIP
-        >>> TwinTowerTrainer(encoder, arguments, train_dataset=pairs).train()  # doctest: +SKIP
+        >>> arguments = TwinTowerTrainingArguments("run", loss="info_nce", bf16=True)
+        >>> TwinTowerTrainer(encoder, arguments, train_dataset=pairs).train()
     """
 
     loss: LossName = field(default=LOSS, metadata={"help": ", ".join(LOSS_NAMES)})

@@ -25,7 +25,7 @@ class SaveAtSignal(TrainerCallback):
     ignored signals stay ignored.
 
     Example:
-        >>> with SaveAtSignal() as at_signal:  # doctest: +SKIP
+        >>> with SaveAtSignal() as at_signal:
         ...     fine_tune(encoder, "pairs.csv", output_dir="run", callbacks=[at_signal])
     """
 

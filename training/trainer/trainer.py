@@ -51,8 +51,8 @@ class TwinTowerTrainer(Trainer):
     the collator gets the rows as they are.
 
     Example:
-        >>> arguments = TwinTowerTrainingArguments("run", loss="cosent")  # doctest: +SKIP
-        >>> TwinTowerTrainer(encoder, arguments, train_dataset=pairs).train()  # doctest: +SKIP
+        >>> arguments = TwinTowerTrainingArguments("run", loss="cosent")
+        >>> TwinTowerTrainer(encoder, arguments, train_dataset=pairs).train()
     """
 
     args: TwinTowerTrainingArguments
