@@ -254,7 +254,7 @@ def _tune(
         batch_size=_BATCH,
         learning_rate=_LEARNING_RATE,
         max_steps=steps,
-        show_progress=show_progress,
+        show_progress_bar=show_progress,
     )
     after = evaluate_retrieval(learner, held_out, corpus=others).mrr_at_k
     say(f"   fine-tuned {report.steps} steps of {_BATCH} pairs in {report.seconds:.0f} s")

@@ -13,7 +13,7 @@ def blocks(name):
 
 
 @pytest.mark.slow
-def test_the_page_runs_and_the_four_steps_meet():
+def test_the_page_runs_and_the_four_steps_give_the_same_weights():
     scope = {"__name__": "training_flow"}
     for number, block in enumerate(blocks("training-flow.md"), start=1):
         exec(compile(block, f"training-flow.md, block {number}", "exec"), scope)
