@@ -29,7 +29,7 @@ _EXTRA_ROWS = 8
 _MIN_TOLERANCE = 2.0**-18
 _TOLERANCE_PER_DIMENSION = 2.0**-24
 """How far the score of a scan may be from the true one for vectors of norm 1: the larger of the first and D times the
-second, the bound for a sum of float32 in one lane. FAISS has 8 or 16 lanes with AVX2 or AVX512, and one without them."""
+second, the bound for a sum of float32 in one lane. FAISS has 8 lanes or more with AVX2, one without."""
 _MAX_SCORE = 1e38
 _FEW_ROWS = 4_096
 _PAIRS = 4_096
