@@ -11,7 +11,7 @@ from torch import Tensor
 
 from simpair.checkpoint.settings import Settings
 
-__all__ = ["fingerprint_of", "identity_of"]
+__all__ = ["fingerprint_of", "identity_of", "tensors_digest"]
 
 _SHORT = 60
 """Characters of a setting that is told as it is; a longer one is told by its digest."""
@@ -39,14 +39,19 @@ def identity_of(
     architecture: str, tensors: Mapping[str, Tensor], tokenizer: str, settings: Settings, *, width: int
 ) -> dict[str, str]:
     """What the fingerprint is made of, by name: digests of what is long, and the settings. Arguments as there."""
-    weights = hashlib.sha256()
-    _update(weights, tensors)
-    identity = {"weights": weights.hexdigest()[:12], "architecture": architecture, "tokenizer": tokenizer}
+    identity = {"weights": tensors_digest(tensors)[:12], "architecture": architecture, "tokenizer": tokenizer}
     identity |= {name: str(value) for name, value in _told(settings, width).items()}
     return {
         name: value if len(value) <= _SHORT else hashlib.sha256(value.encode()).hexdigest()[:12]
         for name, value in identity.items()
     }
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return the hex SHA-256 of the names, shapes and float16 values of tensors."""
+    digest = hashlib.sha256()
+    _update(digest, tensors)
+    return digest.hexdigest()
 
 
 def _update(digest: hashlib._Hash, tensors: Mapping[str, Tensor]) -> None:
