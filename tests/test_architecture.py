@@ -36,7 +36,7 @@ _DOORS = {
     "sqlite3": {"simpair/store/database.py"},
     "safetensors": {"simpair/checkpoint/weights.py", "training/recipes/student.py"},
     "huggingface_hub": {"simpair/checkpoint/hub.py"},
-    "sentence_transformers": {"simpair/encoder/towers/chain.py", "simpair/integrations/sentence_transformers.py"},
+    "sentence_transformers": {"simpair/integrations/sentence_transformers.py"},
     "peft": {"training/trainer/adapters.py"},
     **{name: set[str]() for name in ("pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal")},
 }

@@ -20,8 +20,6 @@ _FILES = re.compile(
     r"|tokenizer(_config)?\.json|special_tokens_map\.json|added_tokens\.json|vocab\.(txt|json)|merges\.txt|simpair\.json"
     r"|chat_template\.jinja|adapter_config\.json"  # which a folder is refused for
 )
-_OURS = ("Dense", "Dropout", "Normalize", "Pooling", "Router", "StaticEmbedding", "Transformer")
-_WEIGHTLESS = ("BoW",)
 _SENTENCEPIECE = ("sentencepiece.bpe.model", "spiece.model", "tokenizer.model")
 _WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
 _PICKLED = re.compile(r"pytorch_model.*\.bin(\.index\.json)?")
@@ -82,13 +80,11 @@ def seems_whole(folder: Path) -> bool:
 def needed_files(where: str | Path, names: Iterable[str], modules: list[ModuleEntry]) -> list[str]:
     """The files of a checkpoint among all the names in its folder or repository, none of them a pickle."""
     names, paths = list(names), {module.path for module in modules}
-    others = {module.path for module in modules if module.kind not in _OURS}  # who knows what they read
     needed, safe, pickled = [], set(), []
     for name in names:
         folder, _, file = name.rpartition("/")
         weights = folder in paths and _WEIGHTS.fullmatch(file)
-        inside = folder in others and PurePosixPath(file).suffix in (".json", ".txt")
-        if weights or inside or (folder in {"", *paths} and _FILES.fullmatch(file)):
+        if weights or (folder in {"", *paths} and _FILES.fullmatch(file)):
             needed.append(name)
         elif folder in paths and file in _SENTENCEPIECE and f"{folder}/tokenizer.json".lstrip("/") not in names:
             needed.append(name)  # the only vocabulary there is
@@ -102,7 +98,7 @@ def needed_files(where: str | Path, names: Iterable[str], modules: list[ModuleEn
             f"{where} has {unsafe[0]} and no safetensors beside it; opening a pickle can run code: where you trust it, "
             f"SentenceTransformer({str(where)!r}).save_pretrained('folder') converts it"
         )
-    if not safe and not any(module.kind in _WEIGHTLESS for module in modules):
+    if not safe:
         raise UnsupportedModel(f"{where} has no weights that can be read: expected model.safetensors")
     return needed
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -14,7 +15,6 @@ from simpair.files.json_file import parse_json, read_json
 
 __all__ = [
     "ACTIVATIONS",
-    "CHAIN",
     "STATIC",
     "TABLE",
     "DenseLayer",
@@ -41,8 +41,8 @@ _LEGACY_POOLING: dict[str, PoolingMode] = {
     "pooling_mode_lasttoken": "lasttoken",
 }
 """Those of a concatenation stand in this order."""
-CHAIN, STATIC = "module-chain", "static-embedding"
-"""The ``model_type`` by which what has no ``config.json`` is known here: a chain of modules, a table of embeddings."""
+STATIC = "static-embedding"
+"""The ``model_type`` of a static table of embeddings, which has no ``config.json``."""
 TABLE = "embedding.weight"
 _ROUTER_CONFIGS = ("router_config.json", "config.json")
 """Of today, and of its years as ``Asym``."""
@@ -75,13 +75,11 @@ class Towers(NamedTuple):
         document: Of the documents' tower, and of the only one of a tied encoder.
         query: Of the queries' own tower; None where both roles share one.
         default_role: Whose tower takes the texts that have no role.
-        chain: The kinds of the modules where they are, or stand, as none of ours do; () where they are read here.
     """
 
     document: Modules
     query: Modules | None = None
     default_role: Literal["query", "document"] = "document"
-    chain: tuple[str, ...] = ()
 
 
 class DenseLayer(NamedTuple):
@@ -122,21 +120,19 @@ def read_towers(folder: Path) -> Towers:
     modules = [_locate(path, folder, kind, where) for kind, where in named]
     if not modules:
         raise ModelCorrupt(f"{path} lists no modules; download the checkpoint again")
-    if modules[0].kind in ("Router", "Asym"):
-        routes, default_role = _read_router(modules[0].folder)
-        chains = {role: [*route, *modules[1:]] for role, route in routes.items()}
-        shared = len(chains) == 2 and _share(*routes.values())
-        if default_role is None or shared or not all(map(_is_ours, chains.values())):
-            inside = [module for route in routes.values() for module in route]
-            return _foreign(folder, [*modules, *inside])
-        query, document = (_chain(chains[role]) for role in ("query", "document"))
-        return Towers(document, None if query == document else query, default_role)
-    return Towers(_chain(modules)) if _is_ours(modules) else _foreign(folder, modules)
+    if modules[0].kind not in ("Router", "Asym"):
+        return Towers(_ours(path, modules))
+    routes, default_role = _read_router(folder, modules[0].folder)
+    query, document = (_ours(path, [*routes[role], *modules[1:]]) for role in ("query", "document"))
+    return Towers(document, None if query == document else query, default_role)
 
 
-def _foreign(folder: Path, modules: Sequence[_Module]) -> Towers:
-    """A chain that sentence-transformers runs."""
-    return Towers(Modules(folder), chain=tuple(module.kind for module in modules))
+def _unread(path: Path, what: str) -> UnsupportedModel:
+    """Return the error for modules that this version does not read, with what to use instead."""
+    return UnsupportedModel(
+        f"{path}: {what}, which this version does not read; use simpair.integrations.sentence_transformers."
+        f"wrap(SentenceTransformer({str(path.parent)!r})) in its place"
+    )
 
 
 class _Module(NamedTuple):
@@ -153,11 +149,8 @@ def _locate(path: Path, folder: Path, kind: str, where: str) -> _Module:
     return _Module(kind.rsplit(".", 1)[-1], folder / where)
 
 
-def _read_router(folder: Path) -> tuple[dict[str, list[_Module]], Literal["query", "document"] | None]:
-    """The modules of each route, and the role of texts without one, as ``router_config.json`` has them.
-
-    There is no such role where the routes are others than query and document, or are chosen otherwise.
-    """
+def _read_router(root: Path, folder: Path) -> tuple[Mapping[str, list[_Module]], Literal["query", "document"]]:
+    """Return the modules of each role, and the role of texts without one, as ``router_config.json`` has them."""
     path = next((folder / name for name in _ROUTER_CONFIGS if (folder / name).is_file()), folder / _ROUTER_CONFIGS[0])
     config: Any = read_json(path)
     for key in sorted(config.keys() - {"types", "structure", "parameters"}):
@@ -168,39 +161,48 @@ def _read_router(folder: Path) -> tuple[dict[str, list[_Module]], Literal["query
         usual = next(iter(routes)) if options.get("allow_empty_key", True) else None
         default: Any = options.get("default_route") or usual
     except (AttributeError, KeyError, StopIteration, TypeError) as error:
-        raise ModelCorrupt(f"{path} does not tell the modules of each route ({error!r:.80})") from None
+        raise ModelCorrupt(f"{path} does not name the modules of each route ({error!r:.80})") from None
     if unknown := sorted(options.keys() - {"default_route", "allow_empty_key", "route_mappings"}):
         raise UnsupportedModel(
             f"{path}: {unknown[0]!r:.80} is {options[unknown[0]]!r:.80}, which this version does not read"
         )
     if default is not None and default not in routes:
         raise ModelCorrupt(f"{path}: the default route {default!r:.80} is none of {', '.join(map(str, routes))[:80]}")
-    ours = set(routes) == {"query", "document"} and not options.get("route_mappings")
-    return routes, default if ours else None
+    listed = root / "modules.json"
+    if set(routes) != {"query", "document"}:
+        raise _unread(listed, f"a Router has the routes {', '.join(map(str, routes))[:80]}")
+    if options.get("route_mappings") or default is None:
+        raise _unread(listed, "a Router chooses its routes by modality, or has no default route")
+    if _share(*routes.values()):
+        raise _unread(listed, "the routes of a Router share some of their weights")
+    return routes, default
 
 
 def _share(one: Sequence[_Module], other: Sequence[_Module]) -> bool:
-    """Whether two routes have weights in common, but not all: trained, they must stay one."""
+    """Return whether two routes have some weights in common, but not all: training must keep them one."""
     weighty = [{module for module in route if module.kind not in ("Normalize", "Pooling")} for route in (one, other)]
     return bool(weighty[0] & weighty[1]) and list(one) != list(other)
 
 
-def _is_ours(modules: Sequence[_Module]) -> bool:
-    """Whether the modules are read and computed here."""
-    kinds = [module.kind for module in modules if module.kind != "Dropout"]
-    first = 1 if kinds[:1] == ["StaticEmbedding"] else 2
-    behind = kinds[first : len(kinds) - (kinds[-1:] == ["Normalize"])]
-    return (first == 1 or kinds[:2] == ["Transformer", "Pooling"]) and all(kind == "Dense" for kind in behind)
+def _ours(path: Path, modules: Sequence[_Module]) -> Modules:
+    """Return the folder of each module of a tower.
 
-
-def _chain(modules: Sequence[_Module]) -> Modules:
-    """Which of our modules is what."""
+    Raises:
+        UnsupportedModel: A module, or its place, that this version does not read.
+    """
     kept = [module for module in modules if module.kind != "Dropout"]
-    static, ends = kept[0].kind == "StaticEmbedding", kept[-1].kind == "Normalize"
-    layers = kept[1 if static else 2 : len(kept) - ends]
-    pooling = None if static else kept[1].folder
+    static = [module.kind for module in kept[:1]] == ["StaticEmbedding"]
+    start = ["StaticEmbedding"] if static else ["Transformer", "Pooling"]
+    ends = len(kept) > len(start) and kept[-1].kind == "Normalize"
+    layers = kept[len(start) : len(kept) - ends]
+    wanted = [*start, *["Dense"] * len(layers)]
+    for module, kind in zip_longest(kept[: len(kept) - ends], wanted):
+        if module is None or module.kind != kind:
+            found = "no module" if module is None else f"the module {module.kind}"
+            raise _unread(path, f"{found} stands where {kind} would")
     if ends:
         _check_normalize(kept[-1].folder / "config.json")
+    pooling = None if static else kept[1].folder
     return Modules(kept[0].folder, pooling, tuple(module.folder for module in layers), ends, static)
 
 

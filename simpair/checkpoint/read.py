@@ -10,10 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from simpair.checkpoint.byte_tokens import byte_tokenizer
 from simpair.checkpoint.digests import check_digests
 from simpair.checkpoint.modules import (
-    CHAIN,
     STATIC,
     TABLE,
     DenseLayer,
@@ -64,8 +62,6 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         raise ModelNotFound(f"{folder} is no checkpoint: it has no config.json; give the folder of a saved model")
     check_digests(folder)
     towers = read_towers(folder)
-    if towers.chain:
-        return _read_chain(folder, towers.chain)
     document = _read_tower(folder, towers.document)
     if towers.query is None:
         return document
@@ -82,7 +78,7 @@ def _read_tower(folder: Path, modules: Modules) -> Checkpoint:
     if (home / "adapter_config.json").exists():
         raise UnsupportedModel(f"{home}: adapter_config.json asks for an adapter; merge it into the weights first")
     config = read_json(home / "config.json")
-    if (kind := config.get("model_type")) in (CHAIN, STATIC):
+    if (kind := config.get("model_type")) == STATIC:
         raise UnsupportedModel(f"{home}: model_type is {kind!r}, which no transformer has")
     tokenizer_config = read_tokenizer_config(home)
     transformer = _read_transformer(home)
@@ -109,14 +105,6 @@ def _read_tower(folder: Path, modules: Modules) -> Checkpoint:
         dense=tuple(layers),
         weights_file=weights_file,
     )
-
-
-def _read_chain(folder: Path, kinds: tuple[str, ...]) -> Checkpoint:
-    """What is said of a chain of modules beside them; sentence-transformers reads those."""
-    settings = _read_settings(folder, Settings(pooling="cls", max_seq_length=LONGEST), width=LONGEST)
-    config = {"model_type": CHAIN, "folder": str(folder), "modules": kinds}
-    settings = replace(settings, normalize=settings.similarity == "cosine")  # what else there is, the chain does
-    return Checkpoint(config, settings, {}, byte_tokenizer(), {})
 
 
 def _read_static(folder: Path, modules: Modules) -> Checkpoint:

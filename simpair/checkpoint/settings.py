@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from tokenizers import Tokenizer
@@ -65,7 +64,6 @@ class Checkpoint:
         dense: The layers behind the pooling.
         query: What the queries' own tower holds; None where both roles share one. The rest is then the documents'.
         default_role: Whose tower takes the texts that have no role, where there are two.
-        save_chain: Writes the files of a chain of modules that sentence-transformers runs; None for what is read here.
         weights_file: What tells whether the file in which tensors lie was written over; None where they lie in memory.
     """
 
@@ -79,7 +77,6 @@ class Checkpoint:
     dense: tuple[DenseLayer, ...] = ()
     query: Checkpoint | None = None
     default_role: Literal["query", "document"] = "document"
-    save_chain: Callable[[Path], None] | None = None
     weights_file: WeightsFile | None = None
 
 

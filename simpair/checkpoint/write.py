@@ -78,10 +78,7 @@ class _Module(NamedTuple):
 
 
 def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
-    if checkpoint.save_chain is None:
-        _write_modules(folder, checkpoint)
-    else:
-        checkpoint.save_chain(folder)
+    _write_modules(folder, checkpoint)
     write_digests(folder)
     for path in folder.rglob("*"):
         sync(path)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from simpair.checkpoint import hub
-from simpair.checkpoint.modules import CHAIN, read_towers
+from simpair.checkpoint.modules import read_towers
 from simpair.checkpoint.settings import LONGEST
 from simpair.checkpoint.weights import stored_dtypes
 from simpair.encoder.model import TwinTowerEncoder
@@ -87,20 +87,12 @@ def _of_tower(encoder: TwinTowerEncoder, home: Path) -> dict[str, object]:
     """What is true of one tower by itself; ``home`` is where its weights lie."""
     settings, longest, own = encoder.settings, encoder.max_seq_length, [encoder.tower, encoder.heads]
     pooling = settings.pooling if settings.include_prompt else f"{settings.pooling} without the prompt"
-    if encoder.architecture == CHAIN:
-        pooling = "by its modules"
     pooling += "".join(f", dense {len(layer.weight)} {layer.activation}" for layer in encoder.heads.layers())
     return {
         "architecture": encoder.architecture,
         "parameters": sum(weight.numel() for part in own for weight in part.parameters()),
         "max_seq_length": None if longest >= LONGEST else longest,
         "pooling": pooling,
-        "stored": ", ".join(dict.fromkeys(dtype for place in _weight_folders(home) for dtype in stored_dtypes(place))),
+        "stored": ", ".join(stored_dtypes(home)),
         "engine": encoder.tower.engine,
     }
-
-
-def _weight_folders(home: Path) -> list[Path]:
-    """Where weights lie: in the folder itself, or in those of a chain's modules."""
-    own = any(home.glob("*.safetensors"))
-    return [home] if own else sorted({path.parent for path in home.rglob("model.safetensors")})

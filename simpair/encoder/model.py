@@ -19,7 +19,6 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from simpair.checkpoint import hub
-from simpair.checkpoint.byte_tokens import MARKS
 from simpair.checkpoint.read import read_checkpoint
 from simpair.checkpoint.settings import Checkpoint, Settings, vector_width
 from simpair.encoder.batches import PackedBatch, pack
@@ -39,7 +38,6 @@ from simpair.encoder.tokens import (
     draw_texts,
     list_texts,
 )
-from simpair.encoder.towers.chain import ChainTower
 from simpair.encoder.towers.choose import empty_tower
 from simpair.encoder.towers.linear import Dtype, LayerParts, Layouts, Product
 from simpair.encoder.workers import threads
@@ -101,12 +99,11 @@ class TwinTowerEncoder(Saving, Recomputing, nn.Module):
             self.query = TwinTowerEncoder(checkpoint.query, dtype=dtype, truncate_dim=truncate_dim)
             if self.query._whole != self._whole:
                 raise ModelCorrupt(f"the towers' embeddings have {self.query._whole} and {self._whole} components")
-        chain = isinstance(self.tower, ChainTower)  # sets prompts itself
         self.tokenizer: Tokens = Tokens(
             checkpoint.tokenizer,
             max_seq_length=longest,
-            prompts=MARKS if chain else self._settings.prompts,
-            default_prompt_name="" if chain else self._settings.default_prompt_name,
+            prompts=self._settings.prompts,
+            default_prompt_name=self._settings.default_prompt_name,
             pad_token_id=config.pad_token_id,
             include_prompt=self._settings.include_prompt,
             query=None if self.query is None else self.query.tokenizer,
@@ -155,10 +152,10 @@ class TwinTowerEncoder(Saving, Recomputing, nn.Module):
         Each brings the prompt of its role; texts without a role go to ``document``.
 
         Raises:
-            InputError: One is untied or a chain, or they differ in width or similarity.
+            InputError: One is untied, or they differ in width or similarity.
         """
-        if any(not side.tied or isinstance(side.tower, ChainTower) for side in (query, document)):
-            raise InputError("one is untied, or a chain of sentence-transformers; give two tied encoders")
+        if not (query.tied and document.tied):
+            raise InputError("one encoder is untied; give two tied encoders")
         if query._whole != document._whole:
             raise InputError(f"towers of {query._whole} and {document._whole} components; give two of one width")
         ours, theirs = document.checkpoint(), query.checkpoint()
@@ -249,7 +246,7 @@ class TwinTowerEncoder(Saving, Recomputing, nn.Module):
             texts: One text or a sequence; an empty sequence gives (0, D).
             role: ``query``, ``document``, or None for the default prompt.
             on_truncation: When texts are longer than ``max_seq_length`` and lose their end: ``warn`` logs how many,
-                ``error`` raises, ``ignore`` goes on. What a chain of modules cuts is not told.
+                ``error`` raises, ``ignore`` goes on.
             show_progress: A bar on stderr.
 
         Raises:

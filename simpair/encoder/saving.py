@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,9 +21,8 @@ from simpair.checkpoint.read import read_checkpoint
 from simpair.checkpoint.settings import Checkpoint, Settings
 from simpair.checkpoint.weights import copied
 from simpair.checkpoint.write import write_checkpoint
-from simpair.encoder.towers.chain import ChainTower
 from simpair.encoder.towers.choose import empty_tower
-from simpair.errors import ModelCorrupt, UnsupportedModel
+from simpair.errors import ModelCorrupt
 
 __all__ = ["Saving"]
 
@@ -36,9 +34,6 @@ class Saving:
 
     def checkpoint(self: Any, *, dtype: Literal["float32", "float16"] = "float32") -> Checkpoint:
         """What :meth:`save_pretrained` writes; ``dtype`` is that of the stored tensors alone."""
-        chain = isinstance(self.tower, ChainTower)
-        if chain and dtype != "float32":
-            raise UnsupportedModel("a chain that sentence-transformers runs is saved in float32 alone")
         return Checkpoint(
             config=self._config,
             settings=self._settings,
@@ -48,7 +43,6 @@ class Saving:
             dense=self.heads.layers(),
             query=None if self.query is None else self.query.checkpoint(dtype=dtype),
             default_role=self._default_role,
-            save_chain=self.tower.save if chain else None,
         )
 
     def save_pretrained(self: Any, folder: str | Path, *, dtype: Literal["float32", "float16"] = "float32") -> None:
@@ -110,10 +104,7 @@ class Saving:
             folder = Path(parent) / "checkpoint"
             write_checkpoint(folder, self.checkpoint())
             dimension = self._settings.truncate_dim or self._whole
-            settings = self._settings
-            if isinstance(self.tower, ChainTower):
-                settings = replace(settings, pooling="its modules'")
-            card = model_card(settings, dimension=dimension, repo_id=repo_id)
+            card = model_card(self._settings, dimension=dimension, repo_id=repo_id)
             (folder / "README.md").write_text(card, encoding="utf-8")
             return hub.push_folder(folder, repo_id, private=private, commit_message=commit_message)
 

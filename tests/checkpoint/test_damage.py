@@ -191,11 +191,7 @@ _BAD: dict[str, tuple[_EDIT, type[ModelError], str]] = {
         UnsafeModel,
         "which is never run",
     ),
-    "unknown module": (
-        _set_module(2, type="sentence_transformers.models.CNN"),
-        ModelCorrupt,
-        "sentence-transformers does not open it",
-    ),
+    "unknown module": (_set_module(2, type="sentence_transformers.models.CNN"), UnsupportedModel, "the module CNN"),
     "path up": (_set_module(1, path="../1_Pooling"), UnsafeModel, "leaves the checkpoint's folder"),
     "path up inside": (_set_module(1, path="x/../../y"), UnsafeModel, "leaves the checkpoint's folder"),
     "absolute path": (_set_module(1, path="/etc"), UnsafeModel, "leaves the checkpoint's folder"),

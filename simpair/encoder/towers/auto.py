@@ -6,19 +6,19 @@ no pooling. transformers is imported when the first such tower is made.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate
 from threading import Lock
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from simpair.encoder.batches import PackedBatch
-from simpair.encoder.towers.serving_copy import Twinned
 from simpair.errors import ModelCorrupt, UnsafeModel, UnsupportedModel, one_line
 
 __all__ = ["AutoConfig", "AutoTower"]
@@ -52,6 +52,7 @@ _HEADS = (
 )
 _UNLIMITED = 1 << 20
 _LOCK = Lock()
+_SERVING_LOCK = Lock()
 _MIXING = ("convbert", "cpmant", "fnet", "mobilebert", "nystromformer", "sam3_lite_text_text_model", "yoso")
 """Architectures in which padding reaches the tokens beside it, whatever the mask says: it gets no rectangle there."""
 _ENCODERS = {
@@ -114,7 +115,7 @@ class AutoConfig:
         return str(sorted((key, value) for key, value in self.values.items() if key not in _FREE and "drop" not in key))
 
 
-class AutoTower(Twinned):
+class AutoTower(nn.Module):
     """An encoder of transformers, under the interface of :class:`simpair.encoder.towers.bert.PackedBert`.
 
     Attributes:
@@ -131,6 +132,7 @@ class AutoTower(Twinned):
         self.config = config
         self.trained = self._recomputing = False
         self._made_up: set[str] = set()  # names of weights that no checkpoint brought, and no state depends on
+        self._serving: list[nn.Module] = []  # in a list, so that its parameters are not found a second time
         self.model: Any = nn.Module()
 
     def load(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -202,6 +204,25 @@ class AutoTower(Twinned):
     def sites(self) -> list[Any]:
         """None: its matrix products are transformers' own."""
         return []
+
+    def _served(self) -> Any:
+        """Return the model without dropout: in training a copy that shares its weights."""
+        if not self.model.training:
+            return self.model
+        with _SERVING_LOCK:
+            if not self._serving:
+                held = {id(tensor): tensor for tensor in (*self.model.parameters(), *self.model.buffers())}
+                self._serving.append(copy.deepcopy(self.model, held).eval())
+            return self._serving[0]
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Self:
+        """Move or cast the weights, as ``nn.Module`` does; the copy would keep the old buffers."""
+        self._serving.clear()
+        return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call, no-any-return]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state without the copy, which shares its weights with this one alone."""
+        return {**self.__dict__, "_serving": []}
 
 
 def _parse(config: Mapping[str, Any]) -> Any:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from simpair.checkpoint.modules import CHAIN, STATIC
+from simpair.checkpoint.modules import STATIC
 from simpair.encoder.towers.auto import AutoConfig, AutoTower
 from simpair.encoder.towers.bert import PackedBert
 from simpair.encoder.towers.bert_config import MODEL_TYPES, PackedBertConfig
-from simpair.encoder.towers.chain import ChainTower
 from simpair.encoder.towers.static import StaticConfig, StaticTower
 
 __all__ = ["Tower", "empty_tower"]
 
-Tower = PackedBert | AutoTower | StaticTower | ChainTower
+Tower = PackedBert | AutoTower | StaticTower
 
 
 def empty_tower(config: Mapping[str, Any]) -> Tower:
@@ -27,8 +25,6 @@ def empty_tower(config: Mapping[str, Any]) -> Tower:
         ModelError: A child of it says why there is none.
     """
     kind = config.get("model_type")
-    if kind == CHAIN:
-        return ChainTower(Path(config["folder"]), tuple(config["modules"]))
     if kind != STATIC and isinstance(kind, str) and kind not in MODEL_TYPES:
         return AutoTower(AutoConfig.from_config(config))
     shape = None if kind == STATIC else PackedBertConfig.from_config(config)
