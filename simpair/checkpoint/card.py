@@ -1,11 +1,11 @@
-"""Settings → model card. Knows no encoder and no Hub client.
+"""Settings → a model card. Imports no encoder and no Hub client.
 
-The front matter is what the Hub reads; texts of the training data never enter by themselves.
+The Hub reads the front matter. The card never contains texts of the training data.
 """
 
 from __future__ import annotations
 
-from simpair.checkpoint.settings import LONGEST, Settings
+from simpair.checkpoint.settings import UNLIMITED, Settings
 
 __all__ = ["model_card"]
 
@@ -21,8 +21,8 @@ tags:
 
 # {name}
 
-A sentence encoder saved by [simpair](https://pypi.org/project/simpair/): {dimension} components, {longest} tokens
-a text, {pooling} pooling, {similarity} similarity.
+A sentence encoder saved by [simpair](https://pypi.org/project/simpair/): dimension {dimension}, {longest} tokens
+per text, {pooling} pooling, {similarity} similarity.
 
 ```python
 from simpair import TwinTowerEncoder
@@ -39,11 +39,11 @@ Training data, evaluation and limits: not stated yet. Please add them.
 
 
 def model_card(settings: Settings, *, dimension: int, repo_id: str) -> str:
-    """The text of ``README.md`` for an encoder of ``dimension`` components, published as ``repo_id``."""
+    """Return the text of ``README.md`` for an encoder of a dimension, published as ``repo_id``."""
     return _CARD.format(
         name=repo_id,
         dimension=dimension,
-        longest="any number of" if settings.max_seq_length >= LONGEST else f"at most {settings.max_seq_length}",
+        longest="any number of" if settings.max_seq_length >= UNLIMITED else f"at most {settings.max_seq_length}",
         pooling=settings.pooling,
         similarity=settings.similarity,
     )

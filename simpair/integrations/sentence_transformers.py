@@ -108,7 +108,7 @@ def _described(name: str, module: Any) -> list[Any]:
         vocabulary = {key: value for key, value in content.items() if key not in ("truncation", "padding")}
     else:
         vocabulary = getattr(backend, "__dict__", {})
-    config = getattr(module, "config", None)
+    config: Any = getattr(module, "config", None)
     shape = config.to_dict() if hasattr(config, "to_dict") else {}
     kept = {key: value for key, value in shape.items() if key not in _VOLATILE}
     return [name, type(module).__name__, module.get_config_dict(), vocabulary, kept]

@@ -158,7 +158,7 @@ def test_an_encoder_with_shared_state_would_be_caught(
 ) -> None:
     """The control."""
     for encoder in encoders.values():
-        encoder.tokenizer = _Shared(encoder)  # type: ignore[assignment]
+        encoder.towers["document"].tokens = _Shared(encoder)  # type: ignore[assignment]
     assert _wrong_answers(encoders, mixed_texts(300), calls=160, kinds=40)
 
 

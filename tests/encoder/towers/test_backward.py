@@ -174,7 +174,7 @@ def held(forward: Callable[[], Any]) -> int:
 def test_a_forward_keeps_a_good_part_less(tiny_encoder: TwinTowerEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     ids, mask = tiny_encoder.tokenizer.pad(["the cat sits on the red mat", "a dog"] * 16)
     tiny_encoder.train()
-    weights = sum(value.numel() * 4 for value in tiny_encoder.tower.encoder.parameters())
+    weights = sum(value.numel() * 4 for value in tiny_encoder.towers["document"].backbone.encoder.parameters())
     ours = held(lambda: tiny_encoder(ids, mask)) - weights
     assert held(lambda: checkpoint(tiny_encoder, ids, mask, use_reentrant=False)) < ours / 10  # for gradient caching
     monkeypatch.setattr(packed, "trained", lambda layer: layer.map(plain))
