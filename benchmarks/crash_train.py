@@ -88,7 +88,7 @@ def _make_model(folder: Path) -> None:
     TwinTowerEncoder.from_pretrained().save_pretrained(folder.with_name("bundled"))
     folder.mkdir()
     shutil.copy(folder.with_name("bundled") / "tokenizer.json", folder)
-    size = TwinTowerEncoder.from_pretrained().tower.embeddings.word_embeddings.weight.shape[0]
+    size = TwinTowerEncoder.from_pretrained().towers["document"].backbone.embeddings.word_embeddings.weight.shape[0]
     shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
     BertModel(BertConfig(vocab_size=size, **shape)).save_pretrained(folder)
 

@@ -66,7 +66,7 @@ def measure(plan: Plan) -> dict[str, Any]:
     found: dict[str, Any] = {
         "benchmark": "encode",
         "model": {"name": Path(encoder.source or "").name, "fingerprint": encoder.fingerprint},
-        "engine": encoder.tower.engine,
+        "engine": encoder.towers["document"].backbone.engine,
         "machine": facts(),
         "rounds": plan.rounds,
     }

@@ -130,7 +130,7 @@ def _beside(field: _Field, races: dict[str, Race], mixed: list[str]) -> dict[str
 
 def _floor(encoder: TwinTowerEncoder, lengths: list[int]) -> Engine:
     """The products of as many texts as the race gives, of these lengths in tokens."""
-    products = Floor(encoder.tower.config)
+    products = Floor(encoder.towers["document"].backbone.config)
 
     def multiply(texts: list[str]) -> None:
         products(lengths[: len(texts)])
@@ -142,7 +142,7 @@ def _share(encoder: TwinTowerEncoder, one: Race, lengths: list[int]) -> dict[str
     seconds = one.seconds(_FLOOR)
     return {
         "share_percent": round(100 * seconds / one.seconds(_OURS), 3),
-        "gflop_per_second": round(flops(encoder.tower.config, lengths) / seconds / 1e9, 1),
+        "gflop_per_second": round(flops(encoder.towers["document"].backbone.config, lengths) / seconds / 1e9, 1),
         **one.figures((_FLOOR,), than=_PEER),
     }
 

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.engines import open_engine
 from benchmarks.machine import facts, markdown_table, write_json
 from benchmarks.quality import measure
@@ -71,12 +73,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     header = ("set", "a question", "by the whole", "ratio", "nDCG@10", "by the whole", "kept")
     print(markdown_table(header, lines))
     if options.json:
-        parts = {"parameters": {name: _size(one) for name, one in (("query", pair.query), ("document", whole))}}
+        parts = {
+            "parameters": {name: _size(one) for name, one in (("query", pair.towers["query"]), ("document", whole))}
+        }
         write_json(options.json, {"benchmark": "untied", "machine": facts(), **parts, "sets": found})
 
 
-def _size(encoder: TwinTowerEncoder | None) -> int:
-    return 0 if encoder is None else sum(weight.numel() for weight in encoder.parameters())
+def _size(encoder: torch.nn.Module) -> int:
+    return sum(weight.numel() for weight in encoder.parameters())
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ import random
 import shutil
 import string
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,12 +15,14 @@ import torch
 from tokenizers import Tokenizer
 from tokenizers.implementations import BertWordPieceTokenizer
 
-from simpair.checkpoint.modules import STATIC, TABLE
-from simpair.checkpoint.settings import LONGEST, Checkpoint, Settings
+from simpair.checkpoint.layout import STATIC
+from simpair.checkpoint.modules import TABLE
+from simpair.checkpoint.settings import UNLIMITED, Checkpoint, Settings, TowerCheckpoint
 from simpair.checkpoint.write import write_checkpoint
 from simpair.encoder.model import TwinTowerEncoder
 from simpair.encoder.towers.bert import PackedBert
 from simpair.encoder.towers.bert_config import PackedBertConfig
+from tests.checkpoints import untied
 
 _SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 _WORDS = [
@@ -100,12 +101,14 @@ def make_checkpoint() -> Callable[..., Checkpoint]:
     ) -> Checkpoint:
         vocabulary = _tiny_vocabulary()
         whole = {**_CONFIG, "vocab_size": len(vocabulary), **(config or {})}
-        return Checkpoint(
-            config=whole,
-            settings=Settings(**{"max_seq_length": 64, **settings}),
-            tensors=_random_tensors(whole, seed),
-            tokenizer=tokenizer or Tokenizer.from_str(BertWordPieceTokenizer(vocabulary).to_str()),
-            tokenizer_config={"tokenizer_class": "BertTokenizer", "do_lower_case": True},
+        return Checkpoint.tied(
+            TowerCheckpoint(
+                config=whole,
+                settings=Settings(**{"max_seq_length": 64, **settings}),
+                tensors=_random_tensors(whole, seed),
+                tokenizer=tokenizer or Tokenizer.from_str(BertWordPieceTokenizer(vocabulary).to_str()),
+                tokenizer_config={"tokenizer_class": "BertTokenizer", "do_lower_case": True},
+            )
         )
 
     return make
@@ -117,7 +120,7 @@ def make_untied(make_checkpoint: Callable[..., Checkpoint]) -> Callable[..., Che
 
     def make(*, default_role: Literal["query", "document"] = "document", **settings: Any) -> Checkpoint:
         query = make_checkpoint(seed=1, config={"num_hidden_layers": 1}, **{**settings, "max_seq_length": 24})
-        return replace(make_checkpoint(**settings), query=query, default_role=default_role)
+        return untied(query, make_checkpoint(**settings), default_role)
 
     return make
 
@@ -127,12 +130,13 @@ def make_static(make_checkpoint: Callable[..., Checkpoint]) -> Callable[..., Che
     """``make_static(**settings)``: a table of embeddings of the tiny checkpoint's pieces, without special tokens."""
 
     def make(**settings: Any) -> Checkpoint:
-        tokenizer, draw = make_checkpoint().tokenizer, torch.Generator().manual_seed(3)
+        tokenizer, draw = make_checkpoint().document.tokenizer, torch.Generator().manual_seed(3)
         rows = torch.randn(tokenizer.get_vocab_size(), 32, generator=draw)
         bare = Tokenizer.from_str(tokenizer.to_str())
         bare.post_processor = None
         config = {"model_type": STATIC, "vocab_size": len(rows), "hidden_size": 32}
-        return Checkpoint(config, Settings(**{"max_seq_length": LONGEST, **settings}), {TABLE: rows}, bare, {})
+        all_settings = Settings(**{"max_seq_length": UNLIMITED, **settings})
+        return Checkpoint.tied(TowerCheckpoint(config, all_settings, {TABLE: rows}, bare, {}))
 
     return make
 

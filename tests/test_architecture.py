@@ -20,6 +20,7 @@ _BELOW = {
     "store": {"errors", "files", "vectors"},
     "search": {"errors", "files", "vectors", "store"},
     "training": {"errors", "files", "checkpoint", "vectors", "encoder"},
+    "integrations": {"errors", "files", "checkpoint", "vectors", "encoder", "store", "search", "training"},
     "cli": {"errors", "files", "checkpoint", "vectors", "encoder", "store", "search", "training"},
     "pretrained": set[str](),
 }
@@ -35,7 +36,7 @@ _DOORS = {
     "sqlite3": {"simpair/store/database.py"},
     "safetensors": {"simpair/checkpoint/weights.py", "training/recipes/student.py"},
     "huggingface_hub": {"simpair/checkpoint/hub.py"},
-    "sentence_transformers": {"simpair/encoder/towers/chain.py"},
+    "sentence_transformers": {"simpair/integrations/sentence_transformers.py"},
     "peft": {"training/trainer/adapters.py"},
     **{name: set[str]() for name in ("pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal")},
 }

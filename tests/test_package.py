@@ -68,14 +68,20 @@ def test_every_module_says_what_it_does_in_its_first_line(module: ModuleType) ->
 
 
 def test_the_public_names_are_these() -> None:
-    assert simpair.__all__ == ["Document", "Hit", "SearchIndex", "SimpairError", "TwinTowerEncoder", "__version__"]
+    errors = importlib.import_module("simpair.errors")
+    caught = {name for name in errors.__all__ if name != "one_line"}
+    classes = {"Document", "Encoder", "Hit", "IndexInfo", "SearchIndex", "TwinTowerEncoder"}
+    assert simpair.__all__ == sorted({*caught, *classes, "__version__"})
     assert dir(simpair) == simpair.__all__
     assert simpair.TwinTowerEncoder is importlib.import_module("simpair.encoder.model").TwinTowerEncoder
+    assert simpair.Encoder is importlib.import_module("simpair.encoder.protocol").Encoder
     assert simpair.SearchIndex is importlib.import_module("simpair.search.index").SearchIndex
     assert simpair.Hit is importlib.import_module("simpair.search.index").Hit
+    assert simpair.IndexInfo is importlib.import_module("simpair.search.index").IndexInfo
     assert simpair.Document is importlib.import_module("simpair.store.documents").Document
-    with pytest.raises(AttributeError, match="module 'simpair' has no attribute 'Encoder'"):
-        _ = simpair.Encoder  # type: ignore[attr-defined]
+    assert all(getattr(simpair, name) is getattr(errors, name) for name in caught)
+    with pytest.raises(AttributeError, match="module 'simpair' has no attribute 'Tower'"):
+        _ = simpair.Tower  # type: ignore[attr-defined]
 
 
 def test_the_version_is_one_of_pypi() -> None:

@@ -5,7 +5,7 @@ The card contains no training texts.
 
 from __future__ import annotations
 
-from simpair.checkpoint.settings import LONGEST, Settings
+from simpair.checkpoint.settings import UNLIMITED, Settings
 
 __all__ = ["model_card"]
 
@@ -49,7 +49,7 @@ def model_card(settings: Settings, *, dimension: int, repo_id: str) -> str:
     return _CARD.format(
         name=repo_id,
         dimension=dimension,
-        longest="any number of" if settings.max_seq_length >= LONGEST else f"at most {settings.max_seq_length}",
+        longest="any number of" if settings.max_seq_length >= UNLIMITED else f"at most {settings.max_seq_length}",
         pooling=settings.pooling,
         similarity=settings.similarity,
     )

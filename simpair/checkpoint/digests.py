@@ -1,4 +1,4 @@
-"""A checkpoint's folder ⇄ ``simpair.json``: the sha256 of every file that was saved. Knows not what the files mean."""
+"""A checkpoint's folder ⇄ ``simpair.json``: the SHA-256 of every file that was saved. Reads no other file's content."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from pathlib import Path
 
 from simpair import __version__
 from simpair.errors import ModelCorrupt
-from simpair.files.disk import sha256
+from simpair.files.disk import checksums, sha256
 from simpair.files.json_file import read_json
 
 __all__ = ["DIGESTS", "check_digests", "recorded", "write_digests"]
 
 DIGESTS = "simpair.json"
 
-_HEEDED = (
+_READ = (
     *("added_tokens.json", "config.json", "config_sentence_transformers.json", "model.safetensors", "modules.json"),
     *("router_config.json", "sentence_bert_config.json", "special_tokens_map.json", "tokenizer.json"),
     "tokenizer_config.json",
 )
-"""What is read of a saved folder, and of those inside it: none of it may be without a digest."""
+"""Files that are read in a saved folder and those inside it; none of them may lack a checksum."""
 
 
 def check_digests(folder: Path) -> None:
-    """Compare the files with what ``simpair.json`` recorded, where it stands.
+    """Compare the files with the checksums in ``simpair.json``, if there is one.
 
     Raises:
-        ModelCorrupt: A file is missing, or not the one that was saved, or came later and would be read.
+        ModelCorrupt: A file is missing, has changed, or was added and would be read.
     """
     if not (folder / DIGESTS).exists() and not (folder / DIGESTS).is_symlink():
         return
@@ -34,7 +34,7 @@ def check_digests(folder: Path) -> None:
     if not isinstance(recorded, dict):
         raise ModelCorrupt(f"{folder / DIGESTS} has no sha256 table; delete it if you changed the folder on purpose")
     for name, digest in recorded.items():
-        path = folder / name  # perhaps a link: the Hub's cache keeps its files elsewhere
+        path = folder / name  # may be a link: the Hub's cache keeps its files elsewhere
         if Path(name).is_absolute() or ".." in Path(name).parts or len(name) > 80 or not path.is_file():
             raise ModelCorrupt(f"{path} is missing; it was saved with the checkpoint: download or save it again")
         if sha256(path) != digest:
@@ -43,15 +43,15 @@ def check_digests(folder: Path) -> None:
                 "if you changed it on purpose"
             )
     places = {Path(), Path("1_Pooling"), *(Path(name).parent for name in recorded)}
-    heeded = [(place / name).as_posix() for place in sorted(places) for name in _HEEDED]
-    if more := [name for name in heeded if name not in recorded and (folder / name).exists()]:
+    found = [(place / name).as_posix() for place in sorted(places) for name in _READ]
+    if more := [name for name in found if name not in recorded and (folder / name).exists()]:
         raise ModelCorrupt(
             f"{folder / more[0]} was not saved with the checkpoint; delete it, or delete {DIGESTS} if you want it read"
         )
 
 
 def recorded(folder: Path) -> set[Path]:
-    """The files of an earlier save there, relative to it; none where nothing sound tells of them."""
+    """Return the files of an earlier save in a folder, relative to it; none if they are not recorded."""
     try:
         names = read_json(folder / DIGESTS, missing={}).get("sha256")
     except ModelCorrupt:
@@ -61,7 +61,6 @@ def recorded(folder: Path) -> set[Path]:
 
 
 def write_digests(folder: Path) -> None:
-    """Record the digest of each file below the folder."""
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    digests = {"simpair": __version__, "sha256": {name: sha256(folder / name) for name in names}}
+    """Record the checksum of each file below the folder."""
+    digests = {"simpair": __version__, "sha256": checksums(folder)}
     (folder / DIGESTS).write_text(json.dumps(digests, indent=2) + "\n", encoding="utf-8")

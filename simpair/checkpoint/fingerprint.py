@@ -1,4 +1,4 @@
-"""What an encoder is made of → a digest of whatever changes a vector. Knows no model."""
+"""The parts of an encoder → a digest of everything that changes an embedding. Imports no model."""
 
 from __future__ import annotations
 
@@ -11,42 +11,47 @@ from torch import Tensor
 
 from simpair.checkpoint.settings import Settings
 
-__all__ = ["fingerprint_of", "identity_of"]
+__all__ = ["fingerprint_of", "identity_of", "tensors_digest"]
 
 _SHORT = 60
-"""Characters of a setting that is told as it is; a longer one is told by its digest."""
+"""A longer setting is represented by its digest; in characters."""
 
 
 def fingerprint_of(
-    architecture: str, tensors: Mapping[str, Tensor], tokenizer: str, settings: Settings, *, width: int
+    architecture: str, tensors: Mapping[str, Tensor], tokenizer: str, settings: Settings, *, dimension: int
 ) -> str:
-    """Hex sha256 of the shape, the tensors as float16, the tokenizer and the settings.
+    """Return the hex SHA-256 of the shape, the tensors as float16, the tokenizer and the settings.
 
     Args:
         architecture: The shape of the tower, as text.
-        tensors: Its weights by name.
-        tokenizer: As ``tokenizer.json`` holds it.
-        settings: Whatever else changes a vector.
-        width: D, after truncation.
+        tensors: The weights by name.
+        tokenizer: The contents of ``tokenizer.json``.
+        settings: Everything else that changes an embedding.
+        dimension: The dimension of an embedding, after truncation.
     """
     digest = hashlib.sha256(architecture.encode())
     _update(digest, tensors)
-    digest.update(f"{tokenizer}{sorted(_told(settings, width).items())}".encode())
+    digest.update(f"{tokenizer}{sorted(_fields(settings, dimension).items())}".encode())
     return digest.hexdigest()
 
 
 def identity_of(
-    architecture: str, tensors: Mapping[str, Tensor], tokenizer: str, settings: Settings, *, width: int
+    architecture: str, tensors: Mapping[str, Tensor], tokenizer: str, settings: Settings, *, dimension: int
 ) -> dict[str, str]:
-    """What the fingerprint is made of, by name: digests of what is long, and the settings. Arguments as there."""
-    weights = hashlib.sha256()
-    _update(weights, tensors)
-    identity = {"weights": weights.hexdigest()[:12], "architecture": architecture, "tokenizer": tokenizer}
-    identity |= {name: str(value) for name, value in _told(settings, width).items()}
+    """Return the parts of the fingerprint by name: digests of long ones, and the settings. Takes its arguments."""
+    identity = {"weights": tensors_digest(tensors)[:12], "architecture": architecture, "tokenizer": tokenizer}
+    identity |= {name: str(value) for name, value in _fields(settings, dimension).items()}
     return {
         name: value if len(value) <= _SHORT else hashlib.sha256(value.encode()).hexdigest()[:12]
         for name, value in identity.items()
     }
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return the hex SHA-256 of the names, shapes and float16 values of tensors."""
+    digest = hashlib.sha256()
+    _update(digest, tensors)
+    return digest.hexdigest()
 
 
 def _update(digest: hashlib._Hash, tensors: Mapping[str, Tensor]) -> None:
@@ -55,8 +60,8 @@ def _update(digest: hashlib._Hash, tensors: Mapping[str, Tensor]) -> None:
         digest.update(tensor.detach().to("cpu", torch.float16).contiguous().numpy().tobytes())
 
 
-def _told(settings: Settings, width: int) -> dict[str, Any]:
-    told = {**vars(settings), "prompts": sorted(settings.prompts.items()), "truncate_dim": width}
-    if settings.include_prompt:  # as nearly always, and as it was before that was told
-        del told["include_prompt"]
-    return told
+def _fields(settings: Settings, dimension: int) -> dict[str, Any]:
+    fields = {**vars(settings), "prompts": sorted(settings.prompts.items()), "truncate_dim": dimension}
+    if settings.include_prompt:  # the usual value
+        del fields["include_prompt"]
+    return fields

@@ -1,6 +1,6 @@
-"""Name → local folder of a checkpoint; local folder → repository on the Hugging Face Hub.
+"""A name → the local folder of a checkpoint; a local folder → a repository on the Hugging Face Hub.
 
-A folder or the bundled name opens no socket; the network, its cache and its login are the Hub client's work.
+A folder or the bundled name opens no socket. The network, its cache and its login are left to the Hub client.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from simpair.checkpoint.manifest import PLAIN, files_to_push, lists_of_modules, modules_of, needed_files, seems_whole
+from simpair.checkpoint.layout import Layout, lists_modules, read_layout
 from simpair.errors import (
     HubError,
     InputError,
@@ -21,7 +21,7 @@ from simpair.errors import (
     SimpairError,
 )
 
-__all__ = ["BUNDLED", "Resolved", "licence_of", "push_folder", "resolve"]
+__all__ = ["BUNDLED", "Resolved", "license_of", "push_folder", "resolve"]
 
 BUNDLED = "simpair-mini"
 
@@ -31,6 +31,7 @@ _HUB_NAME = re.compile(
     rf"(?P<repo>(?!.*(\.\.|--))\w[\w.-]*(/\w[\w.-]*)?)(@(?P<revision>{_REVISION.pattern}))?", re.ASCII
 )
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_PAPERS = re.compile(r"README\.md|(LICENSE|NOTICE)[\w.-]*")
 _LOG = logging.getLogger(__name__)
 
 
@@ -38,35 +39,33 @@ class Resolved(NamedTuple):
     """A checkpoint on this machine.
 
     Attributes:
-        folder: Where its files are.
-        source: What finds the same checkpoint again: the bundled name, an absolute path, or ``org/name@commit``.
+        folder: The folder of its files.
+        source: The name that finds it again: the bundled name, an absolute path, or ``org/name@commit``.
+        layout: Its modules and files if it comes from the Hub, else None.
     """
 
     folder: Path
     source: str
+    layout: Layout | None = None
 
 
 def resolve(
     name_or_path: str | Path | None = None, *, revision: str | None = None, local_files_only: bool = False
 ) -> Resolved:
-    """The local folder of a checkpoint: an existing folder, the bundled one, or a Hub repository's, in this order.
+    """Return the local folder of a checkpoint: an existing folder, the bundled one, or a Hub repository's.
 
-    A cached download is used without asking the Hub, and only when it is known to be complete. A branch or tag given as
-    ``revision`` is looked up each time; the cached copy answers when the Hub cannot.
+    A cached download is used without a request, but only if it is known to be complete. A branch or tag given as
+    ``revision`` is looked up each time; the cached copy is used if the Hub does not answer.
 
     Args:
-        name_or_path: A folder, ``"simpair-mini"`` (meant by None too), or ``org/name`` with an optional ``@revision``.
+        name_or_path: A folder, ``"simpair-mini"`` (the default), or ``org/name`` with an optional ``@revision``.
         revision: A branch, tag or commit of a Hub repository.
         local_files_only: Never use the network.
 
     Raises:
-        InputError: A revision that cannot be one, or for something that has none, or two of them.
-        ModelNotFound: Nothing has that name.
-        OfflineMiss: The cache has no complete copy, and the network was ruled out or is down.
+        InputError: The revision is invalid, given twice, or given for something that has none.
+        ModelError: Nothing has that name, or what has it cannot be used; the subclass says why.
         HubError: The Hub refused or failed.
-        ModelCorrupt: A cached file or the list of modules is damaged.
-        UnsafeModel: There are only pickled weights, or a module lies outside the checkpoint.
-        UnsupportedModel: There are no weights in the safetensors format.
     """
     name = BUNDLED if name_or_path is None else name_or_path
     local = _local_folder(name)
@@ -88,31 +87,33 @@ def resolve(
     from huggingface_hub.errors import HFValidationError
 
     try:
-        folder = _from_hub(repo_id, revision or recorded, local_files_only=local_files_only)
+        return _from_hub(repo_id, revision or recorded, local_files_only=local_files_only)
     except HFValidationError as error:
         raise ModelNotFound(nothing) from error
-    return Resolved(folder, f"{repo_id}@{folder.name}")
 
 
-def licence_of(resolved: Resolved, *, local_files_only: bool = False) -> str | None:
-    """The licence that the card of a checkpoint names; None where there is no card, or none can be had.
+def license_of(source: str, *, local_files_only: bool = False) -> str | None:
+    """Return the license that the card of a checkpoint names; None if there is no card or it cannot be fetched.
 
-    The bundled checkpoint's is the notice of its data's terms, which lies beside it.
+    For the bundled checkpoint, return the path of the notice with the terms of its data.
+
+    Args:
+        source: The ``source`` of a resolved checkpoint.
+        local_files_only: Never use the network.
     """
-    if resolved.source == BUNDLED:
+    if source == BUNDLED:
         return f"terms of its data: {_PRETRAINED / 'NOTICE.md'}"
     from huggingface_hub import hf_hub_download, metadata_load, repocard
 
-    card, (repo_id, _, commit) = resolved.folder / "README.md", resolved.source.rpartition("@")
+    card, (repo_id, _, commit) = Path(source) / "README.md", source.rpartition("@")
     try:
         if not card.is_file() and _COMMIT.fullmatch(commit):
             card = Path(hf_hub_download(repo_id, "README.md", revision=commit, local_files_only=local_files_only))
         known = metadata_load(card) or {}
-    except (*_failures(), repocard.yaml.YAMLError):  # type: ignore[attr-defined]  # as it comes with the client
+    except (*_failures(), repocard.yaml.YAMLError):  # type: ignore[attr-defined]  # exported by the client only
         return None
     named = [known.get(key) for key in ("license_name", "license", "license_link")]
-    told = [str(part) for part in named if part and part != "other"]
-    return " ".join(told)[:200] or None
+    return " ".join(str(part) for part in named if part and part != "other")[:200] or None
 
 
 def push_folder(
@@ -123,24 +124,23 @@ def push_folder(
     revision: str | None = None,
     commit_message: str = "Upload with simpair",
 ) -> str:
-    """The address of the one commit that puts a checkpoint and its card into a Hub repository.
+    """Put a checkpoint and its card into a Hub repository in one commit, and return the commit's address.
 
-    Only a checkpoint's files go up, with README.md, LICENSE and NOTICE: never an optimizer, a log or a pickle. The
-    login is the Hub client's (``hf auth login`` or ``HF_TOKEN``).
+    Only a checkpoint's files are uploaded, with README.md, LICENSE and NOTICE: never an optimizer, a log or a pickle.
 
     Args:
         folder: A saved checkpoint with its card, ``README.md``.
-        repo_id: ``org/name``; made if it does not exist.
-        private: Make a new repository private; otherwise the account's own default holds.
-        revision: The branch to commit to, made if it does not exist; None is the main branch.
+        repo_id: ``org/name``; created if it does not exist.
+        private: Make a new repository private (default: the account's own default).
+        revision: The branch to commit to, created if it does not exist (default: the main branch).
         commit_message: The commit's title.
 
     Raises:
         InputError: The folder has no card, or links to a file elsewhere.
-        ModelError: It holds no weights in the safetensors format, or a list of modules that cannot be followed.
+        ModelError: It has no weights in the safetensors format, or modules that are not read.
         HubError: The Hub refused or failed.
     """
-    names = files_to_push(folder)
+    names = _files_to_push(folder)
     from huggingface_hub import CommitOperationAdd, HfApi
 
     api = HfApi()
@@ -159,8 +159,22 @@ def push_folder(
     return str(commit.commit_url)
 
 
+def _files_to_push(folder: Path) -> list[str]:
+    """Return the names of the files of a folder that are uploaded."""
+    if not (folder / "README.md").is_file():
+        raise InputError(f"{folder} has no README.md: write the model card first, it is uploaded with the weights")
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    chosen = [*read_layout(folder, names).files, *(name for name in names if _PAPERS.fullmatch(name))]
+    for name in chosen:
+        if not (folder / name).resolve().is_relative_to(folder.resolve()):
+            raise InputError(
+                f"{folder / name} links to a file elsewhere: save the checkpoint anew and push that folder"
+            )
+    return chosen
+
+
 def _local_folder(name: str | Path) -> Resolved | None:
-    """The existing folder or the bundled checkpoint that a name stands for; None when it may be a Hub name."""
+    """Return the existing folder or the bundled checkpoint that a name stands for; None if it may be a Hub name."""
     path = Path(name)
     try:
         is_folder, is_file = str(name) != "" and path.is_dir(), path.is_file()
@@ -181,8 +195,8 @@ def _local_folder(name: str | Path) -> Resolved | None:
     return Resolved(_PRETRAINED / BUNDLED, BUNDLED)
 
 
-def _from_hub(repo_id: str, revision: str | None, *, local_files_only: bool) -> Path:
-    """The cached snapshot of one commit, downloaded first where needed; its folder is named by the commit."""
+def _from_hub(repo_id: str, revision: str | None, *, local_files_only: bool) -> Resolved:
+    """Return the cached snapshot of one commit, downloaded first if needed; its folder has the commit's name."""
     cached = _cached(repo_id, revision)
     if cached is not None and (local_files_only or revision is None or _COMMIT.fullmatch(revision)):
         return cached
@@ -198,16 +212,16 @@ def _from_hub(repo_id: str, revision: str | None, *, local_files_only: bool) -> 
         if fallback is None:
             raise
         if not local_files_only:
-            _LOG.warning("using the cached commit %s of %s: %s", fallback.name, repo_id, error)
+            _LOG.warning("using the cached commit %s of %s: %s", fallback.folder.name, repo_id, error)
         return fallback
 
 
-def _cached(repo_id: str, revision: str | None, *, offline: bool = False) -> Path | None:
-    """The cached snapshot when it is known to be complete, without any request.
+def _cached(repo_id: str, revision: str | None, *, offline: bool = False) -> Resolved | None:
+    """Return the cached snapshot if it is known to be complete, without any request.
 
-    Other libraries leave parts of a checkpoint in the same cache (the weights without the pooling), so what is complete
-    is read from the list of the commit's files that the Hub client keeps. ``offline`` also takes a snapshot that lacks
-    only the digests, and one without that list when it has all that its modules cannot do without.
+    Other libraries leave parts of a checkpoint in the same cache (the weights without the pooling), so the files of a
+    complete one are taken from the list of the commit's files that the Hub client keeps. ``offline`` also accepts a
+    snapshot that lacks only the checksums, and one without that list if it has all files that its modules need.
     """
     from huggingface_hub import _CACHED_NO_EXIST, get_cached_repo_tree, try_to_load_from_cache
     from huggingface_hub.errors import CachedRepoTreeNotFoundError
@@ -219,50 +233,53 @@ def _cached(repo_id: str, revision: str | None, *, offline: bool = False) -> Pat
     try:
         sizes = {file.path: file.size for file in get_cached_repo_tree(repo_id, revision=folder.name)}
     except CachedRepoTreeNotFoundError:
-        modules_known = isinstance(found[0], str) or found[0] is _CACHED_NO_EXIST
-        return folder if offline and modules_known and seems_whole(folder) else None
-    if not all((folder / name).is_file() for name in lists_of_modules(sizes)):
+        if not offline or not (isinstance(found[0], str) or found[0] is _CACHED_NO_EXIST):
+            return None
+        layout = read_layout(folder, where=repo_id)
+        return Resolved(folder, f"{repo_id}@{folder.name}", layout) if layout.is_complete else None
+    if not all((folder / name).is_file() for name in filter(lists_modules, sizes)):
         return None
-    for name in needed_files(repo_id, sizes, modules_of(folder)):
+    layout = read_layout(folder, sizes, where=repo_id)
+    for name in layout.files:
         size = (folder / name).stat().st_size if (folder / name).is_file() else None
         if size is None and not (offline and name == "simpair.json"):
             return None
         if size not in (None, sizes[name]):
             advice = f"delete {folder.parent.parent} and load again"
             raise ModelCorrupt(f"{folder / name} has {size} bytes, on the Hub it has {sizes[name]}: {advice}")
-    return folder
+    return Resolved(folder, f"{repo_id}@{folder.name}", layout)
 
 
-def _download(repo_id: str, revision: str | None) -> Path:
-    """The snapshot of the commit that a revision names now, with all its needed files."""
+def _download(repo_id: str, revision: str | None) -> Resolved:
+    """Return the snapshot of the commit that a revision names now, with all files that it needs."""
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
     from huggingface_hub.constants import HF_HUB_ETAG_TIMEOUT
 
-    # Asked by itself first: a refused download would be answered with whatever the cache holds.
+    # Asked first: a refused download would be answered from the cache.
     info = HfApi().model_info(repo_id, revision=revision, timeout=HF_HUB_ETAG_TIMEOUT)
     names = [file.rfilename for file in info.siblings or []]
-    maps = [Path(hf_hub_download(repo_id, name, revision=info.sha)) for name in lists_of_modules(names)]
-    root = next((path.parent for path in maps if path.name == "modules.json"), None)
-    needed = needed_files(repo_id, names, modules_of(root) if root else PLAIN)
-    exact = [glob.escape(name) for name in needed]
+    lists = [Path(hf_hub_download(repo_id, name, revision=info.sha)) for name in filter(lists_modules, names)]
+    root = next((path.parent for path in lists if path.name == "modules.json"), Path())
+    layout = read_layout(root, names, where=repo_id)
+    exact = [glob.escape(name) for name in layout.files]
     folder = Path(snapshot_download(repo_id, revision=info.sha, allow_patterns=exact))
-    missing = [name for name in needed if not (folder / name).is_file()]
-    if missing:  # the client returns what it has when the Hub stops answering
+    missing = [name for name in layout.files if not (folder / name).is_file()]
+    if missing:  # the client returns what it has if the Hub stops answering
         raise HubError(f"{repo_id}: the Hub did not give {missing[0]}: try again later")
     if revision != info.sha:  # last, so that the cache's branch moves to a complete commit only
-        hf_hub_download(repo_id, needed[0], revision=revision)
-    return folder
+        hf_hub_download(repo_id, layout.files[0], revision=revision)
+    return Resolved(folder, f"{repo_id}@{folder.name}", layout)
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """What the Hub client raises: HTTP, file and upload errors, and ValueErrors for an answer that is not a Hub's."""
+    """Return what the Hub client raises: HTTP, file and upload errors, and ValueErrors for an invalid answer."""
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # its documented export, made lazily
 
     return httpx.HTTPError, OSError, RuntimeError, ValueError
 
 
 def _root(error: Exception) -> Exception:
-    """The error that the Hub client wrapped in "could not upload" or "not in the cache", or the error itself."""
+    """Return the error that the Hub client wrapped in "could not upload" or "not in the cache", or the error itself."""
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     cause = error.__cause__ if isinstance(error, (RuntimeError, LocalEntryNotFoundError)) else None
@@ -298,7 +315,7 @@ def _is_unreachable(error: Exception) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """One line: what went wrong at the Hub, and what to do."""
+    """Return in one line what went wrong at the Hub and what to do."""
     from huggingface_hub import errors
 
     detail = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -1,4 +1,7 @@
-"""The modules of a sentence-transformers folder ⇄ what they do to token states. Knows no tower and no settings."""
+"""The modules behind the token states ⇄ their files: pooling, dense layers; and the table of a static model.
+
+Imports no tower.
+"""
 
 from __future__ import annotations
 
@@ -8,26 +11,24 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from torch import Tensor
 
-from simpair.checkpoint.weights import read_tensors
-from simpair.errors import ModelCorrupt, UnsafeModel, UnsupportedModel
-from simpair.files.json_file import parse_json, read_json
+from simpair.checkpoint.layout import TowerModules
+from simpair.checkpoint.weights import read_weights
+from simpair.errors import ModelCorrupt, UnsupportedModel
+from simpair.files.json_file import read_json
 
 __all__ = [
     "ACTIVATIONS",
-    "CHAIN",
-    "STATIC",
     "TABLE",
     "DenseLayer",
-    "Modules",
+    "Head",
     "PoolingMode",
-    "Towers",
     "dense_files",
+    "dimension_of",
+    "fold_table",
+    "hidden_size_of",
     "pooling_file",
     "pooling_modes",
-    "read_layers",
-    "read_pooling",
-    "read_table",
-    "read_towers",
+    "read_head",
 ]
 
 PoolingMode = Literal["cls", "lasttoken", "max", "mean", "mean_sqrt_len_tokens", "weightedmean"]
@@ -40,48 +41,11 @@ _LEGACY_POOLING: dict[str, PoolingMode] = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-"""Those of a concatenation stand in this order."""
-CHAIN, STATIC = "module-chain", "static-embedding"
-"""The ``model_type`` by which what has no ``config.json`` is known here: a chain of modules, a table of embeddings."""
+"""The modes by their keys in ``config.json``; several are concatenated in this order."""
 TABLE = "embedding.weight"
-_ROUTER_CONFIGS = ("router_config.json", "config.json")
-"""Of today, and of its years as ``Asym``."""
+_HIDDEN_SIZES = ("hidden_size", "d_model", "dim", "n_embd", "emb_dim")
 ACTIVATIONS = ("GELU", "Identity", "ReLU", "SiLU", "Sigmoid", "Tanh")
-"""Classes of ``torch.nn`` that a dense layer may end with."""
-
-
-class Modules(NamedTuple):
-    """The folder of each module of a tower.
-
-    Attributes:
-        first: Of weights and tokenizer, and of a transformer's ``config.json``.
-        pooling: Of the pooling's ``config.json``; None for a plain transformers folder, and behind a static table.
-        dense: Of the dense layers behind the pooling, in their order.
-        normalize: Whether the last module gives embeddings length 1.
-        static: Whether the first is a table of embeddings alone, whose mean is taken.
-    """
-
-    first: Path
-    pooling: Path | None = None
-    dense: tuple[Path, ...] = ()
-    normalize: bool = True
-    static: bool = False
-
-
-class Towers(NamedTuple):
-    """The modules of each role.
-
-    Attributes:
-        document: Of the documents' tower, and of the only one of a tied encoder.
-        query: Of the queries' own tower; None where both roles share one.
-        default_role: Whose tower takes the texts that have no role.
-        chain: The kinds of the modules where they are, or stand, as none of ours do; () where they are read here.
-    """
-
-    document: Modules
-    query: Modules | None = None
-    default_role: Literal["query", "document"] = "document"
-    chain: tuple[str, ...] = ()
+"""The classes of ``torch.nn`` that a dense layer may end with."""
 
 
 class DenseLayer(NamedTuple):
@@ -98,131 +62,54 @@ class DenseLayer(NamedTuple):
     activation: str
 
 
-def read_towers(folder: Path) -> Towers:
-    """The modules that ``modules.json`` names, or those of a plain transformers folder.
+class Head(NamedTuple):
+    """The modules of a tower behind its token states.
+
+    Attributes:
+        pooling: The pooling mode, or several joined by ``+``; None if the checkpoint declares none.
+        include_prompt: Whether the states of the prompt's tokens are pooled too.
+        dense: The dense layers.
+        normalize: Whether a module gives embeddings norm 1.
+    """
+
+    pooling: str | None
+    include_prompt: bool
+    dense: tuple[DenseLayer, ...]
+    normalize: bool
+
+
+def read_head(folder: Path, modules: TowerModules, config: Mapping[str, Any]) -> Head:
+    """Return what the modules of a tower behind the first one say.
+
+    Args:
+        folder: The checkpoint's folder.
+        modules: The modules of the tower.
+        config: ``config.json``.
 
     Raises:
-        ModelCorrupt: ``modules.json`` is missing beside its modules, or damaged.
-        UnsafeModel: A module is code from elsewhere, or lies outside the folder.
-        UnsupportedModel: Modules, or an order of them, that this version does not read.
+        ModelCorrupt: A configuration is damaged, or does not fit the weights or the dimension.
+        UnsupportedModel: A setting that this version does not read.
     """
-    path = folder / "modules.json"
-    if not path.exists():
-        if (folder / "1_Pooling" / "config.json").is_file():
-            raise ModelCorrupt(f"{path} is missing; download or save the checkpoint again")
-        return Towers(Modules(folder))
-    entries = parse_json(path)
-    try:
-        named = [(str(entry["type"]), str(entry["path"])) for entry in entries]
-        unknown = [key for entry in entries for key in entry if key not in ("idx", "kwargs", "name", "path", "type")]
-    except (KeyError, TypeError) as error:
-        raise ModelCorrupt(f"{path} is not a list of modules ({error!r:.80}); download the checkpoint again") from None
-    if unknown:
-        raise UnsupportedModel(f"{path}: a module has {unknown[0]!r:.80}, which this version does not read")
-    modules = [_locate(path, folder, kind, where) for kind, where in named]
-    if not modules:
-        raise ModelCorrupt(f"{path} lists no modules; download the checkpoint again")
-    if modules[0].kind in ("Router", "Asym"):
-        routes, default_role = _read_router(modules[0].folder)
-        chains = {role: [*route, *modules[1:]] for role, route in routes.items()}
-        shared = len(chains) == 2 and _share(*routes.values())
-        if default_role is None or shared or not all(map(_is_ours, chains.values())):
-            inside = [module for route in routes.values() for module in route]
-            return _foreign(folder, [*modules, *inside])
-        query, document = (_chain(chains[role]) for role in ("query", "document"))
-        return Towers(document, None if query == document else query, default_role)
-    return Towers(_chain(modules)) if _is_ours(modules) else _foreign(folder, modules)
-
-
-def _foreign(folder: Path, modules: Sequence[_Module]) -> Towers:
-    """A chain that sentence-transformers runs."""
-    return Towers(Modules(folder), chain=tuple(module.kind for module in modules))
-
-
-class _Module(NamedTuple):
-    kind: str
-    folder: Path
-
-
-def _locate(path: Path, folder: Path, kind: str, where: str) -> _Module:
-    """The module of that class and place, which the file at ``path`` names."""
-    if not kind.startswith("sentence_transformers."):
-        raise UnsafeModel(f"{path}: module {kind} is code from outside sentence-transformers, which is never run")
-    if Path(where).is_absolute() or ".." in Path(where).parts:
-        raise UnsafeModel(f"{path}: module path {where} leaves the checkpoint's folder")
-    return _Module(kind.rsplit(".", 1)[-1], folder / where)
-
-
-def _read_router(folder: Path) -> tuple[dict[str, list[_Module]], Literal["query", "document"] | None]:
-    """The modules of each route, and the role of texts without one, as ``router_config.json`` has them.
-
-    There is no such role where the routes are others than query and document, or are chosen otherwise.
-    """
-    path = next((folder / name for name in _ROUTER_CONFIGS if (folder / name).is_file()), folder / _ROUTER_CONFIGS[0])
-    config: Any = read_json(path)
-    for key in sorted(config.keys() - {"types", "structure", "parameters"}):
-        raise UnsupportedModel(f"{path}: {key!r:.80} is {config[key]!r:.80}, which this version does not read")
-    types, structure, options = (config.get(name) for name in ("types", "structure", "parameters"))
-    try:
-        routes = {role: [_locate(path, folder, types[name], name) for name in structure[role]] for role in structure}
-        usual = next(iter(routes)) if options.get("allow_empty_key", True) else None
-        default: Any = options.get("default_route") or usual
-    except (AttributeError, KeyError, StopIteration, TypeError) as error:
-        raise ModelCorrupt(f"{path} does not tell the modules of each route ({error!r:.80})") from None
-    if unknown := sorted(options.keys() - {"default_route", "allow_empty_key", "route_mappings"}):
-        raise UnsupportedModel(
-            f"{path}: {unknown[0]!r:.80} is {options[unknown[0]]!r:.80}, which this version does not read"
-        )
-    if default is not None and default not in routes:
-        raise ModelCorrupt(f"{path}: the default route {default!r:.80} is none of {', '.join(map(str, routes))[:80]}")
-    ours = set(routes) == {"query", "document"} and not options.get("route_mappings")
-    return routes, default if ours else None
-
-
-def _share(one: Sequence[_Module], other: Sequence[_Module]) -> bool:
-    """Whether two routes have weights in common, but not all: trained, they must stay one."""
-    weighty = [{module for module in route if module.kind not in ("Normalize", "Pooling")} for route in (one, other)]
-    return bool(weighty[0] & weighty[1]) and list(one) != list(other)
-
-
-def _is_ours(modules: Sequence[_Module]) -> bool:
-    """Whether the modules are read and computed here."""
-    kinds = [module.kind for module in modules if module.kind != "Dropout"]
-    first = 1 if kinds[:1] == ["StaticEmbedding"] else 2
-    behind = kinds[first : len(kinds) - (kinds[-1:] == ["Normalize"])]
-    return (first == 1 or kinds[:2] == ["Transformer", "Pooling"]) and all(kind == "Dense" for kind in behind)
-
-
-def _chain(modules: Sequence[_Module]) -> Modules:
-    """Which of our modules is what."""
-    kept = [module for module in modules if module.kind != "Dropout"]
-    static, ends = kept[0].kind == "StaticEmbedding", kept[-1].kind == "Normalize"
-    layers = kept[1 if static else 2 : len(kept) - ends]
-    pooling = None if static else kept[1].folder
-    if ends:
-        _check_normalize(kept[-1].folder / "config.json")
-    return Modules(kept[0].folder, pooling, tuple(module.folder for module in layers), ends, static)
+    pooling, include_prompt = "mean" if modules.static else None, True
+    if modules.pooling is not None:
+        pooling, include_prompt = _read_pooling(folder / modules.pooling / "config.json", hidden_size_of(config))
+    layers: list[DenseLayer] = []
+    for place in modules.dense:
+        layers.append(_read_dense(folder / place, dimension_of(hidden_size_of(config), pooling or "mean", layers)))
+    if modules.normalize is not None:
+        _check_normalize(folder / modules.normalize / "config.json")
+    return Head(pooling, include_prompt, tuple(layers), modules.normalize is not None)
 
 
 def _check_normalize(path: Path) -> None:
-    """Refuse a length of 1 for anything but the embedding; older files have nothing, or none is there."""
+    """Refuse to normalize anything but the embedding; older files are empty, or missing."""
     for key, value in read_json(path, missing={}).items():
         if key not in ("module_input_name", "module_output_name") or value not in ("sentence_embedding", None):
             raise UnsupportedModel(f"{path}: {key!r:.80} is {value!r:.80}, which this version does not read")
 
 
-def read_pooling(folder: Path, width: object) -> tuple[str, bool]:
-    """A pooling's mode, or several joined by ``+``, whose vectors stand side by side; whether the prompt is in them.
-
-    Args:
-        folder: Of the module.
-        width: ``hidden_size``.
-
-    Raises:
-        ModelCorrupt: It is of another width, or has keys that no pooling has.
-        UnsupportedModel: It is of a kind that this version does not read.
-    """
-    path = folder / "config.json"
+def _read_pooling(path: Path, hidden_size: object) -> tuple[str, bool]:
+    """Return a pooling's mode, or several joined by ``+``, and whether the prompt's tokens are pooled too."""
     config = read_json(path)
     declared = config.get("pooling_mode")
     known = ("embedding_dimension", "word_embedding_dimension", "pooling_mode", "include_prompt", *_LEGACY_POOLING)
@@ -239,42 +126,39 @@ def read_pooling(folder: Path, width: object) -> tuple[str, bool]:
             f"{path}: pooling is {modes!r:.120}; this version reads several in the order of {list(_LEGACY_POOLING)}"
         )
     dimension = config.get("embedding_dimension", config.get("word_embedding_dimension"))
-    if dimension != width:
+    if dimension != hidden_size:
         raise ModelCorrupt(
-            f"{path}: the dimension is {dimension!r:.80}, but hidden_size in config.json is {width!r:.80}"
+            f"{path}: the dimension is {dimension!r:.80}, but hidden_size in config.json is {hidden_size!r:.80}"
         )
     return "+".join(modes) or "mean", config.get("include_prompt", True)
 
 
 def pooling_modes(pooling: str) -> list[PoolingMode]:
-    """The modes that a pooling puts side by side."""
+    """Return the modes of a pooling, whose vectors are concatenated."""
     return pooling.split("+")  # type: ignore[return-value]
 
 
-def pooling_file(pooling: str, width: int | None, *, include_prompt: bool) -> dict[str, Any]:
-    """The pooling's ``config.json``, which every version of sentence-transformers reads."""
+def hidden_size_of(config: Mapping[str, Any]) -> int | None:
+    """Return the dimension of a token state, under any of the names that ``config.json`` has for it."""
+    return next((config[name] for name in _HIDDEN_SIZES if name in config), None)
+
+
+def dimension_of(hidden_size: int | None, pooling: str, layers: Sequence[DenseLayer] = ()) -> int:
+    """Return the dimension of an embedding: the last dense layer's, or that of the concatenated poolings."""
+    return len(layers[-1].weight) if layers else (hidden_size or 0) * len(pooling_modes(pooling))
+
+
+def pooling_file(pooling: str, hidden_size: int | None, *, include_prompt: bool) -> dict[str, Any]:
+    """Return the pooling's ``config.json``, which every version of sentence-transformers reads."""
     flags = {key: mode in pooling_modes(pooling) for key, mode in _LEGACY_POOLING.items()}
-    return {"word_embedding_dimension": width, **flags, "include_prompt": include_prompt}
+    return {"word_embedding_dimension": hidden_size, **flags, "include_prompt": include_prompt}
 
 
-def read_layers(folders: Sequence[Path], width: int) -> list[DenseLayer]:
-    """The dense layers of these folders, the first of so many inputs.
-
-    Raises:
-        ModelCorrupt: Its config and its weights do not fit each other, or the width.
-        UnsafeModel: Its weights are only there as pickles.
-        UnsupportedModel: It is of a kind that this version does not read.
-    """
-    layers: list[DenseLayer] = []
-    for folder in folders:
-        layers.append(_read_dense(folder, len(layers[-1].weight) if layers else width))
-    return layers
-
-
-def _read_dense(folder: Path, width: int) -> DenseLayer:
-    path, tensors = folder / "config.json", read_tensors(folder)
+def _read_dense(folder: Path, inputs: int) -> DenseLayer:
+    """Return the dense layer in a folder, which has so many inputs."""
+    path, tensors = folder / "config.json", dict(read_weights(folder).tensors)
     config = read_json(path)
-    usual: dict[str, Any] = {"in_features": width, "use_residual": False}
+    usual: dict[str, Any] = {"in_features": inputs, "use_residual": False}
     usual |= dict.fromkeys(("module_input_name", "module_output_name"), "sentence_embedding")
     for key, value in config.items():
         if key not in (*usual, "out_features", "bias", "activation_function"):
@@ -288,7 +172,7 @@ def _read_dense(folder: Path, width: int) -> DenseLayer:
             f"{path}: activation_function is {named!r:.80}; known: {', '.join(ACTIVATIONS)} of torch"
         )
     weight, bias = tensors.pop("linear.weight", None), tensors.pop("linear.bias", None)
-    wanted = (config.get("out_features"), width)
+    wanted = (config.get("out_features"), inputs)
     if (
         weight is None
         or tuple(weight.shape) != wanted
@@ -302,18 +186,17 @@ def _read_dense(folder: Path, width: int) -> DenseLayer:
     return DenseLayer(weight, bias, activation)
 
 
-def read_table(folder: Path) -> Tensor:
-    """The rows (V, D) float32 of a static table, those of model2vec multiplied by the weights of their tokens.
+def fold_table(folder: Path, tensors: Mapping[str, Tensor]) -> Tensor:
+    """Return the rows (V, D) float32 of a static table; model2vec's are multiplied by their tokens' weights.
 
     Raises:
-        ModelCorrupt: The folder has other tensors than such a table's, or they do not fit each other.
+        ModelCorrupt: The tensors are not those of a table, or do not fit each other.
     """
-    tensors = read_tensors(folder)
     names = sorted(tensors)
     if names == [TABLE] and tensors[TABLE].dim() == 2:
         return tensors[TABLE]
-    table, mapping, weights = (tensors.pop(name, None) for name in ("embeddings", "mapping", "weights"))
-    if table is None or tensors or table.dim() != 2:
+    table, mapping, weights = (tensors.get(name) for name in ("embeddings", "mapping", "weights"))
+    if table is None or {*names} - {"embeddings", "mapping", "weights"} or table.dim() != 2:
         raise ModelCorrupt(f"{folder}: the weights are {', '.join(names)[:120]}; expected {TABLE} (V, D) alone")
     try:
         table = table if mapping is None else table[mapping]
@@ -323,7 +206,7 @@ def read_table(folder: Path) -> Tensor:
 
 
 def dense_files(layers: Sequence[DenseLayer]) -> list[tuple[dict[str, Any], Mapping[str, Tensor]]]:
-    """The ``config.json`` and the tensors of each layer."""
+    """Return the ``config.json`` and the tensors of each layer."""
     found: list[tuple[dict[str, Any], Mapping[str, Tensor]]] = []
     for layer in layers:
         place = "linear.Identity" if layer.activation == "Identity" else f"activation.{layer.activation}"

@@ -1,42 +1,39 @@
-"""What a checkpoint holds: its settings, tensors and tokenizer, as one value. Reads and writes no file."""
+"""The contents of a checkpoint as one value: settings, tensors and tokenizer of each role. Reads and writes no file."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from simpair.checkpoint.modules import DenseLayer, pooling_modes
+from simpair.checkpoint.layout import Role
+from simpair.checkpoint.modules import DenseLayer
 from simpair.checkpoint.weights import WeightsFile
 
-__all__ = ["LONGEST", "Checkpoint", "Settings", "Similarity", "vector_width", "width_of"]
+__all__ = ["UNLIMITED", "Checkpoint", "Settings", "Similarity", "TowerCheckpoint"]
 
 Similarity = Literal["cosine", "dot"]
-
-
-_WIDTHS = ("hidden_size", "d_model", "dim", "n_embd", "emb_dim")
-
-
-LONGEST = 1 << 20
-"""Tokens of a checkpoint that declares no maximum: its position table is shorter."""
+UNLIMITED = 1 << 20
+"""The maximum length in tokens of a checkpoint that declares none; its table of positions is shorter."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Whatever changes a vector beside the tensors and the tokenizer.
+    """Everything that changes an embedding besides the tensors and the tokenizer.
+
+    Similarity, prompts, default prompt and ``truncate_dim`` are the same for both towers of a checkpoint.
 
     Attributes:
         pooling: How token states become one vector: a mode, or several joined by ``+``.
-        similarity: ``cosine``: embeddings have length 1; ``dot``: they keep their lengths unless ``normalize``.
-        normalize: Whether embeddings get length 1.
-        max_seq_length: Longest sequence in tokens.
-        prompts: Prompt by name.
-        default_prompt_name: The prompt of texts without a role, or None.
-        truncate_dim: How many leading components are kept, or None for all.
+        similarity: ``cosine``: embeddings have norm 1; ``dot``: they keep their norms unless ``normalize``.
+        normalize: Whether embeddings are scaled to norm 1.
+        max_seq_length: Maximum length of a sequence in tokens.
+        prompts: Prompts by name.
+        default_prompt_name: The name of the prompt of texts without a role, or None.
+        truncate_dim: The number of leading dimensions that are kept, or None for all.
         include_prompt: Whether the states of the prompt's tokens are pooled too.
     """
 
@@ -51,22 +48,19 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """What a folder holds.
+class TowerCheckpoint:
+    """One tower of a checkpoint.
 
     Attributes:
         config: ``config.json``.
-        settings: Whatever else changes a vector.
-        tensors: Tensor by the checkpoint's own name, prefixes and old spellings mended; float32 when read.
-        tokenizer: Without truncation or padding.
+        settings: Everything else that changes an embedding.
+        tensors: Tensors by the checkpoint's names, without prefixes and old spellings; float32 when read.
+        tokenizer: The tokenizer, without truncation or padding.
         tokenizer_config: ``tokenizer_config.json`` with ``special_tokens_map.json``, or ``{}``.
-        declared: False where the folder says nothing of pooling, and the mean was assumed.
-        length_declared: Whether the folder names the maximum itself, beside the tokenizer's and the architecture's.
-        dense: The layers behind the pooling.
-        query: What the queries' own tower holds; None where both roles share one. The rest is then the documents'.
-        default_role: Whose tower takes the texts that have no role, where there are two.
-        save_chain: Writes the files of a chain of modules that sentence-transformers runs; None for what is read here.
-        weights_file: What tells whether the file in which tensors lie was written over; None where they lie in memory.
+        declares_pooling: False if the folder declares no pooling and the usual one is assumed.
+        declares_length: Whether the folder itself names the maximum length.
+        dense: The dense layers behind the pooling.
+        weights_file: The files of the tensors, or None if they lie in memory.
     """
 
     config: Mapping[str, Any]
@@ -74,20 +68,43 @@ class Checkpoint:
     tensors: Mapping[str, Tensor]
     tokenizer: Tokenizer
     tokenizer_config: Mapping[str, Any]
-    declared: bool = True
-    length_declared: bool = True
+    declares_pooling: bool = True
+    declares_length: bool = True
     dense: tuple[DenseLayer, ...] = ()
-    query: Checkpoint | None = None
-    default_role: Literal["query", "document"] = "document"
-    save_chain: Callable[[Path], None] | None = None
     weights_file: WeightsFile | None = None
 
 
-def vector_width(config: Mapping[str, Any], pooling: str, layers: Sequence[DenseLayer] = ()) -> int:
-    """The width of an embedding: that of the last dense layer, or of the poolings side by side."""
-    return len(layers[-1].weight) if layers else (width_of(config) or 0) * len(pooling_modes(pooling))
+@dataclass(frozen=True)
+class Checkpoint:
+    """The towers of a checkpoint by role.
 
+    Attributes:
+        towers: The tower of each role; a tied checkpoint has the same object under both.
+        default_role: The role of texts without one, if there are two towers.
+    """
 
-def width_of(config: Mapping[str, Any]) -> int | None:
-    """D, under whichever name a ``config.json`` has it."""
-    return next((config[name] for name in _WIDTHS if name in config), None)
+    towers: Mapping[Role, TowerCheckpoint]
+    default_role: Role = "document"
+
+    @classmethod
+    def tied(cls, tower: TowerCheckpoint) -> Checkpoint:
+        """Return a checkpoint whose roles share one tower."""
+        return cls({"query": tower, "document": tower})
+
+    def map(self, change: Callable[[TowerCheckpoint], TowerCheckpoint]) -> Checkpoint:
+        """Return the checkpoint with every tower changed; a tied one stays tied."""
+        document = change(self.document)
+        return Checkpoint(
+            {"query": document if self.is_tied else change(self.towers["query"]), "document": document},
+            self.default_role,
+        )
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether both roles share one tower."""
+        return self.towers["query"] is self.towers["document"]
+
+    @property
+    def document(self) -> TowerCheckpoint:
+        """The tower of documents; a tied checkpoint's only one."""
+        return self.towers["document"]

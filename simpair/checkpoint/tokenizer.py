@@ -1,13 +1,13 @@
-"""Tokenizer files of a folder → a tokenizer, as transformers reads them; and what it must be told to read ours alike.
+"""The tokenizer's files in a folder → a tokenizer that tokenizes as in transformers; and back to such files.
 
-Knows no weights and no settings. What transformers would read otherwise is refused, never passed over.
+What transformers would read differently is refused. Reads no weights and no settings.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tokenizers import AddedToken, BertWordPieceTokenizer, Tokenizer
 from tokenizers.models import BPE, Unigram, WordPiece
@@ -17,13 +17,7 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from simpair.errors import ModelCorrupt, UnsupportedModel, one_line
 from simpair.files.json_file import read_json
 
-__all__ = [
-    "lowers_first",
-    "read_bare_tokenizer",
-    "read_tokenizer",
-    "read_tokenizer_config",
-    "tokenizer_config_of",
-]
+__all__ = ["TokenizerFiles", "lowers_first", "read_tokenizer", "tokenizer_config_of"]
 
 _BERT = "BertTokenizer"
 _BERT_TOKENS = {
@@ -40,10 +34,10 @@ _CLASSES: dict[str, tuple[str, str, dict[str, str]]] = {
     "RobertaTokenizer": ("cls_token", "sep_token", _ROBERTA_TOKENS),
     "XLMRobertaTokenizer": ("bos_token", "eos_token", _ROBERTA_TOKENS),
 }
-"""Classes that transformers 5 builds anew from the vocabulary: first token, last token, tokens where none are named."""
+"""Classes that transformers 5 rebuilds from the vocabulary: first token, last token, default tokens."""
 _MODELS = {"CamembertTokenizer": Unigram, "RobertaTokenizer": BPE, "XLMRobertaTokenizer": Unigram}
 _KEPT = ("PreTrainedTokenizer", "TokenizersBackend")
-"""Classes that take ``tokenizer.json`` as it is; both under the names without ``Fast``."""
+"""Classes that take ``tokenizer.json`` as it is. All names are without ``Fast``."""
 _CLASS_OF = {
     "bert": _BERT,
     "camembert": "CamembertTokenizer",
@@ -52,34 +46,41 @@ _CLASS_OF = {
 }
 _NAMED = (*_BERT_TOKENS, "bos_token", "eos_token")
 _UNKNOWN = "\U00013080"
-"""A hieroglyph: what few vocabularies have shows whether the token for what is unknown is one of the vocabulary's."""
+"""A hieroglyph, which few vocabularies have: encoding it fails if the unknown token is not in the vocabulary."""
 _FLAGS = ("lstrip", "normalized", "rstrip", "single_word")
 
 
-def read_tokenizer_config(folder: Path) -> dict[str, Any]:
-    """``tokenizer_config.json``, with the tokens of ``special_tokens_map.json`` where transformers heeds them."""
-    declared = read_json(folder / "tokenizer_config.json", missing={})
-    if {"model", "post_processor"} <= declared.keys():
-        raise ModelCorrupt(f"{folder / 'tokenizer_config.json'} is a tokenizer.json; download the checkpoint again")
-    tokens = read_json(folder / "special_tokens_map.json", missing={})
-    return declared if "added_tokens_decoder" in declared else {**declared, **tokens}
+class TokenizerFiles(NamedTuple):
+    """A tokenizer, as the files of a folder describe it.
+
+    Attributes:
+        tokenizer: Without truncation or padding.
+        config: ``tokenizer_config.json`` with the names of the special tokens; ``{}`` for a static table.
+        max_length: The maximum length in tokens that the files declare, not checked; or None.
+    """
+
+    tokenizer: Tokenizer
+    config: Mapping[str, Any]
+    max_length: Any
 
 
-def read_tokenizer(
-    folder: Path, config: Mapping[str, Any], *, declared: Mapping[str, Any], lowercase: bool
-) -> tuple[Tokenizer, Mapping[str, Any]]:
-    """The tokenizer of a folder, without truncation or padding; and ``declared`` with the names it has for tokens.
+def read_tokenizer(folder: Path, config: Mapping[str, Any] | None, *, lowercase: bool = False) -> TokenizerFiles:
+    """Return the tokenizer of a folder.
 
     Args:
-        folder: Holds ``tokenizer.json`` or ``vocab.txt``, and perhaps the files that say more of it.
-        config: ``config.json``, whose model type names the tokenizer where no other file does.
-        declared: What ``read_tokenizer_config`` gave.
-        lowercase: Lower the text before anything else, as ``do_lower_case`` beside the tokenizer asks.
+        folder: Has ``tokenizer.json`` or ``vocab.txt``, and perhaps files with further settings.
+        config: ``config.json``, whose model type names the tokenizer if no other file does. None for a static table,
+            whose tokenizer adds no special tokens.
+        lowercase: Lowercase texts before anything else, as ``do_lower_case`` in ``sentence_bert_config.json`` asks.
 
     Raises:
         ModelCorrupt: A file is missing or damaged.
-        UnsupportedModel: The files ask for what this version does not do, or disagree.
+        UnsupportedModel: The files ask for what this version does not do, or contradict each other.
     """
+    if config is None:
+        return _read_static(folder)
+    declared = _read_config(folder)
+    length = declared.get("model_max_length")
     kind, path = _class_name(config, declared), folder / "tokenizer.json"
     ours = kind in (*_CLASSES, *_KEPT)
     if ours:
@@ -87,50 +88,56 @@ def read_tokenizer(
     else:
         tokenizer, names = _made_by_transformers(folder, kind)
         declared = {**names, **declared}
-        if not declared.get("pad_token"):
-            raise UnsupportedModel(
-                f"{folder}: no padding token is named, without which sentence-transformers reads nothing either; "
-                "tokenizer_config.json is missing or lacks pad_token"
-            )
     _check_options(folder, declared, tokenizer, kind)
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
+    _prepare(tokenizer)
     if ours:
         _name_tokens(folder, declared, tokenizer, kind)
         _check_added(folder, declared, tokenizer, kind)
-    pieces = tokenizer.get_vocab(with_added_tokens=False)
-    if len(set(pieces.values())) < len(pieces):
-        raise ModelCorrupt(f"{path}: two pieces have one number; download the checkpoint again")
+    vocabulary = tokenizer.get_vocab(with_added_tokens=False)
+    if len(set(vocabulary.values())) < len(vocabulary):
+        raise ModelCorrupt(f"{path}: two tokens have the same number; download the checkpoint again")
     if kind == _BERT:
         _rebuild(tokenizer, declared)
     if lowercase and not lowers_first(tokenizer):
         tokenizer.normalizer = Sequence([Lowercase(), *_normalizers(tokenizer)])
     if any(tokenizer.encode("a").type_ids):
         raise UnsupportedModel(f"{path}: tokens of one text are not all of type 0, the one that this version reads")
-    return tokenizer, declared
+    return TokenizerFiles(tokenizer, declared, length)
 
 
-def read_bare_tokenizer(folder: Path) -> tuple[Tokenizer, int | None]:
-    """The tokenizer of a static table, which adds no special tokens, and at how many tokens it cuts a text.
+def _read_config(folder: Path) -> dict[str, Any]:
+    """Return ``tokenizer_config.json``, with ``special_tokens_map.json`` if transformers reads that."""
+    declared = read_json(folder / "tokenizer_config.json", missing={})
+    if {"model", "post_processor"} <= declared.keys():
+        raise ModelCorrupt(f"{folder / 'tokenizer_config.json'} is a tokenizer.json; download the checkpoint again")
+    tokens = read_json(folder / "special_tokens_map.json", missing={})
+    return declared if "added_tokens_decoder" in declared else {**declared, **tokens}
 
-    Raises:
-        ModelCorrupt: ``tokenizer.json`` is missing or damaged.
-    """
-    if not (folder / "tokenizer.json").is_file():
+
+def _read_static(folder: Path) -> TokenizerFiles:
+    """Return the tokenizer of a static table, which adds no special tokens."""
+    path = folder / "tokenizer.json"
+    if not path.is_file():
         raise ModelCorrupt(f"{folder} has no tokenizer.json; download the checkpoint again")
-    tokenizer = _open(folder / "tokenizer.json", {}, _BERT)
-    _check_side(folder / "tokenizer.json", (tokenizer.truncation or {}).get("direction"))
-    longest = None if tokenizer.truncation is None else int(tokenizer.truncation["max_length"])
+    tokenizer = _open(path, {}, _BERT)
+    truncation = tokenizer.truncation or {}
+    _check_side(path, truncation.get("direction"))
+    _prepare(tokenizer)
+    tokenizer.post_processor = None
+    return TokenizerFiles(tokenizer, {}, truncation.get("max_length") or None)
+
+
+def _prepare(tokenizer: Tokenizer) -> None:
+    """Switch truncation and padding off."""
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    tokenizer.post_processor = None
-    return tokenizer, longest
 
 
 def tokenizer_config_of(tokenizer: Tokenizer, config: Mapping[str, Any], declared: Mapping[str, Any]) -> dict[str, Any]:
-    """``tokenizer_config.json`` with which transformers reads ``tokenizer`` as it is; ``declared`` is the one it had.
+    """Return a ``tokenizer_config.json`` with which transformers reads ``tokenizer`` as it is.
 
-    A BERT tokenizer that transformers would build otherwise is declared to be taken from ``tokenizer.json``.
+    A BERT tokenizer that transformers would rebuild differently is declared to be taken from ``tokenizer.json``.
+    ``declared`` is the configuration it had.
     """
     written = dict(declared)
     if _class_name(config, written) not in (*_CLASSES, *_KEPT):
@@ -150,12 +157,12 @@ def tokenizer_config_of(tokenizer: Tokenizer, config: Mapping[str, Any], declare
 
 
 def lowers_first(tokenizer: Tokenizer) -> bool:
-    """Whether the tokenizer lowers whole texts, beside what BERT's own normalizer does."""
+    """Return whether the tokenizer lowercases whole texts, besides what BERT's own normalizer does."""
     return any(isinstance(step, Lowercase) for step in _normalizers(tokenizer))
 
 
 def _class_name(config: Mapping[str, Any], declared: Mapping[str, Any]) -> str:
-    """The class that ``transformers.AutoTokenizer`` takes, without ``Fast``."""
+    """Return the class that ``transformers.AutoTokenizer`` takes, without ``Fast``."""
     named, model = declared.get("tokenizer_class") or config.get("tokenizer_class"), str(config.get("model_type"))
     return str(named or _CLASS_OF.get(model, f"the tokenizer of {model}")).removesuffix("Fast")
 
@@ -177,7 +184,7 @@ def _open(path: Path, declared: Mapping[str, Any], kind: str) -> Tokenizer:
 
 
 def _made_by_transformers(folder: Path, kind: str) -> tuple[Tokenizer, dict[str, str]]:
-    """A copy of the tokenizer behind ``transformers.AutoTokenizer``, and its special tokens by name.
+    """Return a copy of the tokenizer behind ``transformers.AutoTokenizer``, and its special tokens by name.
 
     No code of the folder is run.
     """
@@ -187,7 +194,7 @@ def _made_by_transformers(folder: Path, kind: str) -> tuple[Tokenizer, dict[str,
         found: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         names = {name: token for name, token in found.special_tokens_map.items() if isinstance(token, str)}
         return Tokenizer.from_str(found.backend_tokenizer.to_str()), names
-    except Exception as error:  # whatever its many readers raise; those in Python have no such tokenizer behind them
+    except Exception as error:  # its readers raise many kinds; tokenizers in Python have no backend
         raise UnsupportedModel(
             f"{folder / 'tokenizer_config.json'}: tokenizer_class is {kind!r}, of which transformers makes no fast "
             f"tokenizer from these files ({one_line(error)})"
@@ -195,7 +202,7 @@ def _made_by_transformers(folder: Path, kind: str) -> tuple[Tokenizer, dict[str,
 
 
 def _from_vocabulary(path: Path, declared: Mapping[str, Any]) -> Tokenizer:
-    """BERT's WordPiece from ``vocab.txt``, one piece a line (Devlin et al. 2019)."""
+    """Return BERT's WordPiece from ``vocab.txt``, one token per line (Devlin et al. 2019)."""
     wordpiece = BertWordPieceTokenizer(WordPiece.read_file(str(path)))
     tokenizer = Tokenizer.from_str(wordpiece.to_str())
     _rebuild(tokenizer, declared)
@@ -203,7 +210,7 @@ def _from_vocabulary(path: Path, declared: Mapping[str, Any]) -> Tokenizer:
 
 
 def _rebuild(tokenizer: Tokenizer, declared: Mapping[str, Any]) -> None:
-    """Set what transformers 5 sets anew in a BERT tokenizer, whatever ``tokenizer.json`` says."""
+    """Set the parts of a BERT tokenizer that transformers 5 does not take from ``tokenizer.json``."""
     chinese, lowercase = declared.get("tokenize_chinese_chars", True), declared.get("do_lower_case", True)
     accents = declared.get("strip_accents")
     if not isinstance(chinese, bool) or not isinstance(lowercase, bool) or not isinstance(accents, bool | None):
@@ -223,8 +230,13 @@ def _normalizers(tokenizer: Tokenizer) -> list[Normalizer]:
 
 
 def _check_options(folder: Path, declared: Mapping[str, Any], tokenizer: Tokenizer, kind: str) -> None:
-    """Refuse what changes a vector and is not done here."""
+    """Refuse options that change an embedding and are not supported."""
     path, cut = folder / "tokenizer_config.json", tokenizer.truncation or {}
+    if kind not in (*_CLASSES, *_KEPT) and not declared.get("pad_token"):
+        raise UnsupportedModel(
+            f"{folder}: no padding token is named, without which sentence-transformers reads nothing either; "
+            f"{path.name} is missing or lacks pad_token"
+        )
     where = path if declared.get("truncation_side") else folder / "tokenizer.json"
     _check_side(where, declared.get("truncation_side") or cut.get("direction"))
     if declared.get("split_special_tokens"):
@@ -248,15 +260,15 @@ def _check_options(folder: Path, declared: Mapping[str, Any], tokenizer: Tokeniz
 
 
 def _check_side(path: Path, side: object) -> None:
-    """Refuse texts that lose their beginning."""
+    """Refuse to truncate the beginning of texts."""
     if str(side or "right").lower() != "right":
         raise UnsupportedModel(
-            f"{path}: truncation_side is {side!r:.80}; this version cuts the end of long texts alone"
+            f"{path}: truncation_side is {side!r:.80}; this version truncates only the end of long texts"
         )
 
 
 def _name_tokens(folder: Path, declared: Mapping[str, Any], tokenizer: Tokenizer, kind: str) -> None:
-    """Hold the special tokens that are named, or go without saying, against those of the tokenizer."""
+    """Compare the special tokens that are named, or the defaults, with those of the tokenizer; add missing ones."""
     first, last, usual = _CLASSES.get(kind, ("", "", {}))
     added = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
     names = {key: _content(declared[key]) for key in _NAMED if declared.get(key)}
@@ -289,7 +301,7 @@ def _name_tokens(folder: Path, declared: Mapping[str, Any], tokenizer: Tokenizer
 
 
 def _check_added(folder: Path, declared: Mapping[str, Any], tokenizer: Tokenizer, kind: str) -> None:
-    """Refuse added tokens that the tokenizer does not have, or has otherwise."""
+    """Refuse added tokens that the tokenizer lacks or has in another form."""
     added = {token.content: (row, token) for row, token in tokenizer.get_added_tokens_decoder().items()}
     extra: dict[str, Any] = {}
     for key in ("additional_special_tokens", "extra_special_tokens"):
@@ -300,7 +312,9 @@ def _check_added(folder: Path, declared: Mapping[str, Any], tokenizer: Tokenizer
     if slow is None:
         wanted = {**extra, **read_json(folder / "added_tokens.json", missing={})}
     elif not isinstance(slow, dict) or not all(isinstance(token, dict) for token in slow.values()):
-        raise ModelCorrupt(f"{folder / 'tokenizer_config.json'}: added_tokens_decoder is no object of tokens by number")
+        raise ModelCorrupt(
+            f"{folder / 'tokenizer_config.json'}: added_tokens_decoder must be an object of tokens by number"
+        )
     else:
         wanted = {
             **extra,
@@ -321,7 +335,7 @@ def _check_added(folder: Path, declared: Mapping[str, Any], tokenizer: Tokenizer
 
 
 def _flags_differ(token: Mapping[str, Any], added: Mapping[str, tuple[int, AddedToken]]) -> bool:
-    """Whether a token of ``added_tokens_decoder`` is found in texts otherwise than the tokenizer's own."""
+    """Return whether a token of ``added_tokens_decoder`` is matched in texts differently from the tokenizer's own."""
     usual = {"normalized": not token.get("special", False)}
     _, own = added.get(_content(token), (0, None))
     return own is not None and any(

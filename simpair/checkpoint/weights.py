@@ -1,28 +1,29 @@
-"""Safetensors files of a folder ⇄ tensors, every value looked at. Knows no tower, and opens nothing pickled."""
+"""Safetensors files of a folder ⇄ tensors, every value checked. Imports no tower and opens no pickle."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from simpair.errors import ModelCorrupt, UnsafeModel, UnsupportedModel
+from simpair.errors import ModelCorrupt, UnsupportedModel
 from simpair.files.json_file import read_json
 
 __all__ = [
     "WEIGHTS",
     "WEIGHTS_INDEX",
+    "Weights",
     "WeightsFile",
     "check_finite",
     "copied",
-    "read_tensors",
-    "stored_dtypes",
+    "read_weights",
     "write_tensors",
 ]
 
@@ -32,22 +33,59 @@ WEIGHTS_INDEX = f"{WEIGHTS}.index.json"
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _DTYPE_NAMES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 _GREATEST = 1e18
-"""Far above any weight, and below the root of the greatest float32: a flipped bit of an exponent lands beyond it."""
-_PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "model.pkl")
+"""Far above any weight, and below the square root of the greatest float32; a flipped bit of an exponent exceeds it."""
 
 
-def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """Tensor by its name of today, in float32; those that are no numbers of weights keep their dtype.
+class WeightsFile:
+    """The files of a folder's weights, much of which is read only when it is needed.
 
-    What the files hold as float32 stays there until it is used: rows of a table that no text needs take no memory.
+    A file that is replaced or removed does no harm, since its bytes stay; one that is overwritten does.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._marks = {path: _mark(path) for path in paths}
+
+    @property
+    def dtypes(self) -> list[str]:
+        """Return the dtypes that the weights are stored in, the most frequent first."""
+        counts: Counter[str] = Counter()
+        for path in self._marks:
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118 - it cannot be iterated over
+                    part = file.get_slice(name)
+                    counts[part.get_dtype()] += math.prod(part.get_shape())
+        return [_DTYPE_NAMES[dtype] for dtype, _ in counts.most_common() if dtype in _DTYPE_NAMES]
+
+    def check(self) -> None:
+        """Raise ModelCorrupt if a file was overwritten."""
+        for path, mark in self._marks.items():
+            now = _mark(path)
+            if now is not None and mark is not None and now[:2] == mark[:2] and now != mark:
+                raise ModelCorrupt(
+                    f"{path} was overwritten while this encoder uses it; load it again, and replace such files by "
+                    "renaming new ones, as save_pretrained does"
+                )
+
+
+class Weights(NamedTuple):
+    """The tensors of a folder, by their current names, and the files in which they lie."""
+
+    tensors: Mapping[str, Tensor]
+    file: WeightsFile
+
+
+def read_weights(folder: Path) -> Weights:
+    """Return the tensors of a folder in float32; integer tensors keep their dtype.
+
+    A tensor stored as float32 stays in its file until it is used: rows of a table that no text needs take no memory.
 
     Raises:
-        ModelCorrupt: A file is missing or damaged, or holds what no weight is.
-        UnsafeModel: Weights are only there as pickles.
-        UnsupportedModel: A tensor is of a dtype that this version does not read.
+        ModelCorrupt: A file is missing or damaged, or holds values that no weight has.
+        UnsupportedModel: A tensor has a dtype that this version does not read.
     """
-    tensors: dict[str, Tensor] = {}
-    for path in _weight_files(folder):
+    paths = _weight_files(folder)
+    file, tensors = WeightsFile(paths), dict[str, Tensor]()
+    for path in paths:
         try:
             part = _read_file(path)
         except FileNotFoundError:
@@ -58,42 +96,11 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
             if _current_name(name) in tensors:
                 raise ModelCorrupt(f"{path}: {name} is there twice, once under another spelling")
             tensors[_current_name(name)] = tensor
-    return tensors
-
-
-def stored_dtypes(folder: Path) -> list[str]:
-    """The dtypes of the numbers that a folder's weights are stored in, the most frequent first."""
-    counts: Counter[str] = Counter()
-    for path in _weight_files(folder):
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - it cannot be iterated over
-                part = file.get_slice(name)
-                counts[part.get_dtype()] += math.prod(part.get_shape())
-    return [_DTYPE_NAMES[dtype] for dtype, _ in counts.most_common() if dtype in _DTYPE_NAMES]
-
-
-class WeightsFile:
-    """Whether the files of a folder's weights are still those that were read: much of them is read when it is needed.
-
-    A file that was replaced or removed is no trouble, its bytes stay where they are; one that was written over is.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._marks = {path: _mark(path) for path in _weight_files(folder)}
-
-    def check(self) -> None:
-        """Raise ModelCorrupt where a file was written over."""
-        for path, mark in self._marks.items():
-            now = _mark(path)
-            if now is not None and mark is not None and now[:2] == mark[:2] and now != mark:
-                raise ModelCorrupt(
-                    f"{path} was written over while this encoder uses it; load it again, and replace such files by "
-                    "renaming new ones, as save_pretrained does"
-                )
+    return Weights(tensors, file)
 
 
 def _mark(path: Path) -> tuple[int, int, int, int] | None:
-    """Which file it is, its size, and when it was last written; None where it is no more."""
+    """Return the device, number, size and time of writing of a file; None if it is gone."""
     try:
         status = path.stat()
     except OSError:
@@ -102,12 +109,12 @@ def _mark(path: Path) -> tuple[int, int, int, int] | None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file that whoever may read a new file may read; ``save_file`` would let the owner alone."""
+    """Write a safetensors file with the usual permissions; ``save_file`` would give them to the owner alone."""
     path.write_bytes(save({name: tensor.contiguous() for name, tensor in tensors.items()}, {"format": "pt"}))
 
 
 def copied(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Copies on the CPU, of that dtype where they are no whole numbers."""
+    """Return copies on the CPU; floating-point tensors get the dtype."""
     return {
         name: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else tensor.dtype, copy=True)
         for name, tensor in tensors.items()
@@ -115,7 +122,7 @@ def copied(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tenso
 
 
 def check_finite(tensors: Mapping[str, Tensor]) -> None:
-    """Look at the weights before they are saved.
+    """Check weights before they are saved.
 
     Raises:
         ModelCorrupt: A tensor has values that are not finite.
@@ -127,7 +134,7 @@ def check_finite(tensors: Mapping[str, Tensor]) -> None:
 
 
 def _read_file(path: Path) -> dict[str, Tensor]:
-    """The tensors of one file, checked; the pages that were looked at are given back one tensor after the other."""
+    """Return the tensors of one file, checked; the pages read for a check are released tensor by tensor."""
     with safe_open(path, framework="pt") as file:
         tensors: dict[str, Tensor | None] = dict.fromkeys(file.keys())
     for name in tensors:
@@ -141,13 +148,17 @@ def _read_file(path: Path) -> dict[str, Tensor]:
 
 
 def _check_values(tensor: Tensor, name: str) -> None:
-    """Refuse what a flipped bit leaves of a number, and numbers that stand for others."""
+    """Refuse values that a flipped bit leaves, and quantized dtypes."""
     if name.endswith("_ids") or (name.endswith(": mapping") and tensor.dtype == torch.int64):
         return
     if tensor.dtype not in _DTYPES:
-        raise UnsupportedModel(f"{name} is of {tensor.dtype}; this version reads float16, bfloat16, float32, float64")
+        raise UnsupportedModel(
+            f"{name} has dtype {tensor.dtype}; this version reads float16, bfloat16, float32, float64"
+        )
     if not _is_sound(tensor):
-        raise ModelCorrupt(f"{name} has values that are not finite, or beyond {_GREATEST:.0e}; they are no weights")
+        raise ModelCorrupt(
+            f"{name} has values that are not finite, or beyond {_GREATEST:.0e}; download the checkpoint again"
+        )
 
 
 def _is_sound(tensor: Tensor) -> bool:
@@ -165,17 +176,11 @@ def _weight_files(folder: Path) -> list[Path]:
         if not names or any(Path(name).name != name or not name.endswith(".safetensors") for name in names):
             raise ModelCorrupt(f"{index}: the weight map names no safetensors files of this folder")
         return [folder / name for name in names]
-    for name in _PICKLES:
-        if (folder / name).is_file():
-            raise UnsafeModel(
-                f"{folder} has only pickled weights ({name}), which can run code when opened; where you trust them, "
-                'convert once: SentenceTransformer("…").save_pretrained("…") writes model.safetensors'
-            )
     raise ModelCorrupt(f"{folder / WEIGHTS} is missing; download or save the checkpoint again")
 
 
 def _current_name(name: str) -> str:
-    """The tensor's name without a model prefix, and with today's LayerNorm spelling."""
+    """Return a tensor's name without a model prefix, and with the current spelling of LayerNorm."""
     for prefix in ("bert.", "roberta."):
         name = name.removeprefix(prefix)
     for old, new in ((".gamma", ".weight"), (".beta", ".bias")):

@@ -22,7 +22,7 @@ def register(commands: Any) -> None:
 
 
 def _info(arguments: argparse.Namespace) -> None:
-    """Print a model's architecture, size, pooling, prompts, dtype, engine and licence, or why it is refused."""
+    """Print a model's architecture, size, pooling, prompts, dtype, engine and license, or why it is refused."""
     from simpair.encoder.info import describe
 
     found = describe(arguments.model, local_files_only=arguments.offline)

@@ -60,7 +60,7 @@ class WithProgress:
     def encode(self, texts: Sequence[str], /, role: Role | None = None) -> NDArray[np.float32]:
         """The vectors (N, D) of N texts."""
         bar = len(texts) >= _LONG_WORK and sys.stderr.isatty()
-        return self._encoder.encode(texts, role=role, show_progress=bar)
+        return self._encoder.encode(texts, role=role, show_progress_bar=bar)
 
     def encode_query(self, texts: list[str], /) -> NDArray[np.float32]:
         """The vectors (N, D) of N queries."""

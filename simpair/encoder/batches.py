@@ -1,4 +1,4 @@
-"""Token ids → packed batches within a token budget; a padded batch → the same packed batch. Knows no tokenizer."""
+"""Token ids → packed batches within a token budget; a padded batch → a packed one. Imports no tokenizer."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _LOG = logging.getLogger("simpair")
 
 
 class PackedBatch(NamedTuple):
-    """B texts as one flat row of S real tokens, shortest text first.
+    """B texts as one flat row of S real tokens, the shortest text first.
 
-    Equal lengths therefore stand side by side, and attention runs on views of the row.
+    Texts of equal length are therefore adjacent, and attention runs on views of the row.
 
     Attributes:
         input_ids: (S,) int64.
         lengths: B token counts, ascending; their sum is S.
-        places: (B,) int64; the caller's i-th text is the ``places[i]``-th of the pack.
+        places: (B,) int64; the caller's text ``i`` is text ``places[i]`` of the pack.
     """
 
     input_ids: Tensor
@@ -35,23 +35,23 @@ class PackedBatch(NamedTuple):
 
 @dataclass
 class TokenBudget:
-    """Most real tokens of a batch, a single longer text aside."""
+    """The maximum number of real tokens in a batch; a single text may be longer."""
 
     tokens: int
-    _told: bool = False
+    _warned: bool = False
     _lock: Lock = field(default_factory=Lock)
 
     def lower(self, tokens: int) -> None:
-        """Go on with fewer tokens, because memory did not suffice; the log is told the first time."""
+        """Continue with fewer tokens, because memory ran out; warn in the log the first time."""
         with self._lock:
-            if not self._told:
-                _LOG.warning("out of memory with %d tokens in a batch; going on with smaller ones", self.tokens)
-            self._told = True
+            if not self._warned:
+                _LOG.warning("out of memory with %d tokens in a batch; continuing with smaller batches", self.tokens)
+            self._warned = True
             self.tokens = max(1, min(self.tokens, tokens))
 
 
 def pack(input_ids: Tensor, attention_mask: Tensor) -> PackedBatch:
-    """A padded batch as a packed one; padding may stand on either side.
+    """Return a padded batch as a packed one; padding may be on either side.
 
     Args:
         input_ids: (B, T) integer token ids.
@@ -77,30 +77,30 @@ def pack(input_ids: Tensor, attention_mask: Tensor) -> PackedBatch:
 def plan_batches(
     sequences: Sequence[Sequence[int]], budget: TokenBudget, *, rows: Iterable[int] | None = None
 ) -> Iterator[tuple[list[int], PackedBatch]]:
-    """Rows of ``sequences`` and their packed batch, longest first, each within the budget of its moment.
+    """Yield rows of ``sequences`` and their packed batch, longest first, each within the current budget.
 
-    The tokens are shared out evenly: a full batch and a small rest would keep workers waiting. A sequence longer than
-    the budget is a batch of its own. Row ``i`` of a batch's result belongs to the ``i``-th row yielded.
+    The tokens are distributed evenly: after full batches a small rest would keep workers waiting. A sequence longer
+    than the budget is a batch of its own. Row ``i`` of a batch's result belongs to the ``i``-th row yielded.
 
     Args:
         sequences: Token ids of each text.
-        budget: Most tokens of a batch.
-        rows: Those to plan for; None for all.
+        budget: The maximum number of tokens in a batch; it may change meanwhile.
+        rows: The rows to plan for; None for all.
     """
     wanted = sorted(range(len(sequences)) if rows is None else rows, key=lambda row: len(sequences[row]), reverse=True)
     left = sum(len(sequences[row]) for row in wanted)
     room = max(1.0, budget.tokens - left / max(1, len(wanted)) / 2)  # half a text does not fit, on average
     parts = math.ceil(left / room) if left > budget.tokens else 1
     together: list[int] = []
-    tokens, share = 0, left / parts
+    tokens, goal = 0, left / parts
     for row in wanted:
         length = len(sequences[row])
-        farther = parts > 1 and tokens + length - share > share - tokens  # with this text than without it
+        farther = parts > 1 and tokens + length - goal > goal - tokens  # with this text than without it
         if together and (farther or tokens + length > budget.tokens):
             yield together[::-1], _pack_rows(sequences, together[::-1])
             left -= tokens
             parts = max(parts - 1, math.ceil(left / budget.tokens))
-            together, tokens, share = [], 0, left / parts
+            together, tokens, goal = [], 0, left / parts
         together.append(row)
         tokens += length
     if together:
@@ -108,7 +108,7 @@ def plan_batches(
 
 
 def _pack_rows(sequences: Sequence[Sequence[int]], rows: Sequence[int]) -> PackedBatch:
-    """The packed batch of some rows, the shortest first; its ``places`` are the identity."""
+    """Return the packed batch of some rows, the shortest first; its ``places`` are the identity."""
     flat = [token for row in rows for token in sequences[row]]
     lengths = tuple(len(sequences[row]) for row in rows)
     return PackedBatch(torch.tensor(flat, dtype=torch.int64), lengths, torch.arange(len(rows)))

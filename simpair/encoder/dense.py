@@ -1,4 +1,4 @@
-"""One vector a text → another, by the dense layers behind the pooling. Knows no file."""
+"""Pooled vectors → vectors of the dense layers behind the pooling. Reads no file."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ __all__ = ["Heads"]
 
 
 class Heads(nn.ModuleList):
-    """The layers in their order; without any, vectors stay what they are."""
+    """The dense layers, in order; without any, vectors are unchanged."""
 
     def __init__(self, layers: Sequence[DenseLayer]) -> None:
         super().__init__(_Head(layer) for layer in layers)
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """(B, D) → (B, E) float32."""
+        """Return (B, E) float32 for (B, D)."""
         for head in self:
             vectors = head(vectors)
         return vectors
 
     def layers(self) -> tuple[DenseLayer, ...]:
-        """Copies of their weights, on the CPU."""
+        """Return copies of the layers, on the CPU."""
         return tuple(head.layer() for head in self)  # type: ignore[operator]
 
     def identity(self) -> str:
-        """What changes a vector beside the weights, as text."""
+        """Return what changes a vector besides the weights, as text."""
         return "".join(f"|{type(head.activation).__name__}" for head in self)
 
     def check(self, layers: Sequence[DenseLayer]) -> None:
-        """Compare layers with these.
+        """Compare the shapes of layers with these.
 
         Raises:
-            ModelCorrupt: They are of other shapes, or end otherwise.
+            ModelCorrupt: Their shapes or activations differ.
         """
         ours, theirs = (
             [
@@ -49,7 +49,7 @@ class Heads(nn.ModuleList):
             raise ModelCorrupt(f"the dense layers are {theirs}, but those of this encoder are {ours}")
 
     def load(self, layers: Sequence[DenseLayer]) -> None:
-        """Take the weights of layers of the same shapes, where an optimizer may hold the old ones."""
+        """Copy the weights of layers of the same shapes into these, which an optimizer may hold."""
         self.load_state_dict(Heads(layers).state_dict())
 
 

@@ -1,4 +1,4 @@
-"""The name of a checkpoint → what it is: architecture, size, settings, engine, licence. Knows no text."""
+"""The name of a checkpoint → its architecture, size, settings, engine and license."""
 
 from __future__ import annotations
 
@@ -7,33 +7,32 @@ from pathlib import Path
 from typing import NamedTuple
 
 from simpair.checkpoint import hub
-from simpair.checkpoint.modules import CHAIN, read_towers
-from simpair.checkpoint.settings import LONGEST
-from simpair.checkpoint.weights import stored_dtypes
+from simpair.checkpoint.settings import UNLIMITED
 from simpair.encoder.model import TwinTowerEncoder
+from simpair.encoder.tower import Tower
 
 __all__ = ["EncoderInfo", "describe"]
 
 
 class EncoderInfo(NamedTuple):
-    """What a checkpoint is.
+    """The facts of a checkpoint.
 
     Attributes:
-        source: What finds it again: the bundled name, a folder, or ``org/name@commit``.
-        architecture: The ``model_type``; of untied towers that of documents.
-        parameters: How many numbers are trained.
-        dimension: D, the components of an embedding.
-        max_seq_length: Most tokens of a text; None for any number.
-        pooling: How token states become one vector, and what stands behind it.
-        normalized: Whether embeddings have length 1.
+        source: The name that finds it again: the bundled name, a folder, or ``org/name@commit``.
+        architecture: The ``model_type``; with untied towers the document tower's.
+        parameters: The number of trained weights.
+        dimension: The dimension D of an embedding.
+        max_seq_length: Maximum length in tokens, or None if there is none.
+        pooling: How token states become one vector, and the layers behind it.
+        normalized: Whether embeddings have norm 1.
         similarity: ``cosine`` or ``dot``.
-        prompts: By name, those that are not empty; None where all are.
+        prompts: The prompts that are not empty, by name; None if all are.
         default_prompt: The name of the prompt of texts without a role, or None.
         stored: The dtypes of the weights on disk.
         engine: What computes, and why.
-        query_tower: The same of the queries' own tower, or None.
-        licence: That of the card, or None.
-        fingerprint: Hex sha256 of whatever changes a vector.
+        query_tower: The facts of the query tower, if it is another; or None.
+        license: The license that the card names, or None.
+        fingerprint: Hex SHA-256 of everything that changes an embedding.
     """
 
     source: str
@@ -49,58 +48,46 @@ class EncoderInfo(NamedTuple):
     stored: str
     engine: str
     query_tower: Mapping[str, object] | None
-    licence: str | None
+    license: str | None
     fingerprint: str
 
 
 def describe(name_or_path: str | Path | None = None, *, local_files_only: bool = False) -> EncoderInfo:
-    """What a checkpoint is; it is loaded as :meth:`simpair.TwinTowerEncoder.from_pretrained` loads it.
+    """Return the facts of a checkpoint, which is loaded as by :meth:`simpair.TwinTowerEncoder.from_pretrained`.
 
     Args:
-        name_or_path: Existing folder, ``simpair-mini``, or ``org/name``; None for the bundled model.
-        local_files_only: Never touch the network.
+        name_or_path: Existing folder, ``simpair-mini`` (the default), or ``org/name``.
+        local_files_only: Never use the network.
 
     Raises:
-        ModelError: A child of it says what is wrong with the checkpoint, or what of it is not read.
+        ModelError: The checkpoint cannot be used; the subclass says why.
     """
-    resolved = hub.resolve(name_or_path, local_files_only=local_files_only)
-    encoder = TwinTowerEncoder.from_pretrained(resolved.folder, device="cpu")
-    towers, query = read_towers(resolved.folder), None
-    if encoder.query is not None and towers.query is not None:
-        query = _of_tower(encoder.query, towers.query.first)
-    settings = encoder.settings
+    encoder = TwinTowerEncoder.from_pretrained(name_or_path, device="cpu", local_files_only=local_files_only)
+    settings, towers = encoder.settings, encoder.towers
     return EncoderInfo(
-        source=resolved.source,
+        source=str(encoder.source),
         dimension=encoder.embedding_dimension,
         normalized=settings.normalize,
         similarity=settings.similarity,
         prompts={name: text for name, text in settings.prompts.items() if text} or None,
         default_prompt=settings.default_prompt_name,
-        query_tower=query,
-        licence=hub.licence_of(resolved, local_files_only=local_files_only),
+        query_tower=None if encoder.tied else _facts(towers["query"]),
+        license=hub.license_of(str(encoder.source), local_files_only=local_files_only),
         fingerprint=encoder.fingerprint,
-        **_of_tower(encoder, towers.document.first),  # type: ignore[arg-type]
+        **_facts(towers["document"]),  # type: ignore[arg-type]
     )
 
 
-def _of_tower(encoder: TwinTowerEncoder, home: Path) -> dict[str, object]:
-    """What is true of one tower by itself; ``home`` is where its weights lie."""
-    settings, longest, own = encoder.settings, encoder.max_seq_length, [encoder.tower, encoder.heads]
+def _facts(tower: Tower) -> dict[str, object]:
+    """Return the facts of one tower."""
+    settings, longest = tower.settings, tower.settings.max_seq_length
     pooling = settings.pooling if settings.include_prompt else f"{settings.pooling} without the prompt"
-    if encoder.architecture == CHAIN:
-        pooling = "by its modules"
-    pooling += "".join(f", dense {len(layer.weight)} {layer.activation}" for layer in encoder.heads.layers())
+    pooling += "".join(f", dense {len(layer.weight)} {layer.activation}" for layer in tower.heads.layers())
     return {
-        "architecture": encoder.architecture,
-        "parameters": sum(weight.numel() for part in own for weight in part.parameters()),
-        "max_seq_length": None if longest >= LONGEST else longest,
+        "architecture": tower.architecture,
+        "parameters": sum(weight.numel() for weight in tower.parameters()),
+        "max_seq_length": None if longest >= UNLIMITED else longest,
         "pooling": pooling,
-        "stored": ", ".join(dict.fromkeys(dtype for place in _weight_folders(home) for dtype in stored_dtypes(place))),
-        "engine": encoder.tower.engine,
+        "stored": ", ".join(tower.weights_file.dtypes if tower.weights_file is not None else []),
+        "engine": tower.backbone.engine,
     }
-
-
-def _weight_folders(home: Path) -> list[Path]:
-    """Where weights lie: in the folder itself, or in those of a chain's modules."""
-    own = any(home.glob("*.safetensors"))
-    return [home] if own else sorted({path.parent for path in home.rglob("model.safetensors")})

@@ -1,49 +1,35 @@
-"""Text → embedding: the twin-tower encoder, tied (both roles share one set of weights) or untied.
+"""Texts → embeddings: the twin-tower encoder, tied (both roles share one set of weights) or untied.
 
-Training, encoding, evaluation and search take one path through it. Knows no loss and no index.
+Training, encoding, evaluation and search take one path through it. Imports no loss and no index.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Literal, NoReturn, TypeVar, get_args
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from simpair.checkpoint import hub
-from simpair.checkpoint.byte_tokens import MARKS
+from simpair.checkpoint.publish import publish
 from simpair.checkpoint.read import read_checkpoint
-from simpair.checkpoint.settings import Checkpoint, Settings, vector_width
+from simpair.checkpoint.settings import Checkpoint, Settings
+from simpair.checkpoint.write import write_checkpoint
 from simpair.encoder.batches import PackedBatch, pack
-from simpair.encoder.blocks import Block, Embed, OnTruncation, Truncation, encode_all, encode_blocks
-from simpair.encoder.dense import Heads
-from simpair.encoder.devices import choose_device, device_of, send, token_budget
-from simpair.encoder.pooling import pool
-from simpair.encoder.recomputing import Recomputing
-from simpair.encoder.saving import Saving
-from simpair.encoder.tokens import (
-    ROLE_NUMBERS,
-    Role,
-    Tokenized,
-    Tokens,
-    check_role,
-    check_texts,
-    draw_texts,
-    list_texts,
-)
-from simpair.encoder.towers.chain import ChainTower
-from simpair.encoder.towers.choose import empty_tower
-from simpair.encoder.towers.linear import Dtype, LayerParts, Layouts, Product
-from simpair.encoder.workers import threads
-from simpair.errors import InputError, ModelCorrupt, UnsupportedModel
+from simpair.encoder.blocks import Block, OnTruncation, Truncation, encode_blocks, encode_list, encode_stream
+from simpair.encoder.devices import choose_device
+from simpair.encoder.keywords import refuse_keywords
+from simpair.encoder.options import check_checkpointing, join, with_options
+from simpair.encoder.tokens import Role, TokensByRole, are_texts, check_role, check_texts, draw_texts, list_texts
+from simpair.encoder.tower import Tower, embed_by_role
+from simpair.encoder.towers.linear import Dtype
+from simpair.errors import InputError, ModelCorrupt
 from simpair.vectors.scores import pairwise_scores, scores
 
 __all__ = ["Dtype", "TwinTowerEncoder"]
@@ -54,64 +40,45 @@ FloatArray = NDArray[np.float32]
 _LOG = logging.getLogger("simpair")
 
 
-class TwinTowerEncoder(Saving, Recomputing, nn.Module):
-    """A sentence encoder with two roles, ``query`` and ``document``; open one with :meth:`from_pretrained`.
+class TwinTowerEncoder(nn.Module):
+    """A sentence encoder with two roles, ``query`` and ``document``.
+
+    Example::
+
+        encoder = TwinTowerEncoder.from_pretrained("simpair-mini")
+        embeddings = encoder.encode(["a cat", "a dog"])
 
     Attributes:
-        tokenizer: Texts → token batches, with the checkpoint's prompts and maximum length.
-        query: The encoder of queries, where the towers are untied; the rest of this one is then that of documents.
-        source: Where a checkpoint with these weights lies (bundled name, folder, ``org/name@sha``), or None when it was
-            trained and not saved since.
+        tokenizer: Texts and a role → token ids and padded batches.
+        default_role: The role of texts without one, if the towers are untied.
+        source: The name or folder of a checkpoint with these weights and settings (bundled name, folder,
+            ``org/name@commit``), or None if there is none.
     """
 
     def __init__(self, checkpoint: Checkpoint, *, dtype: Dtype = "float32", truncate_dim: int | None = None) -> None:
-        """Build the encoder that a checkpoint describes.
+        """Build the encoder that a checkpoint describes; :meth:`from_pretrained` opens one by its name.
 
         Raises:
-            ModelCorrupt: Tensors are missing, unknown or misshapen, or the tokenizer has more pieces than rows.
-            UnsupportedModel: transformers has no such architecture, or it has no such dtype.
+            TypeError: ``checkpoint`` is a name or something else.
+            ModelError: The checkpoint cannot be used; the subclass says why.
             InputError: ``dtype`` or ``truncate_dim`` is out of range.
         """
-        super().__init__()
-        self.tower = empty_tower(checkpoint.config)
-        config = self.tower.config
-        longest = config.longest(checkpoint.settings.max_seq_length, declared=checkpoint.length_declared)
-        if longest <= (special := checkpoint.tokenizer.num_special_tokens_to_add(False)):
-            raise ModelCorrupt(f"max_seq_length is {longest}; expected more than the {special} special tokens")
-        self._settings = replace(checkpoint.settings, max_seq_length=longest)
-        self._config = checkpoint.config
-        self._tokenizer_config = checkpoint.tokenizer_config
-        self._weights_file = checkpoint.weights_file
-        self._layouts = Layouts(_check(dtype, Dtype, "dtype"))
-        if dtype not in self.tower.dtypes:
-            raise UnsupportedModel(f"dtype {dtype} is there for the BERT family alone; leave it out, or use float32")
-        self._whole = vector_width({"hidden_size": config.hidden_size}, self._settings.pooling, checkpoint.dense)
-        self._width = _check_width(self._settings.truncate_dim if truncate_dim is None else truncate_dim, self._whole)
-        self._kept = self.tower.load(checkpoint.tensors)
-        self.heads = Heads(checkpoint.dense)
-        ids = [*checkpoint.tokenizer.get_vocab().values(), *checkpoint.tokenizer.encode("").ids]
-        if max(ids, default=0) >= config.vocab_size:  # before it is copied, which takes time by the greatest id
-            raise ModelCorrupt(
-                f"the tokenizer has a piece of number {max(ids)}, but the weights have {config.vocab_size} rows; "
-                "tokenizer and weights are not of one model"
+        if not isinstance(checkpoint, Checkpoint):
+            raise TypeError(
+                f"checkpoint is a {type(checkpoint).__name__}; expected a Checkpoint: open a model by its name or "
+                "folder with TwinTowerEncoder.from_pretrained(...)"
             )
-        self.query: TwinTowerEncoder | None = None
-        self._default_role = checkpoint.default_role
-        if checkpoint.query is not None:
-            self.query = TwinTowerEncoder(checkpoint.query, dtype=dtype, truncate_dim=truncate_dim)
-            if self.query._whole != self._whole:
-                raise ModelCorrupt(f"the towers' embeddings have {self.query._whole} and {self._whole} components")
-        chain = isinstance(self.tower, ChainTower)  # sets prompts itself
-        self.tokenizer: Tokens = Tokens(
-            checkpoint.tokenizer,
-            max_seq_length=longest,
-            prompts=MARKS if chain else self._settings.prompts,
-            default_prompt_name="" if chain else self._settings.default_prompt_name,
-            pad_token_id=config.pad_token_id,
-            include_prompt=self._settings.include_prompt,
-            query=None if self.query is None else self.query.tokenizer,
-            default_role=self._default_role,
-        )
+        super().__init__()
+        _check_choice(dtype, Dtype, "dtype")
+        distinct = [checkpoint.document] if checkpoint.is_tied else [checkpoint.document, checkpoint.towers["query"]]
+        self._distinct = nn.ModuleList(Tower(tower, dtype=dtype, truncate_dim=truncate_dim) for tower in distinct)
+        query, document = self.towers["query"], self.towers["document"]
+        if query.full_dimension != document.full_dimension:
+            raise ModelCorrupt(
+                f"the towers' embeddings have dimension {query.full_dimension} and {document.full_dimension}"
+            )
+        self.default_role: Role = checkpoint.default_role
+        self.tokenizer = TokensByRole({"query": query.tokens, "document": document.tokens}, self.default_role)
         self.source: str | None = None
         self.eval()
 
@@ -124,114 +91,86 @@ class TwinTowerEncoder(Saving, Recomputing, nn.Module):
         device: str | torch.device | None = None,
         dtype: Dtype = "float32",
         truncate_dim: int | None = None,
+        max_seq_length: int | None = None,
+        prompts: Mapping[str, str] | None = None,
         local_files_only: bool = False,
+        **_unknown: Any,
     ) -> TwinTowerEncoder:
-        """The encoder of a folder, a bundled name (the default) or a Hub id, in this order; ready to encode.
+        """Return the encoder of a folder, a bundled name or a Hub id, ready to encode.
 
         Args:
-            name_or_path: Existing folder, ``simpair-mini``, or ``org/name``; None for the bundled model.
+            name_or_path: Existing folder, ``simpair-mini`` (the default), or ``org/name``.
             revision: Branch, tag or commit of a Hub id.
-            device: Where to compute; None takes cuda, then mps, then cpu.
-            dtype: Of the matrix products when encoding: ``float32``; ``bfloat16`` or ``float16``, fast where the
-                processor has them; ``int8``, the fastest on a CPU. Never changes training, nor what is saved.
-            truncate_dim: Keep that many leading components (Kusupati et al. 2022, Matryoshka), None for all.
-            local_files_only: Never touch the network.
+            device: Where to compute (default: cuda, then mps, then cpu).
+            dtype: The dtype of the matrix products when encoding: ``float32``; ``bfloat16`` or ``float16``, fast if the
+                processor has them; ``int8``, the fastest on a CPU. It changes neither training nor what is saved.
+            truncate_dim: The number of leading dimensions to keep (Kusupati et al. 2022, Matryoshka; default: all).
+            max_seq_length: Maximum length in tokens (default: the checkpoint's). It is saved.
+            prompts: Prompts by name, such as ``{"query": "query: "}``, in place of the checkpoint's. They are saved.
+            local_files_only: Never use the network.
 
         Raises:
-            ModelError: A child of it says what is wrong with the checkpoint.
+            ModelError: The checkpoint cannot be used; the subclass says why.
+            InputError: An option is out of range.
         """
+        refuse_keywords("from_pretrained", _unknown)
         resolved = hub.resolve(name_or_path, revision=revision, local_files_only=local_files_only)
-        checkpoint = read_checkpoint(resolved.folder)
-        if not checkpoint.declared:
-            _LOG.warning("%s declares no pooling: %s is used", resolved.source, checkpoint.settings.pooling)
+        saved = read_checkpoint(resolved.folder, resolved.layout)
+        if not saved.document.declares_pooling:
+            _LOG.warning("%s declares no pooling: %s is used", resolved.source, saved.document.settings.pooling)
+        checkpoint = with_options(saved, max_seq_length=max_seq_length, prompts=prompts)
         encoder = cls(checkpoint, dtype=dtype, truncate_dim=truncate_dim)
-        encoder.source = resolved.source
+        longest = min(tower.settings.max_seq_length for tower in encoder.towers.values())
+        if max_seq_length is not None and longest < max_seq_length:
+            raise InputError(f"max_seq_length is {max_seq_length}; the model has positions for {longest} tokens")
+        encoder.source = resolved.source if checkpoint is saved else None
         return encoder.to(choose_device(device))
 
     @classmethod
     def untied(cls, query: TwinTowerEncoder, document: TwinTowerEncoder) -> TwinTowerEncoder:
-        """An encoder of two towers whose embeddings are of one width, such as a small one for queries; with copies.
+        """Return an encoder of two towers with embeddings of one dimension, such as a small one for queries.
 
-        Each brings the prompt of its role; texts without a role go to ``document``.
+        The towers are copies. Each brings the prompt of its role; texts without a role go to ``document``.
 
         Raises:
-            InputError: One is untied or a chain, or they differ in width or similarity.
+            InputError: One is untied, or they differ in dimension or similarity.
         """
-        if any(not side.tied or isinstance(side.tower, ChainTower) for side in (query, document)):
-            raise InputError("one is untied, or a chain of sentence-transformers; give two tied encoders")
-        if query._whole != document._whole:
-            raise InputError(f"towers of {query._whole} and {document._whole} components; give two of one width")
-        ours, theirs = document.checkpoint(), query.checkpoint()
-        if theirs.settings.similarity != ours.settings.similarity:
-            raise InputError(
-                f"the towers declare {theirs.settings.similarity} and {ours.settings.similarity} similarity"
-            )
-        prompts = {**ours.settings.prompts, "query": theirs.settings.prompts["query"]}
-        shared = {name: getattr(ours.settings, name) for name in ("default_prompt_name", "truncate_dim")}
-        theirs = replace(theirs, settings=replace(theirs.settings, prompts=prompts, **shared))
-        joined = replace(ours, settings=replace(ours.settings, prompts=prompts), query=theirs)
+        if not (query.tied and document.tied):
+            raise InputError("one encoder is untied; give two tied encoders")
+        joined = join(query.towers["query"], document.towers["document"])
         return cls(joined, dtype=document.dtype, truncate_dim=document.embedding_dimension).to(document.device)
+
+    @property
+    def towers(self) -> dict[Role, Tower]:
+        """The tower of each role; the same one under both if the encoder is tied."""
+        return {"query": self._distinct[-1], "document": self._distinct[0]}  # type: ignore[dict-item]
 
     @property
     def tied(self) -> bool:
         """Whether both roles share one tower."""
-        return self.query is None
+        return len(self._distinct) == 1
 
-    def _of(self, role: Role | None) -> TwinTowerEncoder:
-        """The encoder that serves a role."""
-        asks = (role or self._default_role) == "query"
-        return self.query if asks and self.query is not None else self
+    def _tower(self, role: Role | None) -> Tower:
+        """Return the tower of a role, after a check."""
+        check_role(role)
+        return self.towers[role or self.default_role]
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, role: Role | Tensor | None = None) -> Tensor:
-        """Embeddings (B, D) float32 of a padded batch, differentiable.
+        """Return the embeddings (B, D) float32 of a padded batch, differentiable.
 
         Args:
-            input_ids: (B, T) int64, prompt included (``tokenizer.pad`` sets it).
+            input_ids: (B, T) int64, prompt included, as from ``tokenizer.pad``.
             attention_mask: (B, T), nonzero on real tokens.
-            role: Chooses the tower, or (B,) int64 one for each text: 0 for none, 1 for a query, 2 for a document.
+            role: The role of all texts, or (B,) int64 one for each text: 0 for none, 1 for a query, 2 for a document.
         """
-        if not isinstance(role, Tensor):
-            check_role(role)
-            tower = self._of(role)
-            return tower._embed(pack(input_ids, attention_mask), None, tower.tokenizer.skipped(role))
-        if self.query is None:
-            return self._embed(pack(input_ids, attention_mask), None, self._skipped(role))
-        asks = (role == 1) | ((role == 0) & (self._default_role == "query"))
-        rows = [asks.nonzero().view(-1), (~asks).nonzero().view(-1)]
-        parts = [
-            tower._embed(pack(input_ids[some], attention_mask[some]), None, tower._skipped(role[some]))
-            for tower, some in zip((self.query, self), rows, strict=True)
-            if len(some)
-        ]
-        return torch.cat(parts).index_select(0, torch.cat(rows).argsort())
+        if isinstance(role, Tensor):
+            return embed_by_role(self.towers, self.default_role, input_ids, attention_mask, role)
+        tower = self._tower(role)
+        return tower.embed(pack(input_ids, attention_mask), skipped=tower.tokens.skipped(role))
 
-    def _skipped(self, roles: Tensor) -> int | Tensor:
-        """How many tokens of each text are not pooled; ``roles`` are (B,)."""
-        if self._settings.include_prompt:
-            return 0
-        return torch.tensor([self.tokenizer.skipped(role) for role in ROLE_NUMBERS], device=roles.device)[roles]
-
-    def embed(self, batch: PackedBatch) -> Tensor:
-        """Embeddings (B, D) float32 of a packed batch, differentiable: the one path of training and serving.
-
-        Of untied towers that of documents; the other is ``query.embed``. Those of a prompt are pooled too.
-        """
-        return self._embed(batch, None, 0)
-
-    def _embed(
-        self, batch: PackedBatch, products: Sequence[LayerParts[Product]] | None, skipped: int | Tensor
-    ) -> Tensor:
-        states = self.tower(batch, products)
-        vectors = self.heads(pool(states, batch, self._settings.pooling, skipped=skipped))[:, : self._width]
-        return F.normalize(vectors, dim=-1) if self._settings.normalize else vectors
-
-    def _embed_finite(self, batch: PackedBatch, products: Sequence[LayerParts[Product]], skipped: int) -> FloatArray:
-        device = self.device
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            vectors: FloatArray = self._embed(send(batch, device), products, skipped).cpu().numpy()
-        if not np.isfinite(vectors).all():
-            raise ModelCorrupt("embeddings came out that are not finite: the weights are damaged, or the dtype narrow")
-        return vectors
+    def embed(self, batch: PackedBatch, role: Role | None = None) -> Tensor:
+        """Return the embeddings (B, D) float32 of a packed batch, differentiable; a prompt's tokens are pooled too."""
+        return self._tower(role).embed(batch)
 
     def encode(
         self,
@@ -239,162 +178,220 @@ class TwinTowerEncoder(Saving, Recomputing, nn.Module):
         *,
         role: Role | None = None,
         on_truncation: OnTruncation = "warn",
-        show_progress: bool = False,
+        show_progress_bar: bool = False,
+        **_unknown: Any,
     ) -> FloatArray:
-        """Embedding (D,) of one text or (N, D) of a sequence, float32, in the order of the texts.
+        """Return the embedding (D,) of one text or (N, D) of a sequence, float32, in the order of the texts.
 
         Equal texts are encoded once. Any number of threads may call this.
 
         Args:
             texts: One text or a sequence; an empty sequence gives (0, D).
             role: ``query``, ``document``, or None for the default prompt.
-            on_truncation: When texts are longer than ``max_seq_length`` and lose their end: ``warn`` logs how many,
-                ``error`` raises, ``ignore`` goes on. What a chain of modules cuts is not told.
-            show_progress: A bar on stderr.
+            on_truncation: What to do if texts are longer than ``max_seq_length``: ``warn`` logs how many are truncated,
+                ``error`` raises, ``ignore`` does nothing.
+            show_progress_bar: Show a bar on stderr.
 
         Raises:
             InputError: An entry is not a well-formed string, or is too long and ``on_truncation`` is ``error``.
         """
-        if isinstance(texts, str):
-            return np.asarray(self.encode([texts], role=role, on_truncation=on_truncation)[0])
-        texts = list_texts(texts)
-        check_texts(texts)
-        truncation = self._truncation(on_truncation, role)
-        return encode_all(
-            texts,
-            lambda distinct, out: self._blocks(distinct, role, out=out),
-            truncation,
-            dimension=self.embedding_dimension,
-            show_progress=show_progress,
-        )
+        refuse_keywords("encode", _unknown)
+        given = [texts] if isinstance(texts, str) else list_texts(texts)
+        check_texts(given)
+        tower = self._tower(role)
+        truncation = _truncation(on_truncation, tower)
+        shown = show_progress_bar and not isinstance(texts, str)
+        found = encode_list(tower, given, role, truncation=truncation, show_progress_bar=shown)
+        return np.asarray(found[0]) if isinstance(texts, str) else found
 
     def encode_query(
-        self, texts: str | Sequence[str], *, on_truncation: OnTruncation = "warn", show_progress: bool = False
+        self,
+        texts: str | Sequence[str],
+        *,
+        on_truncation: OnTruncation = "warn",
+        show_progress_bar: bool = False,
+        **_unknown: Any,
     ) -> FloatArray:
-        """:meth:`encode` in the query role."""
-        return self.encode(texts, role="query", on_truncation=on_truncation, show_progress=show_progress)
+        """Return :meth:`encode` in the query role."""
+        options: Any = {"on_truncation": on_truncation, "show_progress_bar": show_progress_bar, **_unknown}
+        return self.encode(texts, role="query", **options)
 
     def encode_document(
-        self, texts: str | Sequence[str], *, on_truncation: OnTruncation = "warn", show_progress: bool = False
+        self,
+        texts: str | Sequence[str],
+        *,
+        on_truncation: OnTruncation = "warn",
+        show_progress_bar: bool = False,
+        **_unknown: Any,
     ) -> FloatArray:
-        """:meth:`encode` in the document role."""
-        return self.encode(texts, role="document", on_truncation=on_truncation, show_progress=show_progress)
+        """Return :meth:`encode` in the document role."""
+        options: Any = {"on_truncation": on_truncation, "show_progress_bar": show_progress_bar, **_unknown}
+        return self.encode(texts, role="document", **options)
 
     def encode_stream(
-        self, texts: Iterable[str], *, role: Role | None = None, on_truncation: OnTruncation = "warn"
+        self, texts: Iterable[str], *, role: Role | None = None, on_truncation: OnTruncation = "warn", **_unknown: Any
     ) -> Iterator[FloatArray]:
-        """Blocks (n, D) float32 of embeddings, in the order of the texts, which may be more than memory holds.
+        """Yield the embeddings of any iterable of texts in blocks (n, D) float32, in order; it may exceed the memory.
 
         Texts are drawn as they are needed. A block ends after 4,096 texts or four million characters, so a stream that
-        goes on behind a block gives the same bytes.
-
-        Args:
-            texts: Any iterable of texts.
-            role: As in :meth:`encode`.
-            on_truncation: As there; ``warn`` logs when the stream ends.
-
-        Raises:
-            InputError: As in :meth:`encode`, when the text is reached.
+        is resumed after a block gives the same bytes. Options and errors are those of :meth:`encode`.
         """
-        truncation = self._truncation(on_truncation, role)
-        return self._stream(self._blocks(draw_texts(texts), role, out=None), truncation)
+        refuse_keywords("encode_stream", _unknown)
+        truncation = _truncation(on_truncation, self._tower(role))
+        return encode_stream(self.encode_blocks(texts, role=role), truncation)
 
     def encode_blocks(self, texts: Iterable[str], *, role: Role | None = None) -> Iterator[Block]:
-        """:meth:`encode_stream`, each block with the positions of the texts that lost their end, which is not told."""
-        return self._blocks(draw_texts(texts), role, out=None)
-
-    def _stream(self, blocks: Iterator[Block], truncation: Truncation) -> Iterator[FloatArray]:
-        done = 0
-        for block in blocks:
-            truncation.note(block.truncated)
-            done += len(block.embeddings)
-            yield block.embeddings
-        truncation.tell(done)
-
-    def _truncation(self, wish: OnTruncation, role: Role | None) -> Truncation:
-        return Truncation(_check(wish, OnTruncation, "on_truncation"), self._of(role).max_seq_length)
-
-    def _blocks(self, texts: Iterable[str], role: Role | None, *, out: FloatArray | None) -> Iterator[Block]:
-        """The blocks of :meth:`encode_stream`, with what was truncated; nothing is drawn before the first is asked."""
-        check_role(role)
-        if (tower := self._of(role)) is not self:
-            return tower._blocks(texts, role, out=out)
-        threads()  # before the first product: a forked process has none but this one
-        device = self.device
-
-        def tokenize(distinct: list[str]) -> Tokenized:
-            return self.tokenizer.tokenize(distinct, role=role)
-
-        def prepare(tokens: int) -> Embed:
-            if self._weights_file is not None and device.type == "cpu":
-                self._weights_file.check()
-            with torch.no_grad(), torch.autocast(device.type, enabled=False):
-                few = None if out is None else tokens
-                products = self._layouts.of(self.tower.sites(), tokens=few, trained=self.tower.trained)
-            return partial(self._embed_finite, products=products, skipped=self.tokenizer.skipped(role))
-
-        return encode_blocks(
-            texts,
-            tokenize,
-            prepare,
-            out=out,
-            dimension=self.embedding_dimension,
-            token_budget=token_budget(device),
-            parallel=device.type == "cpu",
-            repeatable=out is None,
-        )
+        """Yield :meth:`encode_stream` with the positions of the texts that were truncated, which is not logged."""
+        return encode_blocks(self._tower(role), draw_texts(texts), role)
 
     def similarity(self, a: ArrayLike, b: ArrayLike) -> FloatArray:
-        """Scores (N, M) of every embedding of ``a`` (N, D) with every one of ``b`` (M, D): inner products.
+        """Return the scores (N, M), inner products, of all of ``a`` with all of ``b``.
 
-        Raises:
-            InputError: They are not embeddings, or not of one width.
+        Each is a text, a sequence of texts, which are encoded in the default role, or embeddings (N, D).
         """
-        return scores(a, b)
+        return scores(self._embeddings(a), self._embeddings(b))
 
     def similarity_pairwise(self, a: ArrayLike, b: ArrayLike) -> FloatArray:
-        """Scores (N,) of the embeddings of ``a`` (N, D) with those of ``b`` (N, D), row by row: inner products.
+        """Return the scores (N,), inner products, of ``a`` with ``b`` row by row; see :meth:`similarity`."""
+        return pairwise_scores(self._embeddings(a), self._embeddings(b))
+
+    def _embeddings(self, given: Any) -> ArrayLike:
+        return self.encode(given) if are_texts(given) else given
+
+    def checkpoint(self, *, dtype: Literal["float32", "float16"] = "float32") -> Checkpoint:
+        """Return what :meth:`save_pretrained` writes; ``dtype`` is that of the stored tensors."""
+        document = self.towers["document"].checkpoint(dtype)
+        query = document if self.tied else self.towers["query"].checkpoint(dtype)
+        return Checkpoint({"query": query, "document": document}, self.default_role)
+
+    def save_pretrained(self, folder: str | Path, *, dtype: Literal["float32", "float16"] = "float32") -> None:
+        """Write the checkpoint: one folder that simpair, sentence-transformers and transformers open.
+
+        Args:
+            folder: New, or an older save to replace; an interruption leaves the old one or a folder that is refused.
+            dtype: The dtype of the stored tensors; ``float16`` halves the size and moves a cosine by about 1e-4.
+        """
+        write_checkpoint(Path(folder), self.checkpoint(dtype=dtype))
+        self.source = str(Path(folder).absolute())
+
+    def load_weights(self, folder: str | Path) -> None:
+        """Replace the weights by those of a saved checkpoint of the same shape; nothing else is taken from it.
 
         Raises:
-            InputError: They are not embeddings, or not of one shape.
+            ModelCorrupt: The folder is damaged, or its tensors are not those of this encoder.
         """
-        return pairwise_scores(a, b)
+        checkpoint = read_checkpoint(Path(folder))
+        if self.tied != checkpoint.is_tied:
+            raise ModelCorrupt(f"{folder} has {2 - checkpoint.is_tied} towers, but this encoder has {2 - self.tied}")
+        roles: list[Role] = ["document"] if self.tied else ["document", "query"]
+        for load in [self.towers[role].loader(checkpoint.towers[role]) for role in roles]:  # all of them fit
+            load()
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False, commit_message: str = "Upload with simpair") -> str:
+        """Publish checkpoint and model card in one commit, and return its address.
+
+        Log in first with ``hf auth login``, or set ``HF_TOKEN``. Raises HubError if the Hub refuses or fails.
+        """
+        return publish(
+            self.checkpoint(),
+            repo_id,
+            dimension=self.embedding_dimension,
+            private=private,
+            commit_message=commit_message,
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex SHA-256 of everything that changes an embedding: architecture, tensors as float16, tokenizer, settings.
+
+        Two encoders with one fingerprint give the same embeddings up to rounding, in any dtype.
+        """
+        document, query = (self.towers[role].fingerprint for role in ("document", "query"))
+        return document if self.tied else hashlib.sha256(f"{document} {query} {self.default_role}".encode()).hexdigest()
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """The parts of the fingerprint by name: short digests and settings, to say what differs."""
+        own = self.towers["document"].identity
+        query = {} if self.tied else {"query": f"{self.towers['query'].fingerprint[:12]} {self.default_role}"}
+        return own | query
+
+    def gradient_checkpointing_enable(self, *options: Mapping[str, Any] | None, **more: Any) -> None:
+        """Compute each layer again in the backward pass, so that a step stores only the inputs of its layers.
+
+        A step takes a third longer and has the same gradients to the bit (Chen et al. 2016, arXiv 1604.06174).
+
+        Raises:
+            InputError: An option that is not offered.
+        """
+        check_checkpointing(*options, **more)
+        for tower in self.towers.values():
+            tower.backbone.recomputing = True
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Store the results of all layers again."""
+        for tower in self.towers.values():
+            tower.backbone.recomputing = False
+
+    activation_checkpointing_enable = gradient_checkpointing_enable  # its name in newer versions of transformers
+    activation_checkpointing_disable = gradient_checkpointing_disable
+
+    def half(self) -> NoReturn:
+        """Raise InputError: the weights stay float32."""
+        raise InputError(
+            "the weights of an encoder stay float32; choose the dtype of encoding with "
+            "TwinTowerEncoder.from_pretrained(..., dtype='float16'), 'bfloat16' or 'int8'"
+        )
+
+    bfloat16 = double = half
+
+    def __repr__(self) -> str:
+        """Return name, architecture, dimension, maximum length and dtype in five lines."""
+        return (
+            f"{type(self).__name__} {self.source or '(not saved)'}\n  architecture: {self.architecture}\n  dimension: "
+            f"{self.embedding_dimension}\n  max length: {self.max_seq_length} tokens\n  dtype: {self.dtype}"
+        )
+
+    @property
+    def architecture(self) -> str:
+        """The ``model_type`` of its ``config.json``; with untied towers the document tower's."""
+        return self.towers["document"].architecture
 
     @property
     def device(self) -> torch.device:
-        """Where the weights lie."""
-        return device_of(self.tower)
+        """The device of the weights."""
+        return self.towers["document"].device
 
     @property
     def settings(self) -> Settings:
-        """Whatever changes a vector beside weights and tokenizer."""
-        return self._settings
+        """Everything that changes an embedding besides weights and tokenizer; the document tower's if untied."""
+        return self.towers["document"].settings
 
     @property
     def max_seq_length(self) -> int:
-        """Longest sequence in tokens, special tokens included; longer texts lose their end."""
-        return self._settings.max_seq_length
+        """Maximum length in tokens, special tokens included; with untied towers the document tower's."""
+        return self.settings.max_seq_length
 
     @property
     def dtype(self) -> Dtype:
-        """Of the matrix products when encoding."""
-        return self._layouts.dtype
+        """The dtype of the matrix products when encoding."""
+        return self.towers["document"].dtype
 
     @property
     def embedding_dimension(self) -> int:
-        """D, the components of an embedding."""
-        return self._width
+        """The dimension D of an embedding."""
+        return self.towers["document"].dimension
+
+    def get_sentence_embedding_dimension(self) -> int:
+        """Return :attr:`embedding_dimension`, under its name in sentence-transformers."""
+        return self.embedding_dimension
 
 
-def _check(given: Choice, choices: Any, name: str) -> Choice:
+def _truncation(on_truncation: OnTruncation, tower: Tower) -> Truncation:
+    return Truncation(_check_choice(on_truncation, OnTruncation, "on_truncation"), tower.settings.max_seq_length)
+
+
+def _check_choice(given: Choice, choices: Any, name: str) -> Choice:
     if given not in get_args(choices):
         raise InputError(f"{name} is {given!r}; expected one of {', '.join(get_args(choices))}")
     return given
-
-
-def _check_width(truncate_dim: int | None, width: int) -> int:
-    if truncate_dim is None:
-        return width
-    if isinstance(truncate_dim, bool) or not isinstance(truncate_dim, int) or not 1 <= truncate_dim <= width:
-        raise InputError(f"truncate_dim is {truncate_dim}; expected 1 to {width}, the width of the model")
-    return truncate_dim

@@ -30,6 +30,7 @@ from simpair.encoder.model import TwinTowerEncoder
 from simpair.errors import InputError, ModelError
 from tests.acceptance.folder_mutations import contents, mutate
 from tests.acceptance.folders import LAYOUTS, build
+from tests.checkpoints import untied
 
 _MAKE = Callable[..., Checkpoint]
 _PEER = Callable[..., Any]
@@ -71,7 +72,7 @@ def base(
 ) -> _Base:
     made: dict[str, Callable[[], Checkpoint]] = {
         "untied": lambda: make_untied(prompts={"query": "query: ", "document": ""}, pooling="cls+mean"),
-        "table asks": lambda: replace(make_checkpoint(), query=make_static(), default_role="query"),
+        "table asks": lambda: untied(make_static(), make_checkpoint(), "query"),
     }
     kind, folder = request.param, tmp_path / "base"
     texts = _TEXTS[1:] if kind == "table asks" else _TEXTS  # a table has no special tokens, and none of no text
@@ -117,7 +118,8 @@ def _dense(make: _MAKE) -> Checkpoint:
     draw = torch.Generator().manual_seed(0)
     weight, bias = torch.randn(24, 32, generator=draw) / 6, torch.randn(24, generator=draw)
     prompts = {"query": "query: ", "document": ""}
-    return replace(make(prompts=prompts, include_prompt=False), dense=(DenseLayer(weight, bias, "Tanh"),))
+    layers = (DenseLayer(weight, bias, "Tanh"),)
+    return make(prompts=prompts, include_prompt=False).map(lambda tower: replace(tower, dense=layers))
 
 
 _OPTIONS: dict[str, dict[str, Any]] = {
@@ -138,14 +140,15 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 
 def _roberta(make: _MAKE) -> Checkpoint:
     """RoBERTa's positions and padding, beside a tokenizer that transformers takes as it is."""
-    content = json.loads(make().tokenizer.to_str())
+    content = json.loads(make().document.tokenizer.to_str())
     content["model"]["vocab"] |= {"[UNK]": 0, "[PAD]": 1}
     for token in content["added_tokens"]:
         token["id"] = {"[UNK]": 0, "[PAD]": 1}.get(token["content"], token["id"])
     config = {"model_type": "roberta", "pad_token_id": 1, "max_position_embeddings": 66}
     names = {f"{name}_token": f"[{name.upper()}]" for name in ("cls", "pad", "sep", "unk")}
     made = make(config=config, tokenizer=Tokenizer.from_str(json.dumps(content)), pooling="max", similarity="dot")
-    return replace(made, tokenizer_config={"tokenizer_class": "PreTrainedTokenizerFast", **names})
+    own = {"tokenizer_class": "PreTrainedTokenizerFast", **names}
+    return made.map(lambda tower: replace(tower, tokenizer_config=own))
 
 
 def _to_vocabulary(folder: Path) -> None:

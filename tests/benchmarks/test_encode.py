@@ -83,7 +83,7 @@ def test_a_request_has_the_lengths_of_the_whole_corpus() -> None:
 
 @pytest.fixture
 def config(tiny_encoder: TwinTowerEncoder) -> PackedBertConfig:
-    return tiny_encoder.tower.config
+    return tiny_encoder.towers["document"].backbone.config
 
 
 def test_the_products_of_the_floor_are_those_of_the_tower(tiny_encoder: TwinTowerEncoder) -> None:
@@ -92,7 +92,7 @@ def test_the_products_of_the_floor_are_those_of_the_tower(tiny_encoder: TwinTowe
     # It counts neither fused attention nor products in place.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         tiny_encoder(5 * mask, mask)
-    assert floor.flops(tiny_encoder.tower.config, lengths) == counter.get_total_flops()
+    assert floor.flops(tiny_encoder.towers["document"].backbone.config, lengths) == counter.get_total_flops()
 
 
 def test_the_floor_multiplies_as_much_as_it_counts(config: PackedBertConfig, monkeypatch: pytest.MonkeyPatch) -> None:

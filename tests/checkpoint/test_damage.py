@@ -191,11 +191,7 @@ _BAD: dict[str, tuple[_EDIT, type[ModelError], str]] = {
         UnsafeModel,
         "which is never run",
     ),
-    "unknown module": (
-        _set_module(2, type="sentence_transformers.models.CNN"),
-        ModelCorrupt,
-        "sentence-transformers does not open it",
-    ),
+    "unknown module": (_set_module(2, type="sentence_transformers.models.CNN"), UnsupportedModel, "the module CNN"),
     "path up": (_set_module(1, path="../1_Pooling"), UnsafeModel, "leaves the checkpoint's folder"),
     "path up inside": (_set_module(1, path="x/../../y"), UnsafeModel, "leaves the checkpoint's folder"),
     "absolute path": (_set_module(1, path="/etc"), UnsafeModel, "leaves the checkpoint's folder"),
@@ -287,7 +283,7 @@ _BAD: dict[str, tuple[_EDIT, type[ModelError], str]] = {
     "weights of whole numbers": (
         _edit_tensors(lambda tensors: tensors.update({"pooler.dense.bias": torch.zeros(32, dtype=torch.int8)})),
         UnsupportedModel,
-        r"pooler\.dense\.bias is of torch\.int8",
+        r"pooler\.dense\.bias has dtype torch\.int8",
     ),
     "no unknown token": (_edit_vocabulary(lambda pieces: pieces.pop("[UNK]")), ModelCorrupt, "UNK"),
     "a prompt with half a character": (
@@ -362,7 +358,7 @@ def test_a_folder_where_a_file_belongs_is_refused_or_passed_over(foreign_copy: P
 
 
 def test_a_tokenizer_of_another_model_is_refused(foreign_copy: Path, make_checkpoint: _MAKE) -> None:
-    tokenizer = make_checkpoint().tokenizer
+    tokenizer = make_checkpoint().document.tokenizer
     tokenizer.add_tokens([f"piece{number}" for number in range(50)])
     tokenizer.save(str(foreign_copy / "tokenizer.json"))
     error = _refusal(foreign_copy)
@@ -379,7 +375,7 @@ def test_a_piece_beyond_the_rows_of_the_weights_is_refused(foreign_copy: Path, r
 
 def test_a_tokenizer_with_fewer_pieces_than_rows_is_fine(make_checkpoint: _MAKE) -> None:
     """Many models have rows to spare, to a multiple of 64."""
-    rows = make_checkpoint().config["vocab_size"] + 10
+    rows = make_checkpoint().document.config["vocab_size"] + 10
     TwinTowerEncoder(make_checkpoint(config={"vocab_size": rows}))
 
 

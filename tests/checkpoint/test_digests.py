@@ -200,7 +200,7 @@ def test_a_mix_of_two_checkpoints_would_load_without_digests(tiny_copy: Path, ma
 
 
 @pytest.mark.parametrize(
-    ("name", "call"), [("replace", 1), ("write_text", 1), ("write_text", 5), ("fsync", 1), ("write_bytes", 1)]
+    ("name", "call"), [("rename", 1), ("write_text", 1), ("write_text", 5), ("fsync", 1), ("write_bytes", 1)]
 )
 def test_an_interrupted_first_save_leaves_no_folder(
     tmp_path: Path, make_checkpoint: _MAKE, monkeypatch: pytest.MonkeyPatch, name: str, call: int

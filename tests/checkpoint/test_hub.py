@@ -64,7 +64,7 @@ def _run(code: str, server: LoopbackHub, home: Path, **env: str) -> subprocess.P
     }
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
     return subprocess.Popen(
-        [sys.executable, "-c", f"import sys\nfrom simpair import errors, hub\n{code}"],
+        [sys.executable, "-c", f"import sys\nfrom simpair import errors\nfrom simpair.checkpoint import hub\n{code}"],
         env={**kept, **settings},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -137,9 +137,11 @@ def test_sharded_weights_and_modules_with_weights_come_along(server: LoopbackHub
 
 def test_both_towers_of_a_router_come_along(server: LoopbackHub) -> None:
     types = {f"{role}_0_Transformer": "sentence_transformers.models.Transformer" for role in ("query", "document")}
+    structure = {role: [f"{role}_0_Transformer", "pool"] for role in ("query", "document")}
+    types["pool"] = "sentence_transformers.models.Pooling"
     files = {
         "modules.json": module_list(("Router", "")),
-        "router_config.json": json.dumps({"types": types, "structure": {}, "parameters": {}}).encode(),
+        "router_config.json": json.dumps({"types": types, "structure": structure, "parameters": {}}).encode(),
         **{f"{path}/{name}": f"{path} {name}".encode() for path in types for name in ("config.json", "tokenizer.json")},
         **{f"{path}/model.safetensors": path.encode() for path in types},
     }

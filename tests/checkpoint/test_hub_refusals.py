@@ -105,7 +105,11 @@ def test_broken_connection_is_resumed(server: LoopbackHub) -> None:
     "pickle", ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "2_Dense/pytorch_model.bin"]
 )
 def test_pickled_weights_are_refused_and_never_fetched(server: LoopbackHub, pickle: str) -> None:
-    files = {**CHECKPOINT, "modules.json": module_list(("Transformer", ""), ("Dense", "2_Dense")), pickle: b"pickle"}
+    files = {
+        **CHECKPOINT,
+        "modules.json": module_list(("Transformer", ""), ("Pooling", "1_Pooling"), ("Dense", "2_Dense")),
+        pickle: b"pickle",
+    }
     if "/" not in pickle:
         del files["model.safetensors"]
     server.commit(NAME, files)
@@ -161,7 +165,7 @@ def test_folder_is_taken_before_everything(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
 
     for name in (folder, str(folder), "org/name", Path("org/name")):
-        assert hub.resolve(name) == (folder, str(folder))
+        assert hub.resolve(name) == hub.Resolved(folder, str(folder))
 
 
 def test_bundled_name_and_none_are_the_bundled_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,7 +174,7 @@ def test_bundled_name_and_none_are_the_bundled_folder(tmp_path: Path, monkeypatc
         hub.resolve()
 
     folder = write_files(tmp_path / hub.BUNDLED, CHECKPOINT)
-    assert hub.resolve() == hub.resolve("simpair-mini") == (folder, "simpair-mini")
+    assert hub.resolve() == hub.resolve("simpair-mini") == hub.Resolved(folder, "simpair-mini")
 
 
 def test_folder_and_bundled_name_open_no_socket(

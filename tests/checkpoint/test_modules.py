@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def folder(make_checkpoint: Callable[..., Checkpoint], tmp_path: Path) -> Path:
     """A foreign folder: first and mean side by side, 64 numbers, then 20, then 8."""
     checkpoint = make_checkpoint(pooling="cls+mean")
     layers = (_layer(20, 64), _layer(8, 20, "Identity", seed=1))
-    write_checkpoint(tmp_path / "dense", type(checkpoint)(**{**vars(checkpoint), "dense": layers}))
+    write_checkpoint(tmp_path / "dense", checkpoint.map(lambda tower: replace(tower, dense=layers)))
     (tmp_path / "dense" / "simpair.json").unlink()
     return tmp_path / "dense"
 
@@ -45,9 +46,9 @@ def _edit(path: Path, **changed: Any) -> None:
 def test_layers_stand_behind_the_pooling_and_go_there_and_back(folder: Path, tmp_path: Path) -> None:
     encoder = TwinTowerEncoder.from_pretrained(folder, device="cpu")
     assert (encoder.embedding_dimension, encoder.settings.pooling) == (8, "cls+mean")
-    states = encoder.tower(encoder_batch := _packed(encoder, "a cat")).detach()
+    states = encoder.towers["document"].backbone(encoder_batch := _packed(encoder, "a cat")).detach()
     pooled = torch.cat([states[0], states.mean(0)])
-    first, second = encoder.heads.layers()
+    first, second = encoder.towers["document"].heads.layers()
     wanted = second.weight @ torch.tanh(first.weight @ pooled + first.bias) + second.bias
     np.testing.assert_allclose(encoder.encode("a cat"), wanted / wanted.norm(), atol=1e-6)
     assert encoder.embed(encoder_batch).requires_grad
@@ -73,18 +74,20 @@ def test_another_layer_is_another_encoder(folder: Path) -> None:
     assert np.abs(other.encode("a cat") - encoder.encode("a cat")).max() > 1e-3
     before = other.fingerprint
     with torch.no_grad():
-        other.heads[1].linear.bias[0] += 1
+        other.towers["document"].heads[1].linear.bias[0] += 1
     assert other.fingerprint != before
-    held = list(other.heads.parameters())
+    held = list(other.towers["document"].heads.parameters())
     other.load_weights(folder)  # an optimizer may hold them
     assert other.fingerprint == before
-    assert all(ours is theirs for ours, theirs in zip(held, other.heads.parameters(), strict=True))
+    assert all(ours is theirs for ours, theirs in zip(held, other.towers["document"].heads.parameters(), strict=True))
     with torch.no_grad():
-        next(encoder.tower.parameters()).zero_()
-    tower = [weight.clone() for weight in encoder.tower.parameters()]
+        next(encoder.towers["document"].backbone.parameters()).zero_()
+    tower = [weight.clone() for weight in encoder.towers["document"].backbone.parameters()]
     with pytest.raises(ModelCorrupt, match="the dense layers are"):
         encoder.load_weights(folder)
-    assert all(map(torch.equal, tower, encoder.tower.parameters()))  # nothing was loaded by halves
+    assert all(
+        map(torch.equal, tower, encoder.towers["document"].backbone.parameters())
+    )  # nothing was loaded by halves
 
 
 def test_a_width_is_cut_from_what_the_layers_give(folder: Path) -> None:
@@ -137,7 +140,7 @@ def test_weights_of_a_layer_that_are_damaged_are_refused(folder: Path) -> None:
 def test_modules_that_do_not_fit_each_other_are_refused(folder: Path, kinds: list[str]) -> None:
     modules = [{"idx": 0, "name": "0", "path": "", "type": f"sentence_transformers.models.{kind}"} for kind in kinds]
     (folder / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
-    with pytest.raises(ModelCorrupt, match="sentence-transformers does not open it"):
+    with pytest.raises(UnsupportedModel, match="stands where"):
         TwinTowerEncoder.from_pretrained(folder, device="cpu")
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 from tokenizers.normalizers import BertNormalizer
 
 from simpair import __version__
@@ -119,19 +120,19 @@ def test_float16_halves_the_weights_and_keeps_the_fingerprint(tiny_encoder: Twin
 
 
 def _change_one_weight(checkpoint: Checkpoint) -> Checkpoint:
-    changed = {name: tensor.clone() for name, tensor in checkpoint.tensors.items()}
+    changed = {name: tensor.clone() for name, tensor in checkpoint.document.tensors.items()}
     changed["encoder.layer.1.output.LayerNorm.bias"][3] += 0.01
-    return replace(checkpoint, tensors=changed)
+    return checkpoint.map(lambda tower: replace(tower, tensors=changed))
 
 
 def _change_normalizer(checkpoint: Checkpoint) -> Checkpoint:
-    tokenizer = type(checkpoint.tokenizer).from_str(checkpoint.tokenizer.to_str())
+    tokenizer = Tokenizer.from_str(checkpoint.document.tokenizer.to_str())
     tokenizer.normalizer = BertNormalizer(lowercase=False)
-    return replace(checkpoint, tokenizer=tokenizer)
+    return checkpoint.map(lambda tower: replace(tower, tokenizer=tokenizer))
 
 
 def _with(**changes: object) -> Callable[[Checkpoint], Checkpoint]:
-    return lambda checkpoint: replace(checkpoint, settings=replace(checkpoint.settings, **changes))
+    return lambda checkpoint: checkpoint.map(lambda tower: replace(tower, settings=replace(tower.settings, **changes)))
 
 
 _MOVES: dict[str, Callable[[Checkpoint], Checkpoint]] = {
@@ -156,12 +157,9 @@ def test_the_fingerprint_stays_when_no_vector_moves(make_checkpoint: _MAKE, tiny
     checkpoint = make_checkpoint()
     expected = TwinTowerEncoder(checkpoint).fingerprint
     prompts = {"document": "", "query": ""}
-    pooler = {**checkpoint.tensors, "pooler.dense.bias": torch.ones(32)}
-    assert TwinTowerEncoder(replace(checkpoint, tensors=pooler)).fingerprint == expected
-    assert (
-        TwinTowerEncoder(replace(checkpoint, settings=replace(checkpoint.settings, prompts=prompts))).fingerprint
-        == expected
-    )
+    pooler = {**checkpoint.document.tensors, "pooler.dense.bias": torch.ones(32)}
+    assert TwinTowerEncoder(checkpoint.map(lambda tower: replace(tower, tensors=pooler))).fingerprint == expected
+    assert TwinTowerEncoder(_with(prompts=prompts)(checkpoint)).fingerprint == expected
     assert TwinTowerEncoder.from_pretrained(tiny_model, dtype="bfloat16").fingerprint == expected
     assert TwinTowerEncoder.from_pretrained(tiny_model, truncate_dim=32).fingerprint == expected
     encoder = TwinTowerEncoder(checkpoint)
@@ -295,7 +293,7 @@ def test_an_older_layout_gives_the_same_vectors(
 def test_a_plain_transformers_folder_gives_the_mean(foreign_copy: Path, tiny_encoder: TwinTowerEncoder) -> None:
     for name in ("modules.json", "1_Pooling/config.json", "config_sentence_transformers.json"):
         (foreign_copy / name).unlink()
-    assert read_checkpoint(foreign_copy).declared is False
+    assert read_checkpoint(foreign_copy).document.declares_pooling is False
     assert np.array_equal(_encode(foreign_copy), tiny_encoder.encode(_TEXTS))
 
 

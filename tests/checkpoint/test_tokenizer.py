@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ _REFUSED: dict[str, tuple[_EDIT, str]] = {
     "added tokens with other flags": (_set(_CONFIG, added_tokens_decoder=_decoder(lstrip=True)), "the added token"),
     "added tokens that are no tokens": (
         _set(_CONFIG, added_tokens_decoder=["cat"]),
-        "added_tokens_decoder is no object",
+        "added_tokens_decoder must be an object",
     ),
     "older added tokens": (_vocabulary_and(_set("added_tokens.json", cat=9)), "the added token 'cat'"),
     "Japanese": (_set(_CONFIG, tokenizer_class="BertJapaneseTokenizer"), "tokenizer_class is 'BertJapaneseTokenizer'"),
@@ -123,10 +124,10 @@ def test_what_agrees_changes_nothing(foreign_copy: Path, tiny_encoder: TwinTower
 
 def test_a_bert_tokenizer_is_built_anew_from_its_config(foreign_copy: Path) -> None:
     _set(_CONFIG, do_lower_case=False, strip_accents=True)(foreign_copy)
-    tokenizer = read_checkpoint(foreign_copy).tokenizer
+    tokenizer = read_checkpoint(foreign_copy).document.tokenizer
     assert tokenizer.normalizer.normalize_str("CAT Élan") == "CAT Elan"
     (foreign_copy / _CONFIG).unlink()
-    assert read_checkpoint(foreign_copy).tokenizer.normalizer.normalize_str("CAT Élan") == "cat elan"
+    assert read_checkpoint(foreign_copy).document.tokenizer.normalizer.normalize_str("CAT Élan") == "cat elan"
 
 
 def test_no_maximum_length_means_that_of_the_positions(make_checkpoint: _MAKE, tmp_path: Path) -> None:
@@ -138,7 +139,7 @@ def test_no_maximum_length_means_that_of_the_positions(make_checkpoint: _MAKE, t
 
 def test_weights_that_are_not_finite_are_not_saved(tiny_encoder: TwinTowerEncoder, tmp_path: Path) -> None:
     with torch.no_grad():
-        tiny_encoder.tower.embeddings.LayerNorm.bias[3] = 1e6
+        tiny_encoder.towers["document"].backbone.embeddings.LayerNorm.bias[3] = 1e6
     with pytest.raises(ModelCorrupt, match=r"embeddings\.LayerNorm\.bias has values .*save as float32"):
         tiny_encoder.save_pretrained(tmp_path / "m", dtype="float16")
     assert list(tmp_path.iterdir()) == []
@@ -165,6 +166,5 @@ def test_saving_removes_what_the_reader_would_heed(tiny_copy: Path, tiny_encoder
 
 def test_a_classifier_head_is_no_harm(make_checkpoint: _MAKE) -> None:
     checkpoint = make_checkpoint()
-    TwinTowerEncoder(
-        Checkpoint(**{**vars(checkpoint), "tensors": {**checkpoint.tensors, "classifier.bias": torch.zeros(2)}})
-    )
+    tensors = {**checkpoint.document.tensors, "classifier.bias": torch.zeros(2)}
+    TwinTowerEncoder(checkpoint.map(lambda tower: replace(tower, tensors=tensors)))

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from simpair.cli.partial import Partial
-from simpair.encoder import blocks as encoding
 from simpair.encoder.model import TwinTowerEncoder
+from simpair.files import texts as block_limits
 from tests.command import Ran, ran
 
 BLOCK = 5
@@ -36,7 +36,7 @@ class Command:
                 yield block
 
         monkeypatch.setattr(TwinTowerEncoder, "encode_blocks", counted)
-        monkeypatch.setattr(encoding, "_BLOCK_TEXTS", BLOCK)
+        monkeypatch.setattr(block_limits, "BLOCK_TEXTS", BLOCK)
 
     def __call__(self, *arguments: object) -> Ran:
         return ran(self._capsys, "encode", "--model", self.model, *arguments)

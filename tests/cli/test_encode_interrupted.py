@@ -44,10 +44,10 @@ import json, os, signal, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from simpair import encoding
+from simpair.files import texts as block_limits
 from simpair.cli import main, partial
 from simpair.encoder.model import TwinTowerEncoder
-corpus, model, folder, suffix, encoding._BLOCK_TEXTS = json.loads(sys.argv[1])
+corpus, model, folder, suffix, block_limits.BLOCK_TEXTS = json.loads(sys.argv[1])
 encoder = TwinTowerEncoder.from_pretrained(model)
 TwinTowerEncoder.from_pretrained = lambda *_, **__: encoder
 if suffix == ".parquet":

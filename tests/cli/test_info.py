@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,13 +12,14 @@ import pytest
 import torch
 
 from simpair.checkpoint import hub
-from simpair.checkpoint.manifest import PLAIN, needed_files
+from simpair.checkpoint.layout import read_layout
 from simpair.checkpoint.modules import DenseLayer
 from simpair.checkpoint.settings import Checkpoint
 from simpair.checkpoint.write import write_checkpoint
 from simpair.encoder.info import describe
 from simpair.encoder.model import TwinTowerEncoder
 from simpair.errors import ModelNotFound
+from tests.checkpoints import untied
 from tests.command import Ran, ran
 
 
@@ -34,33 +36,32 @@ def test_the_bundled_model_is_described(run: Callable[..., Ran]) -> None:
     assert told["parameters"] == "15409152"
     assert told["stored"] == "float16"
     assert told["engine"].startswith("packed")
-    assert told["licence"].endswith("NOTICE.md")
-    assert Path(told["licence"].rpartition(" ")[2]).is_file()
+    assert told["license"].endswith("NOTICE.md")
+    assert Path(told["license"].rpartition(" ")[2]).is_file()
     assert told["fingerprint"] == TwinTowerEncoder.from_pretrained().fingerprint
 
 
-def test_a_folder_tells_its_settings_and_the_licence_of_its_card(
+def test_a_folder_tells_its_settings_and_the_license_of_its_card(
     run: Callable[..., Ran], make_checkpoint: Callable[..., Checkpoint], tmp_path: Path
 ) -> None:
     settings = {"pooling": "cls+mean", "prompts": {"query": "ask: ", "document": ""}, "include_prompt": False}
     layers = (DenseLayer(torch.ones(8, 64), None, "Tanh"),)
     whole = make_checkpoint(similarity="dot", normalize=False, **settings)
-    write_checkpoint(tmp_path / "m", type(whole)(**{**vars(whole), "dense": layers}))
+    write_checkpoint(tmp_path / "m", whole.map(lambda tower: replace(tower, dense=layers)))
     (tmp_path / "m" / "README.md").write_text("---\nlicense: other\nlicense_name: mine\n---\n", encoding="utf-8")
     told = json.loads(run("info", str(tmp_path / "m"), "--format", "jsonl").out)
     assert told["pooling"] == "cls+mean without the prompt, dense 8 Tanh"
     assert told["prompts"] == {"query": "ask: "}
     assert (told["dimension"], told["normalized"], told["similarity"]) == (8, False, "dot")
-    assert (told["licence"], told["query_tower"], told["max_seq_length"]) == ("mine", None, 64)
+    assert (told["license"], told["query_tower"], told["max_seq_length"]) == ("mine", None, 64)
     (tmp_path / "m" / "README.md").write_text("---\n[\n---\n", encoding="utf-8")
-    assert describe(tmp_path / "m").licence is None
+    assert describe(tmp_path / "m").license is None
 
 
 def test_both_towers_are_told(
     make_checkpoint: Callable[..., Checkpoint], make_static: Callable[..., Checkpoint], tmp_path: Path
 ) -> None:
-    whole = make_checkpoint()
-    write_checkpoint(tmp_path / "pair", type(whole)(**{**vars(whole), "query": make_static()}))
+    write_checkpoint(tmp_path / "pair", untied(make_static(), make_checkpoint()))
     told = describe(tmp_path / "pair")
     assert told.engine.startswith("packed")
     assert told.query_tower is not None
@@ -77,15 +78,12 @@ def test_what_is_refused_is_told_in_a_line(run: Callable[..., Ran], tmp_path: Pa
         describe(tmp_path / "missing")
 
 
-def test_no_card_on_the_hub_is_no_licence(tmp_path: Path) -> None:
-    assert hub.licence_of(hub.Resolved(tmp_path, f"org/name@{'a' * 40}"), local_files_only=True) is None
+def test_no_card_on_the_hub_is_no_license() -> None:
+    assert hub.license_of(f"org/name@{'a' * 40}", local_files_only=True) is None
 
 
-def test_a_vocabulary_of_sentencepiece_comes_where_there_is_no_other() -> None:
+def test_a_vocabulary_of_sentencepiece_comes_where_there_is_no_other(tmp_path: Path) -> None:
     names = ["config.json", "model.safetensors", "spiece.model"]
-    assert needed_files("r", names, PLAIN) == names
-    assert needed_files("r", [*names, "tokenizer.json"], PLAIN) == [
-        "config.json",
-        "model.safetensors",
-        "tokenizer.json",
-    ]
+    assert read_layout(tmp_path, names).files == tuple(names)
+    others = ("config.json", "model.safetensors", "tokenizer.json")
+    assert read_layout(tmp_path, [*names, "tokenizer.json"]).files == others

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-import simpair.encoder.blocks
 import simpair.encoder.devices
+import simpair.files.texts
 from simpair.encoder.batches import PackedBatch
 from simpair.encoder.model import TwinTowerEncoder
 from simpair.encoder.towers import linear as products
@@ -27,7 +27,7 @@ _TEXTS = Callable[[int], list[str]]
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(simpair.encoder.blocks, "_BLOCK_TEXTS", 16)
+    monkeypatch.setattr(simpair.files.texts, "BLOCK_TEXTS", 16)
     monkeypatch.setattr(simpair.encoder.devices, "_CPU_TOKENS", 64)
 
 
@@ -74,7 +74,7 @@ def test_a_stream_that_goes_on_behind_a_block_gives_the_same_bits(
 
 
 def test_long_texts_end_a_block_early(tiny_encoder: TwinTowerEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(simpair.encoder.blocks, "_BLOCK_CHARACTERS", 100)
+    monkeypatch.setattr(simpair.files.texts, "BLOCK_CHARACTERS", 100)
     texts = ["cat " * 30, "a", "b", "dog " * 40, "c" * 99, "d"]
     assert [len(block) for block in tiny_encoder.encode_stream(texts)] == [1, 3, 2]
 
@@ -123,13 +123,14 @@ def test_equal_texts_are_encoded_once_however_far_apart(
     tiny_encoder: TwinTowerEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoded = []
-    embed = tiny_encoder._embed
+    tower = tiny_encoder.towers["document"]
+    embed = tower.embed
 
     def counting(batch: PackedBatch, *others: Any) -> torch.Tensor:
         encoded.extend(batch.lengths)
         return embed(batch, *others)
 
-    monkeypatch.setattr(tiny_encoder, "_embed", counting)
+    monkeypatch.setattr(tower, "embed", counting)
     texts = ["a cat", *(f"dog {number}" for number in range(70)), "a cat", "dog 3"]
     vectors = tiny_encoder.encode(texts)
     assert len(encoded) == 71
@@ -158,7 +159,7 @@ def test_truncation_is_told_once_with_its_counts(
     with caplog.at_level(logging.WARNING, "simpair"):
         tiny_encoder.encode(["a", long[0], "b", long[1], long[0]])
     (record,) = caplog.records
-    expected = "3 of 5 texts lost their end: they are longer than 64 tokens, the most that this encoder reads"
+    expected = "3 of 5 texts were truncated: they are longer than 64 tokens, the maximum length of this encoder"
     assert record.getMessage() == expected
 
 
@@ -169,7 +170,7 @@ def test_a_stream_tells_at_its_end(tiny_encoder: TwinTowerEncoder, caplog: pytes
     assert not caplog.records
     list(stream)
     (record,) = caplog.records
-    assert record.getMessage().startswith("60 of 64 texts lost their end")
+    assert record.getMessage().startswith("60 of 64 texts were truncated")
 
 
 def test_texts_that_just_fit_are_not_truncated(
@@ -205,10 +206,10 @@ def test_an_error_names_the_first_text_that_is_too_long(tiny_encoder: TwinTowerE
 
 
 class _SmallMemory:
-    """An encoder's ``_embed`` that fails above some tokens, as torch does, and counts its failures."""
+    """A tower's ``embed`` that fails above some tokens, as torch does, and counts its failures."""
 
     def __init__(self, encoder: TwinTowerEncoder, tokens: int, failure: Exception) -> None:
-        self._embed, self._tokens, self._failure = encoder._embed, tokens, failure
+        self._embed, self._tokens, self._failure = encoder.towers["document"].embed, tokens, failure
         self.failures = 0
         self.largest = 0
 
@@ -240,26 +241,26 @@ def test_memory_that_does_not_suffice_halves_the_batches_and_is_told_once(
     texts = [f"{number} {text}" for number, text in enumerate(mixed_texts(600))]
     expected = tiny_encoder.encode(texts, on_truncation="ignore")
     memory = _SmallMemory(tiny_encoder, 300, failure)
-    monkeypatch.setattr(tiny_encoder, "_embed", memory)
+    monkeypatch.setattr(tiny_encoder.towers["document"], "embed", memory)
     found = tiny_encoder.encode(texts, on_truncation="ignore")
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert 150 < memory.largest <= 300
     assert 0 < memory.failures < 25  # not once a batch of the hundred that there are
     (record,) = caplog.records
-    assert record.getMessage() == "out of memory with 512 tokens in a batch; going on with smaller ones"
+    assert record.getMessage() == "out of memory with 512 tokens in a batch; continuing with smaller batches"
 
 
 def test_a_single_text_that_does_not_fit_is_the_callers_error(
     tiny_encoder: TwinTowerEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tiny_encoder, "_embed", _SmallMemory(tiny_encoder, 5, MemoryError("no room")))
+    monkeypatch.setattr(tiny_encoder.towers["document"], "embed", _SmallMemory(tiny_encoder, 5, MemoryError("no room")))
     with pytest.raises(MemoryError, match="no room"):
         tiny_encoder.encode(["cat", "cat dog mat red blue runs"])
 
 
 def test_another_failure_is_not_tried_again(tiny_encoder: TwinTowerEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     memory = _SmallMemory(tiny_encoder, 0, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
-    monkeypatch.setattr(tiny_encoder, "_embed", memory)
+    monkeypatch.setattr(tiny_encoder.towers["document"], "embed", memory)
     with pytest.raises(RuntimeError, match="mat1"):
         tiny_encoder.encode(["a cat", "a dog"])
     assert memory.failures == 1
@@ -345,7 +346,7 @@ def test_weights_that_are_written_over_are_refused(tiny_model: Path, tmp_path: P
     with weights.open("rb+") as file:
         file.write(data)
     os.utime(weights, ns=(1, 1))  # as no clock is too coarse for
-    with pytest.raises(ModelCorrupt, match="written over"):
+    with pytest.raises(ModelCorrupt, match="overwritten"):
         encoder.encode("a cat")
 
 

@@ -184,7 +184,8 @@ def _checkpoint(make_checkpoint: _MAKE, settings: dict[str, Any]) -> Checkpoint:
     if "tokenizer" in settings:
         beside["tokenizer"] = settings["tokenizer"](make_checkpoint())
     checkpoint = make_checkpoint(**beside)
-    return replace(checkpoint, tokenizer_config=settings.get("tokenizer_config", checkpoint.tokenizer_config))
+    own = settings.get("tokenizer_config", checkpoint.document.tokenizer_config)
+    return checkpoint.map(lambda tower: replace(tower, tokenizer_config=own))
 
 
 @pytest.mark.parametrize("saved", _SAVED)

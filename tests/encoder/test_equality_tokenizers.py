@@ -56,7 +56,7 @@ def test_without_a_config_the_usual_tokenizer_is_built(
 def test_a_normalizer_that_bert_has_not_is_saved_so_that_it_is_kept(
     make_checkpoint: Callable[..., Checkpoint], sentence_transformer: Callable[..., Any], tmp_path: Path
 ) -> None:
-    tokenizer = Tokenizer.from_str(make_checkpoint().tokenizer.to_str())
+    tokenizer = Tokenizer.from_str(make_checkpoint().document.tokenizer.to_str())
     tokenizer.normalizer = BertNormalizer(clean_text=False, lowercase=False)
     write_checkpoint(tmp_path / "model", make_checkpoint(tokenizer=tokenizer))
     assert json.loads((tmp_path / "model" / _CONFIG).read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"
@@ -66,7 +66,7 @@ def test_a_normalizer_that_bert_has_not_is_saved_so_that_it_is_kept(
 def test_a_literal_padding_token_stands_where_roberta_puts_it(
     make_checkpoint: Callable[..., Checkpoint], sentence_transformer: Callable[..., Any], tmp_path: Path
 ) -> None:
-    content = json.loads(make_checkpoint().tokenizer.to_str())
+    content = json.loads(make_checkpoint().document.tokenizer.to_str())
     content["model"]["vocab"] |= {"[UNK]": 0, "[PAD]": 1}
     for token in content["added_tokens"]:
         token["id"] = {"[UNK]": 0, "[PAD]": 1}.get(token["content"], token["id"])

@@ -15,9 +15,9 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-import simpair.encoder.blocks
 import simpair.encoder.devices
 import simpair.encoder.model
+import simpair.files.texts
 from simpair.checkpoint.settings import Checkpoint
 from simpair.encoder.model import TwinTowerEncoder
 from simpair.errors import InputError, ModelCorrupt, ModelNotFound
@@ -72,7 +72,7 @@ def test_blocks_and_batches_of_any_size_give_the_same_vectors(
 ) -> None:
     texts = mixed_texts(100)
     vectors = tiny_encoder.encode(texts)
-    monkeypatch.setattr(simpair.encoder.blocks, "_BLOCK_TEXTS", 7)
+    monkeypatch.setattr(simpair.files.texts, "BLOCK_TEXTS", 7)
     monkeypatch.setattr(simpair.encoder.devices, "_CPU_TOKENS", 33)
     np.testing.assert_allclose(tiny_encoder.encode(texts), vectors, atol=1e-6)
 
@@ -107,7 +107,7 @@ def test_forward_of_a_padded_batch_is_encode(tiny_encoder: TwinTowerEncoder, mix
 
 def test_what_encode_finds_it_leaves(tiny_encoder: TwinTowerEncoder) -> None:
     tiny_encoder.train()
-    tiny_encoder.tower.embeddings.eval()
+    tiny_encoder.towers["document"].backbone.embeddings.eval()
     modes = [module.training for module in tiny_encoder.modules()]
     random_state, threads = torch.get_rng_state(), torch.get_num_threads()
     texts = ["a cat", "a dog"] * 50
@@ -185,7 +185,7 @@ def test_a_deep_copy_is_a_twin_of_its_own(tiny_encoder: TwinTowerEncoder) -> Non
     assert np.array_equal(twin.encode("a cat"), expected)
     assert twin.fingerprint == tiny_encoder.fingerprint
     with torch.no_grad():
-        twin.tower.embeddings.word_embeddings.weight.add_(torch.rand(32))
+        twin.towers["document"].backbone.embeddings.word_embeddings.weight.add_(torch.rand(32))
     assert not np.allclose(twin.encode("a cat"), expected, atol=1e-3)
     assert np.array_equal(tiny_encoder.encode("a cat"), expected)
 
@@ -286,8 +286,8 @@ def test_bfloat16_vectors_are_float32_and_save_as_float32(tiny_model: Path, tiny
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
     assert not np.array_equal(vectors, tiny_encoder.encode(["a cat", "a dog"]))
-    saved = narrow.checkpoint().tensors
-    assert all(torch.equal(saved[name], value) for name, value in tiny_encoder.checkpoint().tensors.items())
+    saved = narrow.checkpoint().document.tensors
+    assert all(torch.equal(saved[name], value) for name, value in tiny_encoder.checkpoint().document.tensors.items())
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------
@@ -314,7 +314,7 @@ def test_what_is_no_text_is_refused_with_its_position(tiny_encoder: TwinTowerEnc
 def test_the_position_counts_from_the_first_text_of_the_call(
     tiny_encoder: TwinTowerEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(simpair.encoder.blocks, "_BLOCK_TEXTS", 4)
+    monkeypatch.setattr(simpair.files.texts, "BLOCK_TEXTS", 4)
     with pytest.raises(InputError, match="text 10 is a int"):
         tiny_encoder.encode(["a"] * 10 + [0])  # type: ignore[list-item]
 
@@ -387,7 +387,7 @@ def test_the_progress_bar_counts_texts_on_stderr(
 ) -> None:
     tiny_encoder.encode(["a", "b", "a"])
     assert capsys.readouterr() == ("", "")
-    tiny_encoder.encode(["a", "b", "a"], show_progress=True)
+    tiny_encoder.encode(["a", "b", "a"], show_progress_bar=True)
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "3/3" in captured.err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,24 +75,24 @@ def test_whether_the_prompt_is_pooled_is_in_the_fingerprint(make_checkpoint: Cal
     assert with_it.fingerprint != without.fingerprint
     assert "include_prompt" not in with_it.identity
     assert without.identity["include_prompt"] == "False"
-    assert not with_it.tokenizer.asks_for_roles
+    assert not with_it.tokenizer.needs_roles
 
 
 def test_a_text_without_tokens_of_its_own_leaves_nothing_to_pool(make_checkpoint: Callable[..., Checkpoint]) -> None:
-    bare = Tokenizer.from_str(make_checkpoint().tokenizer.to_str())
+    bare = Tokenizer.from_str(make_checkpoint().document.tokenizer.to_str())
     bare.post_processor = None
     encoder = TwinTowerEncoder(make_checkpoint(prompts=PROMPTS, include_prompt=False, tokenizer=bare))
-    with pytest.raises(InputError, match="beside its prompt"):
+    with pytest.raises(InputError, match="besides its prompt"):
         encoder.encode_query(" ")
     assert encoder.encode_query("a cat").shape == (32,)
 
 
 def test_untied_towers_leave_out_prompts_each_in_its_way(make_untied: Callable[..., Checkpoint]) -> None:
     both = make_untied(prompts=PROMPTS)
-    assert both.query is not None
-    settings = type(both.settings)(**{**vars(both.query.settings), "include_prompt": False})
-    query = type(both)(**{**vars(both.query), "settings": settings})
-    encoder, alone = TwinTowerEncoder(type(both)(**{**vars(both), "query": query})), TwinTowerEncoder(query)
+    query = both.towers["query"]
+    query = replace(query, settings=replace(query.settings, include_prompt=False))
+    encoder = TwinTowerEncoder(replace(both, towers={**both.towers, "query": query}))
+    alone = TwinTowerEncoder(Checkpoint.tied(query))
     np.testing.assert_array_equal(encoder.encode_query(TEXTS), alone.encode_query(TEXTS))
     ids = encoder.tokenizer.pad(["a cat"], role="query")
     np.testing.assert_allclose(encoder(*ids, torch.tensor([1])).detach()[0], encoder.encode_query("a cat"), atol=1e-6)

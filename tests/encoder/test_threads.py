@@ -153,7 +153,7 @@ def test_an_encoder_with_shared_state_is_detected(
 ) -> None:
     """The control of the test above."""
     for encoder in encoders.values():
-        encoder.tokenizer = _SharedState(encoder)  # type: ignore[assignment]
+        encoder.towers["document"].tokens = _SharedState(encoder)  # type: ignore[assignment]
     assert _wrong_results(encoders, mixed_texts(300), calls=160, kinds=40)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -10,26 +12,32 @@ from tokenizers import Tokenizer, normalizers, pre_tokenizers
 
 from simpair.encoder.batches import TokenBudget, pack, plan_batches
 from simpair.encoder.model import TwinTowerEncoder
-from simpair.encoder.tokens import Tokens, check_texts
+from simpair.encoder.tokens import Tokens, TokensByRole, check_texts
 from simpair.errors import InputError
 
 
 @pytest.fixture
-def tokens(tiny_encoder: TwinTowerEncoder) -> Tokens:
+def tokens(tiny_encoder: TwinTowerEncoder) -> TokensByRole:
     return tiny_encoder.tokenizer
 
 
 @pytest.fixture
-def tokenizer(tokens: Tokens) -> Tokenizer:
+def tokenizer(tokens: TokensByRole) -> Tokenizer:
     return tokens.plain()
 
 
-def test_ids_are_those_of_the_tokenizer_alone(tokens: Tokens, tokenizer: Tokenizer) -> None:
+def _tokens(tokenizer: Tokenizer, **options: Any) -> TokensByRole:
+    """Return the tokens of a tied encoder."""
+    tokens = Tokens(tokenizer, **options)
+    return TokensByRole({"query": tokens, "document": tokens})
+
+
+def test_ids_are_those_of_the_tokenizer_alone(tokens: TokensByRole, tokenizer: Tokenizer) -> None:
     texts = ["the cat sits", "今天天气 很好", "", "a1b2"]
     assert tokens.ids(texts) == [tokenizer.encode(text).ids for text in texts]
 
 
-def test_a_long_text_loses_its_end_and_keeps_its_closing_token(tokens: Tokens, tokenizer: Tokenizer) -> None:
+def test_a_long_text_loses_its_end_and_keeps_its_closing_token(tokens: TokensByRole, tokenizer: Tokenizer) -> None:
     text = "cat " * 500
     (ids,) = tokens.ids([text])
     whole = tokenizer.encode(text).ids
@@ -42,29 +50,29 @@ def test_a_long_text_loses_its_end_and_keeps_its_closing_token(tokens: Tokens, t
 )
 def test_each_role_has_its_prompt(tokenizer: Tokenizer, role: str, prompt: str) -> None:
     prompts = {"query": "query: ", "document": "", "plain": "text: "}
-    tokens = Tokens(tokenizer, max_seq_length=64, prompts=prompts, default_prompt_name="plain")
+    tokens = _tokens(tokenizer, max_seq_length=64, prompts=prompts, default_prompt_name="plain")
     assert tokens.prompt(role) == prompt
     assert tokens.ids(["cat"], role=role) == [tokenizer.encode(f"{prompt}cat").ids]
 
 
 def test_without_a_default_prompt_a_text_without_a_role_stands_alone(tokenizer: Tokenizer) -> None:
-    tokens = Tokens(tokenizer, max_seq_length=64, prompts={"query": "query: "})
+    tokens = _tokens(tokenizer, max_seq_length=64, prompts={"query": "query: "})
     assert tokens.ids(["cat"]) == tokens.ids(["cat"], role="document") == [tokenizer.encode("cat").ids]
 
 
 def test_the_prompt_counts_towards_the_maximum_length(tokenizer: Tokenizer) -> None:
-    tokens = Tokens(tokenizer, max_seq_length=5, prompts={"query": "the dog "})
+    tokens = _tokens(tokenizer, max_seq_length=5, prompts={"query": "the dog "})
     assert tokens.ids(["cat sits red"], role="query") == tokens.ids(["the dog cat"])
 
 
 def test_the_tokenizer_given_is_left_as_it_was(tokenizer: Tokenizer) -> None:
     tokenizer.enable_padding(length=9)
     before = tokenizer.to_str()
-    Tokens(tokenizer, max_seq_length=4, prompts={}).ids(["the cat sits on the mat"])
+    _tokens(tokenizer, max_seq_length=4, prompts={}).ids(["the cat sits on the mat"])
     assert tokenizer.to_str() == before
 
 
-def test_plain_is_a_copy_without_truncation(tokens: Tokens) -> None:
+def test_plain_is_a_copy_without_truncation(tokens: TokensByRole) -> None:
     plain = tokens.plain()
     assert plain.truncation is None
     assert len(plain.encode("cat " * 500).ids) == 502
@@ -73,7 +81,7 @@ def test_plain_is_a_copy_without_truncation(tokens: Tokens) -> None:
 
 
 def test_pad_is_a_right_padded_rectangle(tokenizer: Tokenizer) -> None:
-    tokens = Tokens(tokenizer, max_seq_length=64, prompts={}, pad_token_id=7)
+    tokens = _tokens(tokenizer, max_seq_length=64, prompts={}, pad_token_id=7)
     ids, mask = tokens.pad(["cat", "the cat sits"])
     short, long = tokens.ids(["cat", "the cat sits"])
     assert ids.dtype == mask.dtype == torch.int64
@@ -81,7 +89,7 @@ def test_pad_is_a_right_padded_rectangle(tokenizer: Tokenizer) -> None:
     assert mask.tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
 
 
-def test_pad_of_nothing_has_no_rows(tokens: Tokens) -> None:
+def test_pad_of_nothing_has_no_rows(tokens: TokensByRole) -> None:
     batch = tokens.pad([])
     assert batch.input_ids.shape == batch.attention_mask.shape == (0, 0)
 
@@ -95,13 +103,13 @@ def test_pad_of_nothing_has_no_rows(tokens: Tokens) -> None:
         (["ok", "a\ud800b"], "text 1 has a lone surrogate at character 1"),
     ],
 )
-def test_what_is_no_text_is_refused_with_its_position(tokens: Tokens, texts: list[str], message: str) -> None:
+def test_what_is_no_text_is_refused_with_its_position(tokens: TokensByRole, texts: list[str], message: str) -> None:
     for refusing in (check_texts, tokens.ids, tokens.pad):
         with pytest.raises(InputError, match=message):
             refusing(texts)
 
 
-def test_a_text_mended_as_the_error_says_is_accepted(tokens: Tokens) -> None:
+def test_a_text_mended_as_the_error_says_is_accepted(tokens: TokensByRole) -> None:
     check_texts(["a\ud800b".encode("utf-8", "replace").decode()])
 
 
@@ -209,7 +217,7 @@ def _whole(tokenizer: Tokenizer, text: str, length: int) -> list[int]:
 )
 def test_reading_the_start_of_a_long_text_changes_no_token(tokenizer: Tokenizer, parts: list[str], times: int) -> None:
     text = ("".join(parts) + " ") * times
-    tokens = Tokens(tokenizer, max_seq_length=6, prompts={})
+    tokens = _tokens(tokenizer, max_seq_length=6, prompts={})
     found = tokens.tokenize([text, "cat"])
     assert found.ids[0] == _whole(tokenizer, text, 6)
     assert found.truncated == ([0] if len(tokenizer.encode(text).ids) > 6 else [])
@@ -217,15 +225,15 @@ def test_reading_the_start_of_a_long_text_changes_no_token(tokenizer: Tokenizer,
 
 def test_of_a_long_text_only_the_start_is_read(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control of the test above, which reading everything would pass too."""
-    tokens = Tokens(tokenizer, max_seq_length=6, prompts={})
+    tokens = _tokens(tokenizer, max_seq_length=6, prompts={})
     for text in ("cat dog " * 10_000, "今天" * 10_000, "今天，" * 10_000, "cat\n" * 10_000):
-        assert 60 <= len(tokens._start(text)) <= 120
-    assert tokens._start("x" * 10_000) == "x" * 10_000
+        assert 60 <= len(tokens.of(None)._start(text)) <= 120
+    assert tokens.of(None)._start("x" * 10_000) == "x" * 10_000
 
 
 def test_a_start_without_enough_tokens_is_not_trusted(tokenizer: Tokenizer) -> None:
     text = " " * 500 + "cat dog the"
-    assert Tokens(tokenizer, max_seq_length=6, prompts={}).ids([text]) == [tokenizer.encode("cat dog the").ids]
+    assert _tokens(tokenizer, max_seq_length=6, prompts={}).ids([text]) == [tokenizer.encode("cat dog the").ids]
 
 
 @pytest.mark.parametrize("change", ["normalizer", "pre_tokenizer", "added_tokens"])
@@ -238,4 +246,4 @@ def test_a_tokenizer_that_may_join_words_reads_everything(tokenizer: Tokenizer, 
     else:
         other.add_tokens(["cat dog"])
     text = "cat dog " * 1_000
-    assert Tokens(other, max_seq_length=6, prompts={})._start(text) == text
+    assert _tokens(other, max_seq_length=6, prompts={}).of(None)._start(text) == text

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from simpair.encoder.tokens import ROLE_NUMBERS, Role, Tokens
+from simpair.encoder.tokens import ROLE_NUMBERS, Role, TokensByRole
 from simpair.errors import DataError
 
 from .pairs import Record, RetrievalPair, ScoredPair, check_records
@@ -41,7 +41,7 @@ class PairCollator:
         >>> batch = collate([ScoredPair("a cat", "a kitten", 0.9)])
     """
 
-    def __init__(self, tokens: Tokens) -> None:
+    def __init__(self, tokens: TokensByRole) -> None:
         self._tokens = tokens
         self._cache: dict[Role | None, dict[str, array[int]]] = {None: {}, "query": {}, "document": {}}
         self._bytes_left = _CACHE_BYTES
@@ -85,7 +85,7 @@ class PairCollator:
     def _columns(self, name: str, texts: Sequence[str], role: Role | None) -> dict[str, Tensor]:
         input_ids, attention_mask = self._tokens.pad_ids(self._ids(texts, role))
         columns = {f"{name}_input_ids": input_ids, f"{name}_attention_mask": attention_mask}
-        if self._tokens.asks_for_roles:
+        if self._tokens.needs_roles:
             columns[f"{name}_roles"] = torch.full((len(texts),), ROLE_NUMBERS[role])
         return columns
 

@@ -227,7 +227,7 @@ class RecipeTrainer(TwinTowerTrainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW with two learning rates."""
-        tower: Any = self._encoder().tower
+        tower: Any = self._encoder().towers["document"].backbone
         rows = tower.embeddings.word_embeddings.weight
         body = [weight for weight in self._encoder().parameters() if weight is not rows]
         body_rate, rows_rate = self._stage.rates

@@ -39,22 +39,20 @@ def shallow(whole: Checkpoint, layers: Sequence[int]) -> Checkpoint:
     Raises:
         InputError: It is not of BERT's kind, or has no such layer.
     """
-    count = whole.config.get("num_hidden_layers")
-    if not any(name.startswith(_LAYER) for name in whole.tensors) or not isinstance(count, int):
-        raise InputError(
-            f"the layers of a {whole.config.get('model_type')} cannot be told apart; give one of BERT's kind"
-        )
+    config, tensors = whole.document.config, whole.document.tensors
+    count = config.get("num_hidden_layers")
+    if not any(name.startswith(_LAYER) for name in tensors) or not isinstance(count, int):
+        raise InputError(f"the layers of a {config.get('model_type')} cannot be told apart; give one of BERT's kind")
     if not layers or len(set(layers)) < len(layers) or not all(0 <= layer < count for layer in layers):
         raise InputError(f"layers are {list(layers)}; give some of 0 to {count - 1}, each once")
-    kept = {name: tensor for name, tensor in whole.tensors.items() if not name.startswith(_LAYER)}
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(_LAYER)}
     for number, layer in enumerate(layers):
         start = f"{_LAYER}{layer}."
-        for name in [name for name in whole.tensors if name.startswith(start)]:
-            kept[f"{_LAYER}{number}.{name.removeprefix(start)}"] = whole.tensors[name]
+        for name in [name for name in tensors if name.startswith(start)]:
+            kept[f"{_LAYER}{number}.{name.removeprefix(start)}"] = tensors[name]
     dropouts = ("hidden_dropout_prob", "attention_probs_dropout_prob")  # a small model underfits
-    return replace(
-        whole, tensors=kept, config={**whole.config, "num_hidden_layers": len(layers), **dict.fromkeys(dropouts, 0.0)}
-    )
+    config = {**config, "num_hidden_layers": len(layers), **dict.fromkeys(dropouts, 0.0)}
+    return whole.map(lambda tower: replace(tower, tensors=kept, config=config))
 
 
 def query_texts(data: Path, languages: Sequence[str]) -> list[str]:
@@ -85,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     claim(options.work, options.data, options.document, options.seed, [stage])
     document = TwinTowerEncoder.from_pretrained(options.document)
     whole = document.checkpoint()
-    layers = options.layers or (0, whole.config["num_hidden_layers"] - 1)
+    layers = options.layers or (0, whole.document.config["num_hidden_layers"] - 1)
     query = TwinTowerEncoder(shallow(whole, layers)).to(document.device)
     texts = query_texts(options.data, options.languages)
     _LOG.info("%d texts", len(texts))

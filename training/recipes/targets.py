@@ -25,7 +25,7 @@ class Teacher(Protocol):
     def fingerprint(self) -> str:
         """What changes when its embeddings do."""
 
-    def encode(self, texts: Sequence[str], *, show_progress: bool = False) -> NDArray[np.float32]:
+    def encode(self, texts: Sequence[str], *, show_progress_bar: bool = False) -> NDArray[np.float32]:
         """Embeddings (N, D) of the texts."""
 
 

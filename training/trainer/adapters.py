@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from simpair.checkpoint.modules import STATIC
+from simpair.checkpoint.layout import STATIC
 from simpair.encoder.model import TwinTowerEncoder
+from simpair.encoder.tower import Tower
 from simpair.encoder.towers.auto import AutoConfig, AutoTower
 from simpair.errors import InputError, ModelCorrupt, UnsupportedModel
 
@@ -58,28 +59,28 @@ def lora(
             "a dropout from 0 to below 1"
         )
     config = _config(rank, 2 * rank if alpha is None else alpha, dropout, target_modules)
-    sides = [side for side in (encoder, encoder.query) if side is not None]
-    towers, heads = [side.tower for side in sides], [side.heads.layers() for side in sides]
-    adapted = [_adapted(side, config) for side in sides]
-    for side, tower in zip(sides, adapted, strict=True):
-        side.tower = tower
+    towers = list(dict.fromkeys(encoder.towers.values()))
+    backbones, heads = [tower.backbone for tower in towers], [tower.heads.layers() for tower in towers]
+    adapted = [_adapted(tower, config) for tower in towers]
+    for tower, backbone in zip(towers, adapted, strict=True):
+        tower.backbone = backbone
     try:
         yield encoder
-        merged = [tower.tensors() for tower in adapted]
+        merged = [backbone.tensors() for backbone in adapted]
     except BaseException:
-        for side, old, layers in zip(sides, towers, heads, strict=True):
-            side.tower = old.to(side.device)
-            side.heads.load(layers)
+        for tower, old, layers in zip(towers, backbones, heads, strict=True):
+            tower.backbone = old.to(tower.device)
+            tower.heads.load(layers)
         raise
-    for side, old, tensors in zip(sides, towers, merged, strict=True):
-        side.tower = old.to(side.device)
+    for tower, old, tensors in zip(towers, backbones, merged, strict=True):
+        tower.backbone = old.to(tower.device)
         old.load({name: tensors[name] for name in old.tensors()})
         old.trained = True
 
 
 def is_adapted(encoder: TwinTowerEncoder) -> bool:
     """Return whether the encoder has adapters now."""
-    return isinstance(encoder.tower, _AdaptedTower)
+    return isinstance(encoder.towers["document"].backbone, _AdaptedTower)
 
 
 def _config(rank: int, alpha: int, dropout: float, target_modules: str | Sequence[str]) -> Any:
@@ -91,15 +92,15 @@ def _config(rank: int, alpha: int, dropout: float, target_modules: str | Sequenc
     return LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets)
 
 
-def _adapted(side: TwinTowerEncoder, config: Any) -> _AdaptedTower:
-    """Return a tower of transformers with the same weights and adapters, on the same device."""
-    checkpoint = side.checkpoint()
+def _adapted(tower: Tower, config: Any) -> _AdaptedTower:
+    """Return a backbone of transformers with the weights of a tower's, and adapters, in the same mode."""
+    checkpoint = tower.checkpoint("float32")
     if checkpoint.config.get("model_type") == STATIC:
         raise UnsupportedModel("a table of static embeddings has no linear layers to adapt; train it without lora")
-    tower = _AdaptedTower(AutoConfig.from_config(checkpoint.config))
-    tower.load(checkpoint.tensors)
-    tower.adapt(config)
-    return tower.to(side.device).train(side.training)
+    backbone = _AdaptedTower(AutoConfig.from_config(checkpoint.config))
+    backbone.load(checkpoint.tensors)
+    backbone.adapt(config)
+    return backbone.to(tower.device).train(tower.training)
 
 
 class _AdaptedTower(AutoTower):

@@ -6,19 +6,19 @@ transformers is imported when the first tower of this kind is created.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate
 from threading import Lock
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from simpair.encoder.batches import PackedBatch
-from simpair.encoder.towers.serving_copy import Twinned
 from simpair.errors import ModelCorrupt, UnsafeModel, UnsupportedModel, one_line
 
 __all__ = ["AutoConfig", "AutoTower"]
@@ -68,6 +68,7 @@ _UNUSED_TENSORS = (
 """First parts of the names of pretraining heads and decoders, on which no embedding depends."""
 _UNLIMITED = 1 << 20
 _LOGGING_LOCK = Lock()
+_SERVING_LOCK = Lock()
 _MASK_IGNORING = ("convbert", "cpmant", "fnet", "mobilebert", "nystromformer", "sam3_lite_text_text_model", "yoso")
 """Architectures in which padding changes the states of real tokens despite the mask; they get no padding."""
 _ENCODERS = {
@@ -134,7 +135,7 @@ class AutoConfig:
         return str(sorted(changing))
 
 
-class AutoTower(Twinned):
+class AutoTower(nn.Module):
     """An encoder of transformers with the interface of :class:`PackedBert`.
 
     Attributes:
@@ -151,6 +152,7 @@ class AutoTower(Twinned):
         self.config = config
         self.trained = self._recomputing = False
         self._made_up: set[str] = set()  # weights that the checkpoint lacks and no state needs
+        self._serving: list[nn.Module] = []  # in a list, so that its parameters are not registered again
         self.model: Any = nn.Module()
 
     def load(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -228,6 +230,25 @@ class AutoTower(Twinned):
     def sites(self) -> list[Any]:
         """Return an empty list: the matrix products are those of transformers."""
         return []
+
+    def _served(self) -> Any:
+        """Return the model without dropout: in training a copy that shares its weights."""
+        if not self.model.training:
+            return self.model
+        with _SERVING_LOCK:
+            if not self._serving:
+                held = {id(tensor): tensor for tensor in (*self.model.parameters(), *self.model.buffers())}
+                self._serving.append(copy.deepcopy(self.model, held).eval())
+            return self._serving[0]
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Self:
+        """Move or cast the weights, as ``nn.Module`` does; the copy would keep the old buffers."""
+        self._serving.clear()
+        return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call, no-any-return]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state without the copy, which shares its weights with this one alone."""
+        return {**self.__dict__, "_serving": []}
 
 
 def _parse(config: Mapping[str, Any]) -> Any:

@@ -1,34 +1,30 @@
-"""``config.json`` → the tower that serves it: our own for BERT's family and for tables, or transformers'."""
+"""``config.json`` → its backbone: simpair's own for the BERT family and static tables, or transformers'."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from simpair.checkpoint.modules import CHAIN, STATIC
+from simpair.checkpoint.layout import STATIC
 from simpair.encoder.towers.auto import AutoConfig, AutoTower
 from simpair.encoder.towers.bert import PackedBert
 from simpair.encoder.towers.bert_config import MODEL_TYPES, PackedBertConfig
-from simpair.encoder.towers.chain import ChainTower
 from simpair.encoder.towers.static import StaticConfig, StaticTower
 
-__all__ = ["Tower", "empty_tower"]
+__all__ = ["Backbone", "empty_backbone"]
 
-Tower = PackedBert | AutoTower | StaticTower | ChainTower
+Backbone = PackedBert | AutoTower | StaticTower
 
 
-def empty_tower(config: Mapping[str, Any]) -> Tower:
-    """A tower of the shape that a ``config.json`` declares, whose weights are still to be loaded.
+def empty_backbone(config: Mapping[str, Any]) -> Backbone:
+    """Return a backbone of the shape that a ``config.json`` declares, without its weights.
 
     Raises:
-        ModelError: A child of it says why there is none.
+        UnsupportedModel: The architecture, or a setting of it, is not supported.
     """
     kind = config.get("model_type")
-    if kind == CHAIN:
-        return ChainTower(Path(config["folder"]), tuple(config["modules"]))
     if kind != STATIC and isinstance(kind, str) and kind not in MODEL_TYPES:
         return AutoTower(AutoConfig.from_config(config))
     shape = None if kind == STATIC else PackedBertConfig.from_config(config)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -146,8 +147,7 @@ def test_a_dtype_that_only_our_own_towers_have_is_refused(tiny_model: Path, tmp_
     encoder = TwinTowerEncoder.from_pretrained(tiny_model, device="cpu")
     checkpoint = encoder.checkpoint()
     other = {"model_type": "electra", "embedding_size": 32}
-    config = {**checkpoint.config, **other}
-    changed = type(checkpoint)(**{**vars(checkpoint), "config": config})
+    changed = checkpoint.map(lambda tower: replace(tower, config={**tower.config, **other}))
     with pytest.raises(UnsupportedModel, match="int8"):
         TwinTowerEncoder(changed, dtype="int8")
     electra = TwinTowerEncoder(changed)

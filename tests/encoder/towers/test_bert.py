@@ -43,7 +43,8 @@ def pair(make_checkpoint: _MAKE) -> Callable[..., _Pair]:
     def make(**config: Any) -> _Pair:
         from transformers import AutoConfig, AutoModel
 
-        checkpoint = make_checkpoint(config={"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, **config})
+        config = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, **config}
+        checkpoint = make_checkpoint(config=config).document
         packed = PackedBert(PackedBertConfig.from_config(checkpoint.config))
         packed.load_state_dict({name: checkpoint.tensors[name] for name in packed.state_dict()})
         values = {name: value for name, value in checkpoint.config.items() if name != "model_type"}
@@ -164,7 +165,11 @@ def test_parameter_names_are_those_of_the_checkpoint(
     tiny_encoder: TwinTowerEncoder, pair: Callable[..., _Pair]
 ) -> None:
     peer = {name for name in pair().peer.state_dict() if not name.startswith("pooler.")}
-    assert set(tiny_encoder.tower.state_dict()) == peer - {"embeddings.position_ids", "embeddings.token_type_ids"}
+    ours = set(tiny_encoder.towers["document"].backbone.state_dict())
+    assert ours == peer - {
+        "embeddings.position_ids",
+        "embeddings.token_type_ids",
+    }
 
 
 @pytest.mark.parametrize(
@@ -189,7 +194,7 @@ def test_parameter_names_are_those_of_the_checkpoint(
     ],
 )
 def test_an_unsupported_config_is_refused(make_checkpoint: _MAKE, change: dict[str, Any], message: str) -> None:
-    config = {**make_checkpoint().config, **change}
+    config = {**make_checkpoint().document.config, **change}
     with pytest.raises(UnsupportedModel, match=message):
         PackedBert(PackedBertConfig.from_config(config))
 
@@ -198,13 +203,18 @@ def test_an_unsupported_config_is_refused(make_checkpoint: _MAKE, change: dict[s
     "name", ["vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"]
 )
 def test_the_error_names_a_missing_size(make_checkpoint: _MAKE, name: str) -> None:
-    config = {key: value for key, value in make_checkpoint().config.items() if key != name}
+    config = {key: value for key, value in make_checkpoint().document.config.items() if key != name}
     with pytest.raises(UnsupportedModel, match=f"{name} is missing"):
         PackedBertConfig.from_config(config)
 
 
 def test_roberta_takes_fewer_tokens_than_it_has_positions(make_checkpoint: _MAKE) -> None:
-    config = {**make_checkpoint().config, "model_type": "roberta", "pad_token_id": 1, "max_position_embeddings": 514}
+    config = {
+        **make_checkpoint().document.config,
+        "model_type": "roberta",
+        "pad_token_id": 1,
+        "max_position_embeddings": 514,
+    }
     assert PackedBertConfig.from_config(config).max_seq_length == 512
     assert PackedBertConfig.from_config({**config, "model_type": "bert"}).max_seq_length == 514
 

@@ -18,6 +18,7 @@ from simpair.checkpoint.write import write_checkpoint
 from simpair.encoder.model import TwinTowerEncoder
 from simpair.errors import InputError, ModelCorrupt, UnsupportedModel
 from simpair.training import RetrievalPair, fine_tune
+from tests.checkpoints import untied
 
 TEXTS = ["a cat sits on the mat", "今天天气很好", "the dog runs fast, 猫", "x", "cat " * 300]
 
@@ -34,7 +35,10 @@ def _open(folder: Path, **options: Any) -> TwinTowerEncoder:
 
 def test_an_embedding_is_the_mean_of_its_rows(folder: Path) -> None:
     encoder = _open(folder)
-    table, ids = encoder.tower.tensors()["embedding.weight"], encoder.tokenizer.ids(["the cat"])[0]
+    table, ids = (
+        encoder.towers["document"].backbone.tensors()["embedding.weight"],
+        encoder.tokenizer.ids(["the cat"])[0],
+    )
     assert len(ids) == 2  # no special tokens
     mean = table[ids].mean(0)
     np.testing.assert_allclose(encoder.encode("the cat"), mean / mean.norm(), atol=1e-6)
@@ -114,8 +118,7 @@ def test_a_table_learns(folder: Path, tmp_path: Path) -> None:
 def test_a_table_asks_for_a_transformer(
     make_static: Callable[..., Checkpoint], make_checkpoint: Callable[..., Checkpoint], tmp_path: Path
 ) -> None:
-    whole = type(make_static())(**{**vars(make_checkpoint()), "query": make_static()})
-    write_checkpoint(tmp_path / "both", whole)
+    write_checkpoint(tmp_path / "both", untied(make_static(), make_checkpoint()))
     encoder = _open(tmp_path / "both")
     write_checkpoint(tmp_path / "alone", make_static())
     np.testing.assert_array_equal(encoder.encode_query(TEXTS), _open(tmp_path / "alone").encode_query(TEXTS))

@@ -44,8 +44,8 @@ def test_a_retrieval_batch_has_a_column_for_each_negative_and_no_labels(collate)
 def test_retrieval_pairs_get_the_prompts_of_their_roles_and_scored_pairs_the_default(tiny_model):
     checkpoint = read_checkpoint(tiny_model)
     prompts = {"query": "the ", "document": "a red ", "plain": "model "}
-    settings = replace(checkpoint.settings, prompts=prompts, default_prompt_name="plain")
-    encoder = TwinTowerEncoder(replace(checkpoint, settings=settings))
+    settings = replace(checkpoint.document.settings, prompts=prompts, default_prompt_name="plain")
+    encoder = TwinTowerEncoder(checkpoint.map(lambda tower: replace(tower, settings=settings)))
     collate = PairCollator(encoder.tokenizer)
     plain = TwinTowerEncoder(checkpoint).tokenizer
     asked = collate([RetrievalPair("cat", "dog", ("mat",))])

@@ -23,10 +23,13 @@ def test_a_shallow_copy_keeps_the_layers_that_are_named(
     whole = make_checkpoint(config={"num_hidden_layers": 4})
     copy = shallow(whole, [3, 1])
     for number, layer in enumerate([3, 1]):
-        names = [name for name in whole.tensors if name.startswith(f"encoder.layer.{layer}.")]
+        names = [name for name in whole.document.tensors if name.startswith(f"encoder.layer.{layer}.")]
         assert names
         for name in names:
-            assert copy.tensors[name.replace(f"layer.{layer}.", f"layer.{number}.", 1)] is whole.tensors[name]
+            assert (
+                copy.document.tensors[name.replace(f"layer.{layer}.", f"layer.{number}.", 1)]
+                is whole.document.tensors[name]
+            )
     assert TwinTowerEncoder(copy).encode("a cat").shape == (32,)
     for layers in ([4], [-1], [], [0, 0]):
         with pytest.raises(InputError, match="some of 0 to 3"):
@@ -54,8 +57,7 @@ def test_the_recipe_goes_from_an_encoder_to_a_pair(tmp_path: Path) -> None:
         query_tower.main([*named, "--steps", str(steps)])
         pair, whole = (TwinTowerEncoder.from_pretrained(folder, device="cpu") for folder in (out, teacher))
         np.testing.assert_array_equal(pair.encode_document(texts), whole.encode(texts))
-        assert pair.query is not None
-        assert pair.query.tower.config.num_hidden_layers == 2
+        assert pair.towers["query"].backbone.config.num_hidden_layers == 2
         return float(np.abs(pair.encode_query(texts) - whole.encode(texts)).max())
 
     assert distance(60) < distance(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def _open(folder: Path) -> TwinTowerEncoder:
 
 
 def _weights(encoder: TwinTowerEncoder) -> dict[str, torch.Tensor]:
-    return {name: weight.detach().clone() for name, weight in encoder.tower.tensors().items()}
+    return {name: weight.detach().clone() for name, weight in encoder.towers["document"].backbone.tensors().items()}
 
 
 def test_only_adapters_are_trained_and_then_merged(tiny_model: Path, tmp_path: Path) -> None:
@@ -45,7 +46,7 @@ def test_only_adapters_are_trained_and_then_merged(tiny_model: Path, tmp_path: P
         fine_tune(encoder, PAIRS, output_dir=tmp_path / "run", batch_size=4, epochs=4, learning_rate=0.02)
         inside = encoder.encode(TEXTS)
     assert np.abs(inside - before).max() > 1e-3
-    assert isinstance(encoder.tower, PackedBert)
+    assert isinstance(encoder.towers["document"].backbone, PackedBert)
     np.testing.assert_allclose(encoder.encode(TEXTS), inside, atol=1e-6)
     np.testing.assert_array_equal(_open(tmp_path / "run").encode(TEXTS), encoder.encode(TEXTS))
     for name, weight in _weights(encoder).items():
@@ -62,7 +63,7 @@ def test_an_exception_restores_the_encoder(tiny_model: Path) -> None:
     with pytest.raises(KeyError), lora(encoder, rank=2):  # noqa: PT012
         fine_tune(encoder, PAIRS, batch_size=4, learning_rate=0.1)
         raise KeyError
-    assert isinstance(encoder.tower, PackedBert)
+    assert isinstance(encoder.towers["document"].backbone, PackedBert)
     assert all(torch.equal(weight, weights[name]) for name, weight in _weights(encoder).items())
 
 
@@ -70,13 +71,12 @@ def test_dense_layers_and_both_untied_towers_are_trained(
     make_checkpoint: Callable[..., Checkpoint], make_untied: Callable[..., Checkpoint]
 ) -> None:
     whole = make_checkpoint()
-    headed = TwinTowerEncoder(type(whole)(**{**vars(whole), "dense": (DenseLayer(torch.eye(32), None, "Tanh"),)}))
-    head = headed.heads.layers()[0].weight
+    headed = TwinTowerEncoder(whole.map(lambda tower: replace(tower, dense=(DenseLayer(torch.eye(32), None, "Tanh"),))))
+    head = headed.towers["document"].heads.layers()[0].weight
     with lora(headed):
         fine_tune(headed, PAIRS, batch_size=4, learning_rate=0.01)
-    assert not torch.equal(headed.heads.layers()[0].weight, head)
+    assert not torch.equal(headed.towers["document"].heads.layers()[0].weight, head)
     pair = TwinTowerEncoder(make_untied())
-    assert pair.query is not None
     before = pair.encode_query(TEXTS), pair.encode_document(TEXTS)
     with lora(pair):
         fine_tune(pair, PAIRS, batch_size=4, learning_rate=0.02)
@@ -90,7 +90,7 @@ def test_dense_layers_are_restored_and_loading_resets_adapters_of_embeddings(
     make_checkpoint: Callable[..., Checkpoint], tmp_path: Path
 ) -> None:
     whole = make_checkpoint()
-    headed = TwinTowerEncoder(type(whole)(**{**vars(whole), "dense": (DenseLayer(torch.eye(32), None, "Tanh"),)}))
+    headed = TwinTowerEncoder(whole.map(lambda tower: replace(tower, dense=(DenseLayer(torch.eye(32), None, "Tanh"),))))
     before = headed.encode(TEXTS)
     with pytest.raises(KeyError), lora(headed):  # noqa: PT012
         fine_tune(headed, PAIRS, batch_size=4, learning_rate=0.05)
@@ -151,7 +151,7 @@ def test_wrong_settings_of_adapters_are_refused(
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(InputError, match=r"simpair\[lora\]"), lora(encoder):
         pass
-    assert isinstance(encoder.tower, PackedBert)
+    assert isinstance(encoder.towers["document"].backbone, PackedBert)
 
 
 def test_loading_weights_of_another_shape_is_refused(

@@ -48,7 +48,7 @@ def test_a_loss_that_is_not_finite_names_step_and_rows(tiny_encoder, arguments):
 
 
 def test_a_gradient_that_is_not_finite_names_all_rows_of_the_step(tiny_encoder, arguments):
-    weight = tiny_encoder.tower.embeddings.word_embeddings.weight
+    weight = tiny_encoder.towers["document"].backbone.embeddings.word_embeddings.weight
     weight.register_hook(lambda gradient: gradient * float("inf"))
     trainer = TwinTowerTrainer(tiny_encoder, arguments(gradient_accumulation_steps=2), train_dataset=PAIRS)
     before = weight.detach().clone()

@@ -216,7 +216,7 @@ def test_the_optimizer_is_the_fused_one(train):
 def test_gradient_checkpointing_changes_no_bit(train, options):
     plain = train(max_steps=3, **options)
     checkpointed = train(max_steps=3, **options, **_checkpointing())
-    assert checkpointed.model.tower.recomputing
+    assert checkpointed.model.towers["document"].backbone.recomputing
     assert distance(weights(plain.model), weights(checkpointed.model)) == 0
 
 
@@ -229,12 +229,15 @@ def test_gradient_checkpointing_stores_only_the_inputs_of_layers(tiny_encoder):
     tiny_encoder.train()
 
     def kept():
-        weights = sum(value.numel() * 4 for value in tiny_encoder.tower.encoder.parameters())
+        weights = sum(value.numel() * 4 for value in tiny_encoder.towers["document"].backbone.encoder.parameters())
         return held(lambda: tiny_encoder(batch["text1_input_ids"], batch["text1_attention_mask"])) - weights
 
     plain = kept()
     tiny_encoder.gradient_checkpointing_enable()
-    assert kept() + sum(value.numel() * 4 for value in tiny_encoder.tower.encoder.parameters()) < plain / 2
+    assert (
+        kept() + sum(value.numel() * 4 for value in tiny_encoder.towers["document"].backbone.encoder.parameters())
+        < plain / 2
+    )
     tiny_encoder.gradient_checkpointing_disable()
     assert kept() == plain
 

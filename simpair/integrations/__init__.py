@@ -1,0 +1,1 @@
+"""Encoders of other libraries as encoders of simpair; one file per library, which the caller has installed."""
