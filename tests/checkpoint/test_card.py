@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from simpair.checkpoint.card import model_card
-from simpair.checkpoint.settings import LONGEST, Settings
+from simpair.checkpoint.settings import UNLIMITED, Settings
 
 
 def test_the_hub_reads_the_front_matter() -> None:
@@ -18,7 +18,7 @@ def test_the_hub_reads_the_front_matter() -> None:
     assert "simpair" in data.tags
 
 
-@pytest.mark.parametrize(("max_seq_length", "tokens"), [(64, "at most 64 tokens"), (LONGEST, "any number of tokens")])
+@pytest.mark.parametrize(("max_seq_length", "tokens"), [(64, "at most 64 tokens"), (UNLIMITED, "any number of tokens")])
 def test_the_card_states_the_settings(max_seq_length: int, tokens: str) -> None:
     settings = Settings(pooling="cls", similarity="dot", max_seq_length=max_seq_length)
     card = model_card(settings, dimension=384, repo_id="org/name")

@@ -13,7 +13,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArgumen
 from simpair import TwinTowerEncoder
 from simpair.errors import InputError
 from simpair.training import PairCollator, ScoredPair, TwinTowerTrainer, TwinTowerTrainingArguments
-from tests.encoder.towers.test_backward import held
+from tests.encoder.towers.test_backward import stored_bytes
 from tests.training.trainer.test_trainer import (
     ASKED,
     PAIRS,
@@ -230,7 +230,7 @@ def test_gradient_checkpointing_stores_only_the_inputs_of_layers(tiny_encoder):
 
     def kept():
         weights = sum(value.numel() * 4 for value in tiny_encoder.towers["document"].backbone.encoder.parameters())
-        return held(lambda: tiny_encoder(batch["text1_input_ids"], batch["text1_attention_mask"])) - weights
+        return stored_bytes(lambda: tiny_encoder(batch["text1_input_ids"], batch["text1_attention_mask"])) - weights
 
     plain = kept()
     tiny_encoder.gradient_checkpointing_enable()
