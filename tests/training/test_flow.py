@@ -1,4 +1,4 @@
-"""The four steps of docs/training-flow.md run as written, in both languages, and reach the same weights."""
+"""The four steps of docs/train.md run as written, in both languages, and reach the same weights."""
 
 import re
 from pathlib import Path
@@ -14,9 +14,9 @@ def blocks(name):
 
 @pytest.mark.slow
 def test_the_page_runs_and_the_four_steps_meet():
-    scope = {"__name__": "training_flow"}
-    for number, block in enumerate(blocks("training-flow.md"), start=1):
-        exec(compile(block, f"training-flow.md, block {number}", "exec"), scope)
+    scope = {"__name__": "train"}
+    for number, block in enumerate(blocks("train.md"), start=1):
+        exec(compile(block, f"train.md, block {number}", "exec"), scope)
     assert scope["distance"](scope["plain_loop"], scope["own_trainer"]) < 2e-6
 
 
@@ -24,4 +24,4 @@ def test_both_languages_show_the_same_code():
     def code(name):
         return [re.sub(r"\s*#.*", "", block) for block in blocks(name)]
 
-    assert code("training-flow.md") == code("training-flow.zh-CN.md")
+    assert code("train.md") == code("train.zh-CN.md")
