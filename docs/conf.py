@@ -24,7 +24,10 @@ suppress_warnings = ["myst.xref_missing"]  # links to files of the repository th
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-autodoc_default_options = {"members": True, "show-inheritance": False}
+autodoc_type_aliases = {
+    name: name for name in ("ArrayLike", "Data", "FloatArray", "Given", "Queries", "Records", "Where")
+}
+autodoc_default_options = {"members": True}
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
@@ -43,6 +46,12 @@ class Public(SphinxDirective):
         return self.parse_text_to_nodes("\n\n".join(f".. {kind}:: {name}" for name, kind in kinds.items()))
 
 
+def _skip(app: Sphinx, what: str, name: str, obj: object, skip: bool, options: object) -> bool:
+    """Return whether to leave a member out: the fields of a NamedTuple stand in its docstring."""
+    return skip or type(obj).__name__ == "_tuplegetter"
+
+
 def setup(app: Sphinx) -> None:
-    """Add the directive."""
+    """Add the directive and the rule for fields."""
     app.add_directive("public", Public)
+    app.connect("autodoc-skip-member", _skip)

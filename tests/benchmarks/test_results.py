@@ -91,7 +91,7 @@ def test_the_figures_of_dtypes_are_those_of_their_results() -> None:
 def test_the_figures_of_search_are_those_of_its_results() -> None:
     found = json.loads((RESULTS / "search.json").read_text(encoding="utf-8"))
     figures = [f"{found['single']['milliseconds']['simpair']:.1f}", f"{found['exact']['recall_at_10']:.4f}"]
-    assert _figures("search.md", "100,000 documents.*?benchmarks.search") == figures
+    assert _figures("search-documents.md", "100,000 documents.*?benchmarks.search") == figures
 
 
 def _figures(page: str, passage: str) -> list[str]:
