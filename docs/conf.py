@@ -1,5 +1,6 @@
 """Configuration of Sphinx: Markdown pages and docstrings → HTML in ``build/docs``. Needs no network."""
 
+import re
 from importlib import import_module
 
 from docutils import nodes
@@ -51,7 +52,16 @@ def _skip(app: Sphinx, what: str, name: str, obj: object, skip: bool, options: o
     return skip or type(obj).__name__ == "_tuplegetter"
 
 
+def _named(
+    app: Sphinx, what: str, name: str, obj: object, options: object, signature: str | None, returned: str | None
+) -> tuple[str | None, str | None]:
+    """Return a signature and a return type in which type aliases have their names."""
+    parts = (part and re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", part) for part in (signature, returned))
+    return tuple(parts)
+
+
 def setup(app: Sphinx) -> None:
-    """Add the directive and the rule for fields."""
+    """Add the directive, and what makes signatures and members readable."""
     app.add_directive("public", Public)
     app.connect("autodoc-skip-member", _skip)
+    app.connect("autodoc-process-signature", _named)
