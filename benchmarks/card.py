@@ -3,9 +3,9 @@
     python -m benchmarks.card
 
 A block starts with ``<!-- results:begin NAME -->`` and ends with ``<!-- results:end -->`` (``# results:begin NAME`` and
-``# results:end`` in front matter). Names: zero-shot, in-domain, peers, forms, speed, model-index; without a name it is
-the summary of a README. What was not measured yet leaves a block empty. Rendering a rendered text changes nothing, so
-tests know that the figures quoted are those of the files. Knows no model.
+``# results:end`` in front matter). The names are zero-shot, in-domain, peers, forms, speed and model-index; a block
+without a name is the summary in a README. A block without results stays empty. Rendering twice gives the same text, so
+a test can compare the quoted figures with the files. Imports no model.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _TASKS = {"sts": "semantic-similarity", "bitext": "translation-retrieval", "retr
 
 
 class Published(NamedTuple):
-    """Figures of a peer, from its authors or a benchmark's; ``in_domain`` names sets that it was trained for."""
+    """Published figures of another model; ``in_domain`` names the sets whose source it was trained on."""
 
     name: str
     about: str
@@ -49,7 +49,7 @@ class Published(NamedTuple):
 
 
 class Results(NamedTuple):
-    """What the files hold; None for what was not measured yet."""
+    """Contents of the result files; None if a file is missing."""
 
     quality: list[Report] | None
     forms: list[Report] | None
@@ -67,7 +67,7 @@ class _Column(NamedTuple):
 
 
 def read_results(folder: Path = _RESULTS) -> Results:
-    """The files of a folder of results."""
+    """Read the result files of a folder."""
     names = (BUNDLED, "forms", "encode", "cold_start", "train", "search")
     quality, forms, encode, cold_start, train, search = (_json(folder / f"{name}.json") for name in names)
     published = _json(folder / "published.json") or {"models": []}
@@ -83,10 +83,10 @@ def read_results(folder: Path = _RESULTS) -> Results:
 
 
 def render(text: str, results: Results, *, chinese: bool = False) -> str:
-    """The text with every block filled in from the results.
+    """Return the text with every block filled in from the results.
 
     Raises:
-        KeyError: A marker names no block.
+        KeyError: A marker has an unknown name.
     """
 
     def fill(match: re.Match[str]) -> str:
@@ -111,7 +111,7 @@ def _measured(results: Results, *, zero_shot: bool) -> str:
 
 
 def _peers(results: Results) -> str:
-    """Every set of which somebody published a figure, and where that stands."""
+    """Return the table of all sets with a published figure, followed by the sources of the figures."""
     published = {name for peer in results.published for name in peer.scores}
     published |= {mean.name for mean in MEANS if published.issuperset(mean.sets)}
     notes = [f"- {peer.name}: {peer.about}. Source: {peer.source}. {_declared(peer)}" for peer in results.published]
@@ -120,7 +120,7 @@ def _peers(results: Results) -> str:
 
 
 def _forms(results: Results) -> str:
-    """The means of each form, and what the worse of them loses beside the form that it is made from."""
+    """Return the means of each form, and the larger drop of the two against the form that it is made from."""
     if results.forms is None:
         return ""
     found = {report.model.name: means(report.scores) for report in results.forms}
@@ -128,24 +128,24 @@ def _forms(results: Results) -> str:
     table = []
     for name, reached in found.items():
         before = found[trained] if name == BUNDLED else whole
-        losses = [before[mean.name].value - reached[mean.name].value for mean in MEANS]
-        loss = "–" if name == trained else f"{max(losses):.2f}"
-        table.append((_form(name, trained), *(show(reached[mean.name].value) for mean in MEANS), loss))
-    return markdown_table(("Form", *(mean.title for mean in MEANS), "loss"), table)
+        drops = [before[mean.name].value - reached[mean.name].value for mean in MEANS]
+        drop = "–" if name == trained else f"{max(drops):.2f}"
+        table.append((_form(name, trained), *(show(reached[mean.name].value) for mean in MEANS), drop))
+    return markdown_table(("Form", *(mean.title for mean in MEANS), "drop"), table)
 
 
 def _form(name: str, trained: str) -> str:
-    """What a report's name says of the form."""
+    """Return the title of a form, given the name of its report."""
     form = name.partition("@")[2]
     if name == trained:
-        return "weights as trained, float32"
+        return "trained weights, float32"
     if not form:
-        return "float16 file, float32 products: the default"
-    return f"first {form} components" if form.isdigit() else f"{form} products"
+        return "float16 file, computed in float32 (default)"
+    return f"first {form} dimensions" if form.isdigit() else f"float16 file, computed in {form}"
 
 
 def _side_by_side(results: Results, names: Collection[str]) -> str:
-    """The measured figures of those sets and means beside the published ones; a star: the model was trained for it."""
+    """Return measured and published figures of the named sets and means; a star marks sets a model was trained for."""
     if results.quality is None:
         return ""
     ours = {BUNDLED: [one.name for one in SETS if not one.zero_shot], _OPEN: _OPEN_TRAINED_FOR}
@@ -172,7 +172,7 @@ def _side_by_side(results: Results, names: Collection[str]) -> str:
 
 
 def _cell(column: _Column, sets: Sequence[str]) -> str:
-    """The figure of one set, or the mean of several, when the model has them all."""
+    """Return the figure of one set, or the mean of several if the model has all of them."""
     values = [column.values[name] for name in sets if name in column.values]
     star = "" if set(column.trained_for).isdisjoint(sets) else "\\*"
     return f"{mean_of(values):.2f}{star}" if len(values) == len(sets) else "–"
@@ -198,19 +198,19 @@ def _speed(results: Results) -> str:
                 table.append((dtype, f"{fast:.0f} texts/s", f"{theirs:.0f} texts/s", f"{other[name]['ratio']:.2f}×"))
     cold = results.cold_start
     ours, theirs = list(cold["median_seconds"].values())[:2]
-    table.append(("two texts compared, a whole process", f"{ours:.2f} s", f"{theirs:.2f} s", f"{cold['ratio']:.2f}×"))
+    table.append(("one process that scores two texts", f"{ours:.2f} s", f"{theirs:.2f} s", f"{cold['ratio']:.2f}×"))
     machine, equality = results.encode["machine"], results.encode["equality"]
     versions = machine["versions"]
     note = (
         f"{results.encode['model']['name']}, float32, {machine['cores']} cores ({machine['cpu_capability']}), "
         f"torch {versions['torch']}, sentence-transformers {versions['sentence-transformers']}; "
-        f"the largest difference between the vectors of {equality['texts']:,} texts is {equality['max_abs']:.1e}"
+        f"the embeddings of {equality['texts']:,} texts differ by at most {equality['max_abs']:.1e}"
     )
     return f"{markdown_table(('', 'simpair', 'sentence-transformers', 'ratio'), table)}\n\n{note}"
 
 
 def _model_index(results: Results) -> str:
-    """The Hub's list of results, in YAML; figures from 0 to 1, as the Hub's metrics have them."""
+    """Return the ``model-index`` of the Hub in YAML; figures are from 0 to 1."""
     if results.quality is None:
         return ""
     (report,) = (report for report in results.quality if report.model.name == BUNDLED)
@@ -250,7 +250,7 @@ _BLOCKS = {
 
 
 def main() -> None:
-    """Fill in the blocks of the files that are there."""
+    """Fill in the blocks of the card and the READMEs."""
     results = read_results()
     for path in (_ROOT / name for name in _RENDERED):
         if path.exists():

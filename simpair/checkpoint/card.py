@@ -1,6 +1,6 @@
-"""Settings → model card. Knows no encoder and no Hub client.
+"""Settings → model card. Imports no encoder and no Hub client.
 
-The front matter is what the Hub reads; texts of the training data never enter by themselves.
+The card contains no training texts.
 """
 
 from __future__ import annotations
@@ -21,25 +21,31 @@ tags:
 
 # {name}
 
-A sentence encoder saved by [simpair](https://pypi.org/project/simpair/): {dimension} components, {longest} tokens
-a text, {pooling} pooling, {similarity} similarity.
+This is a sentence encoder, saved with [simpair](https://pypi.org/project/simpair/). It maps a text to an embedding of
+{dimension} dimensions, with {pooling} pooling and {similarity} similarity. It reads {longest} tokens of a text.
+
+## How to use
+
+With simpair:
 
 ```python
 from simpair import TwinTowerEncoder
 
 encoder = TwinTowerEncoder.from_pretrained("{name}")
-vectors = encoder.encode(["a sentence", "another sentence"])
-print(encoder.similarity(vectors, vectors))
+embeddings = encoder.encode(["a sentence", "another sentence"])
+print(encoder.similarity(embeddings, embeddings))
 ```
 
-The folder is a sentence-transformers checkpoint, so `SentenceTransformer("{name}")` gives the same vectors.
+The repository is also a sentence-transformers checkpoint: `SentenceTransformer("{name}")` gives the same embeddings.
 
-Training data, evaluation and limits: not stated yet. Please add them.
+## Training data, evaluation and limits
+
+Not described yet. Please describe them here.
 """
 
 
 def model_card(settings: Settings, *, dimension: int, repo_id: str) -> str:
-    """The text of ``README.md`` for an encoder of ``dimension`` components, published as ``repo_id``."""
+    """Return the text of ``README.md`` for an encoder of ``dimension`` dimensions, published as ``repo_id``."""
     return _CARD.format(
         name=repo_id,
         dimension=dimension,

@@ -1,1 +1,1 @@
-"""Nothing of its own: a place for the bundled checkpoint and the notice of its terms."""
+"""The bundled checkpoint and the notice of its terms. Contains no code."""

@@ -132,14 +132,14 @@ def test_a_star_marks_what_a_model_was_trained_for(results: card.Results) -> Non
     assert line.endswith("| 78.94 | 80.93 | – |")  # as published
 
 
-def test_what_a_form_loses_is_beside_what_it_is_made_from(results: card.Results) -> None:
+def test_the_drop_of_a_form_is_against_the_form_that_it_is_made_from(results: card.Results) -> None:
     table = card.render("<!-- results:begin forms -->\n<!-- results:end -->", results).splitlines()
     assert [line.rpartition(" | ")[2] for line in table[3:-1]] == ["– |", "0.25 |", "0.25 |", "2.00 |"]
     assert [line.split(" | ")[0] for line in table[3:-1]] == [
-        "| weights as trained, float32",
-        "| float16 file, float32 products: the default",
-        "| int8 products",
-        "| first 64 components",
+        "| trained weights, float32",
+        "| float16 file, computed in float32 (default)",
+        "| float16 file, computed in int8",
+        "| first 64 dimensions",
     ]
 
 
@@ -211,24 +211,64 @@ def test_the_card_describes_the_bundled_weights() -> None:
     parameters = sum(tensor.numel() for tensor in checkpoint.tensors.values())
     assert f"{parameters / 1e6:.1f} M" in text
     assert f"{(WEIGHTS / 'model.safetensors').stat().st_size / 1e6:.0f} MB, float16" in text
-    assert f"{checkpoint.config['vocab_size']:,} WordPieces" in text
+    assert f"{checkpoint.config['vocab_size']:,} WordPiece tokens" in text
     assert f"{checkpoint.settings.max_seq_length} tokens" in text
     assert f"{checkpoint.config['num_hidden_layers']} layers, {checkpoint.config['num_attention_heads']} heads" in text
 
 
+def test_the_output_in_the_card_is_that_of_the_bundled_weights(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(WEIGHTS.parent)
+    text = (ROOT / "model_card.md").read_text(encoding="utf-8")
+    programs = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", text, re.DOTALL)
+    assert len(programs) == 3
+    for program, output in programs:
+        exec(program, {})
+        assert capsys.readouterr().out == output
+
+
+def _is_better(theirs: Score, ours: Score) -> bool:
+    """Whether a figure is higher: that without shared pairs if there is one, or else the main one, or MRR@10."""
+    main, other = (score.value if score.without_shared is None else score.without_shared for score in (theirs, ours))
+    return main > other or (theirs.mrr or 0) > (ours.mrr or 0)
+
+
+def test_the_card_names_every_set_on_which_another_model_is_better() -> None:
+    """Published figures are compared on all pairs."""
+    text = (ROOT / "model_card.md").read_text(encoding="utf-8")
+    section = re.search(r"### Where other models are better\n(.*?)\n### ", text, re.DOTALL)
+    assert section
+    named = dict(re.findall(r"^- \*\*(.*?)\*\*(.*?)(?=^- |\Z)", section[1], re.DOTALL | re.MULTILINE))
+    results = card.read_results()
+    assert results.quality
+    (ours,) = (report.scores for report in results.quality if report.model.name == BUNDLED)
+    better = {
+        report.model.name: {name for name, theirs in report.scores.items() if _is_better(theirs, ours[name])}
+        for report in results.quality
+        if report.scores is not ours
+    }
+    for peer in results.published:
+        if peer.name not in better:
+            better[peer.name] = {name for name, value in peer.scores.items() if value > ours[name].value}
+    assert set(named) == set(better)
+    for model, sets in better.items():
+        assert {one.name for one in SETS if one.title in named[model]} == sets, model
+
+
 @pytest.mark.slow
-def test_the_programs_of_the_card_give_the_same_scores(
+def test_the_programs_of_the_card_give_the_same_embeddings(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(tiny_model, tmp_path / BUNDLED)
     monkeypatch.chdir(tmp_path)
     text = (ROOT / "model_card.md").read_text(encoding="utf-8").replace("max_length=256", "max_length=64")
-    vectors = []
+    embeddings = []
     for program in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
         names: dict[str, Any] = {}
         exec(program, names)
-        vectors.append(np.asarray(names["vectors"]))
-    assert len(vectors) == 3
-    for other in vectors[1:]:
-        np.testing.assert_allclose(vectors[0], other, atol=1e-6)
+        embeddings.append(np.asarray(names["embeddings"]))
+    assert len(embeddings) == 3
+    for other in embeddings[1:]:
+        np.testing.assert_allclose(embeddings[0], other, atol=1e-6)
     assert "1." in capsys.readouterr().out

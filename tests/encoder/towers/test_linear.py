@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from simpair.encoder.towers import linear as products
 from simpair.encoder.towers.linear import ACTIVATIONS, Dtype, Product, Site, lay_out, plain
 
-_TOLERANCE: dict[Dtype, float] = {"float32": 1e-6, "float16": 2e-3, "bfloat16": 2e-2, "int8": 3e-2}
+_TOLERANCE: dict[Dtype, float] = {"float32": 3e-6, "float16": 2e-3, "bfloat16": 2e-2, "int8": 3e-2}
+"""Of products of 48 numbers, of 4 at most: that of float32 is what another order of the sum may change."""
 
 
 def _drawn(seed: int = 0) -> nn.Linear:
@@ -75,7 +76,7 @@ def test_narrow_products_are_narrow(linear: nn.Linear, inputs: Tensor) -> None:
             float((lay_out(site, dtype)(inputs) - site_product).abs().max())
             for dtype, site_product in ((dtype, _expected(site, inputs)) for dtype in _TOLERANCE)
         ]
-    assert 0 <= errors[0] < 1e-6 < errors[1] < errors[2] < errors[3]
+    assert 0 <= errors[0] < _TOLERANCE["float32"] < errors[1] < errors[2] < errors[3]
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -104,11 +105,18 @@ def test_no_activation_goes_below_its_least(name: str) -> None:
 # int8
 
 
+def _needs_int8_kernel() -> None:
+    if not products._int8_works():
+        pytest.skip("no exact int8 product in oneDNN on this processor: the library does not use it here")
+
+
 @pytest.mark.parametrize("kernel", ["_onednn_int8", "_float_int8"])
 def test_int8_is_the_product_of_the_rounded_numbers(
     linear: nn.Linear, inputs: Tensor, kernel: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Worked out in whole numbers: codes of inputs times codes of weights, and the two scales."""
+    if kernel == "_onednn_int8":
+        _needs_int8_kernel()
     monkeypatch.setattr(products, "_int8_works", lambda: kernel == "_onednn_int8")
     weight = linear.weight.detach()
     steps, scales = inputs.abs().amax(1, keepdim=True) / 127, weight.abs().amax(1) / 127
@@ -145,10 +153,29 @@ def test_the_lowest_inputs_keep_their_codes(linear: nn.Linear, inputs: Tensor, n
         assert ((found - _expected(site, activated)).abs() <= most).all()
 
 
-def test_a_row_of_int8_depends_on_that_row_alone(linear: nn.Linear, inputs: Tensor) -> None:
+@pytest.mark.parametrize("kernel", ["_onednn_int8", "_float_int8"])
+def test_a_row_of_int8_depends_on_that_row_alone(
+    linear: nn.Linear, inputs: Tensor, kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its codes have the same bits in any company; the sums too where they are of whole numbers."""
+    if kernel == "_onednn_int8":
+        _needs_int8_kernel()
+    monkeypatch.setattr(products, "_int8_works", lambda: kernel == "_onednn_int8")
     product = lay_out(_site(linear), "int8")
-    company = torch.cat([1000 * inputs, inputs])
-    assert torch.equal(product(company)[len(inputs) :], product(inputs))
+    assert isinstance(product, products._Int8)
+    multiply, codes = product._multiply, list[Tensor]()
+
+    def noted(of_inputs: Tensor) -> Tensor:
+        codes.append(of_inputs)
+        return multiply(of_inputs)
+
+    product._multiply = noted
+    alone, company = product(inputs), product(torch.cat([1000 * inputs, inputs]))[len(inputs) :]
+    assert torch.equal(codes[1][len(inputs) :], codes[0])
+    if kernel == "_onednn_int8":
+        assert torch.equal(company, alone)
+    # The order of a sum of floats may depend on the number of rows.
+    torch.testing.assert_close(company, alone, atol=1e-6 * float(alone.abs().max()), rtol=0)
 
 
 def test_rows_of_zeros_give_the_bias(linear: nn.Linear) -> None:
