@@ -26,7 +26,7 @@ _STARRED = {one.name for one in SETS if not one.zero_shot}
 
 CHINESE = (
     ("| Task |", "| 任务 |"),
-    ("| simpair | strongest peer | difference |", "| simpair | 最强的对手 | 差距 |"),
+    ("| simpair | strongest peer | difference |", "| simpair | 最强对照 | 差距 |"),
     (" (published)", "（公布值）"),
     ("mean of 7 English sets", "英文七项平均"),
     ("mean of 5 Chinese sets", "中文五项平均"),
