@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 FLOOR := $(VENV)/floor
 ST5 := $(VENV)/sentence-transformers-5
+WORKERS := 2
+PYTEST := -m pytest --numprocesses $(WORKERS) --dist worksteal
 PIP_FLAGS := --quiet --disable-pip-version-check
 TYPED := build/typed
 
@@ -26,11 +28,14 @@ help:
 demo: $(VENV)/ready
 	$(BIN)/simpair demo
 
+# Each worker computes with one thread; tests of threads set their own number.
+test test-fast floor: export OMP_NUM_THREADS := 1
+
 test: $(VENV)/ready $(ST5)/ready
-	SIMPAIR_ST5="$(CURDIR)/$(ST5)" $(BIN)/python -m pytest
+	SIMPAIR_ST5="$(CURDIR)/$(ST5)" $(BIN)/python $(PYTEST)
 
 test-fast: $(VENV)/ready
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python $(PYTEST) -m "not slow"
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check
@@ -44,7 +49,7 @@ types: $(VENV)/ready
 	cd $(TYPED) && "$(CURDIR)/$(BIN)/mypy" --config-file "$(CURDIR)/pyproject.toml" --cache-dir "$(CURDIR)/.mypy_cache" -p simpair
 
 floor: $(FLOOR)/ready
-	$(FLOOR)/bin/python -m pytest -m "not slow"
+	$(FLOOR)/bin/python $(PYTEST) -m "not slow"
 
 docs: $(VENV)/docs
 	rm -rf build/docs

@@ -3,7 +3,7 @@
     python -m benchmarks.crash_train --points 60 --json benchmarks/results/crash-train.json
 
 strace kills the run at its k-th call of a name (Linux only), every kind of call and every file at least once; what is
-left is resumed, and the digest of the last weights compared. The control resumes from whatever is newest, sealed or
+left is resumed, and the digest of the last weights compared. The control resumes from whatever is newest, complete or
 not, and must fail somewhere. Some ten minutes on two cores.
 """
 
@@ -70,12 +70,12 @@ def _train(run: Path, model: Path, *, resume: bool, control: bool) -> None:
     )
     found = None
     if resume:
-        found = next(reversed(checkpoints.checkpoints(run)), None) if control else checkpoints.newest_sound(run)
+        found = next(reversed(checkpoints.checkpoints(run)), None) if control else checkpoints.newest_complete(run)
         if control:
-            trainer.check = lambda folder: None
+            trainer.verify = lambda folder: None
     print(_BEGIN, flush=True)
     TwinTowerTrainer(encoder, args, train_dataset=pairs).train(None if found is None else str(found))
-    checkpoints.check(run / f"checkpoint-{_STEPS}")
+    checkpoints.verify(run / f"checkpoint-{_STEPS}")
     print("digest", sha256(run / f"checkpoint-{_STEPS}" / "model.safetensors"), flush=True)
 
 

@@ -221,9 +221,9 @@ def _batch(index: SearchIndex, given: _Given, size: int, rounds: int) -> dict[st
     dimension = given.vectors.shape[1]
     flat = faiss.IndexScalarQuantizer(dimension, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
     flat.add(given.vectors)
-    view = index._finder._view
-    assert view is not None, "searched before"
-    exact, starts = view.exact, range(0, len(given.queries) - size + 1, size)
+    snapshot = index._finder._snapshot
+    assert snapshot is not None, "searched before"
+    exact, starts = snapshot.exact, range(0, len(given.queries) - size + 1, size)
     batches = [given.queries[start : start + size] for start in starts][: max(2, 512 // size)]
 
     def over(search: Callable[[NDArray[np.float32]], object]) -> Callable[[], object]:
@@ -299,7 +299,7 @@ query = encoder.encode_query(["what is this about"])
 ExactIndex.build(query).search(query, 1)
 before, start = bytes_of("VmRSS"), time.perf_counter()
 index = SearchIndex.open(Path(sys.argv[1]), encoder)
-index._finder._present(None)
+index._finder._current(None)
 opened, grown = time.perf_counter() - start, bytes_of("VmRSS") - before
 index.search(query, 10)
 print(json.dumps({"opened": opened, "searched": time.perf_counter() - start, "grown": grown}))

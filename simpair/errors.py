@@ -17,7 +17,7 @@ Knows nothing of the rest of the package. A programmer's slip stays a plain ``Ty
         ├── StoreNotFound     no index in that folder
         ├── StoreCorrupt      its database is damaged
         ├── StoreLocked       another process is writing
-        ├── StoreVersion      written by a newer simpair
+        ├── StoreVersion      written in the format of another version of simpair
         └── EncoderMismatch   made with another encoder
 """
 
@@ -120,7 +120,7 @@ class StoreLocked(StoreError):
 
 
 class StoreVersion(StoreError):
-    """The index was written by a newer version of simpair."""
+    """The index was written in the format of another version of simpair."""
 
 
 class EncoderMismatch(StoreError):

@@ -1,4 +1,4 @@
-"""An encoder without a model, its vectors seeded by the text, and an index of it."""
+"""An encoder without a model, whose embeddings are seeded by the text, and fixtures for an index of it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from simpair.search.index import SearchIndex
 
 
 class HashEncoder:
-    """What an index needs of an encoder; ``encoded`` counts the documents it was given."""
+    """An object with the Encoder protocol; ``encoded`` counts the documents it encoded."""
 
-    def __init__(self, fingerprint: str = "cafe" * 16, source: str | None = "/models/hash", width: int = 16) -> None:
+    def __init__(
+        self, fingerprint: str = "cafe" * 16, source: str | None = "/models/hash", dimension: int = 16
+    ) -> None:
         self.fingerprint = fingerprint
         self.identity = {"weights": fingerprint[:4], "pooling": "mean"}
         self.dtype = "float32"
         self.source = source
-        self.embedding_dimension = width
+        self.embedding_dimension = dimension
         self.encoded = 0
 
     def encode_document(self, texts: list[str], /) -> NDArray[np.float32]:
@@ -53,7 +55,7 @@ def encoder() -> HashEncoder:
 
 @pytest.fixture
 def index(folder: Path, encoder: HashEncoder) -> Iterator[SearchIndex]:
-    """An empty index of the encoder, which counts from here on."""
+    """An empty index of the encoder, whose count starts at 0."""
     with SearchIndex.create(folder, encoder, lock_timeout=0.05) as index:
         encoder.encoded = 0
         yield index

@@ -1,6 +1,6 @@
-"""What makes weights: data, losses, trainer, evaluation.
+"""Training: pairs → records → a trained encoder, its metrics and its plots.
 
-The names below are imported at first use: the trainer needs transformers, the rest does not.
+The names below are imported at first use, since the trainer needs transformers and the rest does not.
 """
 
 from __future__ import annotations
@@ -25,18 +25,36 @@ if TYPE_CHECKING:
         pair_intervals,
         retrieval_intervals,
     )
+    from .evaluation.metrics import (
+        Interval,
+        Threshold,
+        accuracy_at_k,
+        accuracy_at_threshold,
+        average_precision,
+        best_threshold,
+        bootstrap,
+        f1_at_threshold,
+        mrr_at_k,
+        ndcg_at_k,
+        pearson,
+        recall_at_k,
+        roc_auc,
+        spearman,
+    )
     from .evaluation.mining import MinedNegatives, mine_negatives
     from .evaluation.predictions import rank_pairs, score_pairs
     from .fine_tuning import FineTuneReport, fine_tune
     from .losses import angle, cosent, cosine_mse, distillation, info_nce, matryoshka, similarity_distillation
     from .trainer.adapters import lora
     from .trainer.arguments import TwinTowerTrainingArguments
+    from .trainer.batches import embed_columns, false_negative_mask
     from .trainer.interruption import SaveAtSignal
-    from .trainer.trainer import TwinTowerTrainer, embed_columns
+    from .trainer.trainer import TwinTowerTrainer
 
 __all__ = [
     "BitextScores",
     "FineTuneReport",
+    "Interval",
     "MinedNegatives",
     "Mixture",
     "PairCollator",
@@ -46,9 +64,15 @@ __all__ = [
     "SaveAtSignal",
     "ScoredPair",
     "Source",
+    "Threshold",
     "TwinTowerTrainer",
     "TwinTowerTrainingArguments",
+    "accuracy_at_k",
+    "accuracy_at_threshold",
     "angle",
+    "average_precision",
+    "best_threshold",
+    "bootstrap",
     "cosent",
     "cosine_mse",
     "distillation",
@@ -57,25 +81,35 @@ __all__ = [
     "evaluate_pairs",
     "evaluate_records",
     "evaluate_retrieval",
+    "f1_at_threshold",
+    "false_negative_mask",
     "fine_tune",
     "info_nce",
     "lora",
     "matryoshka",
     "mine_negatives",
+    "mrr_at_k",
+    "ndcg_at_k",
     "pair_intervals",
+    "pearson",
     "rank_pairs",
     "read_pairs",
     "read_source",
+    "recall_at_k",
     "retrieval_intervals",
+    "roc_auc",
     "score_pairs",
     "similarity_distillation",
+    "spearman",
     "write_pairs",
 ]
 
-_HOMES = {
-    "trainer.adapters": ["lora"],
-    "trainer.arguments": ["TwinTowerTrainingArguments"],
+_MODULES = {
     "data.collators": ["PairCollator"],
+    "data.mixture": ["Mixture"],
+    "data.pairs": ["RetrievalPair", "ScoredPair", "read_pairs"],
+    "data.sources": ["Source", "read_source"],
+    "data.writing": ["write_pairs"],
     "evaluation.evaluate": [
         "BitextScores",
         "PairScores",
@@ -87,6 +121,25 @@ _HOMES = {
         "pair_intervals",
         "retrieval_intervals",
     ],
+    "evaluation.metrics": [
+        "Interval",
+        "Threshold",
+        "accuracy_at_k",
+        "accuracy_at_threshold",
+        "average_precision",
+        "best_threshold",
+        "bootstrap",
+        "f1_at_threshold",
+        "mrr_at_k",
+        "ndcg_at_k",
+        "pearson",
+        "recall_at_k",
+        "roc_auc",
+        "spearman",
+    ],
+    "evaluation.mining": ["MinedNegatives", "mine_negatives"],
+    "evaluation.predictions": ["rank_pairs", "score_pairs"],
+    "fine_tuning": ["FineTuneReport", "fine_tune"],
     "losses": [
         "angle",
         "cosent",
@@ -96,21 +149,18 @@ _HOMES = {
         "matryoshka",
         "similarity_distillation",
     ],
+    "trainer.adapters": ["lora"],
+    "trainer.arguments": ["TwinTowerTrainingArguments"],
+    "trainer.batches": ["embed_columns", "false_negative_mask"],
     "trainer.interruption": ["SaveAtSignal"],
-    "evaluation.mining": ["MinedNegatives", "mine_negatives"],
-    "data.mixture": ["Mixture"],
-    "evaluation.predictions": ["rank_pairs", "score_pairs"],
-    "data.pairs": ["RetrievalPair", "ScoredPair", "read_pairs"],
-    "fine_tuning": ["FineTuneReport", "fine_tune"],
-    "data.sources": ["Source", "read_source"],
-    "trainer.trainer": ["TwinTowerTrainer", "embed_columns"],
-    "data.writing": ["write_pairs"],
+    "trainer.trainer": ["TwinTowerTrainer"],
 }
+"""Module → the public names that it defines."""
 
 
 def __getattr__(name: str) -> Any:
-    """The public name, from the module that defines it."""
-    for module, names in _HOMES.items():
+    """Return a public name from the module that defines it."""
+    for module, names in _MODULES.items():
         if name in names:
             value = globals()[name] = getattr(import_module(f"{__name__}.{module}"), name)
             return value
@@ -118,5 +168,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """The public names."""
+    """Return the public names."""
     return sorted(__all__)

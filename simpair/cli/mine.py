@@ -1,4 +1,4 @@
-"""``simpair mine``: retrieval pairs, a model and perhaps a corpus → a file of the pairs with hard negatives."""
+"""``simpair mine``: retrieval pairs, a model and optionally a corpus → a file of the pairs with hard negatives."""
 
 from __future__ import annotations
 
@@ -15,38 +15,41 @@ from simpair.errors import InputError
 __all__ = ["register"]
 
 _DATA = (
-    ".csv, .tsv, .jsonl (also .gz) or .parquet with anchor and positive; negatives in it are candidates like all others"
+    ".csv, .tsv, .jsonl (also .gz) or .parquet with columns anchor and positive; given negatives are further candidates"
 )
-_CORPUS = "more candidates: objects of .jsonl, rows of .csv, .tsv and .parquet, else lines; also .gz, and folders"
+_CORPUS = "further candidates: objects of .jsonl, rows of .csv, .tsv and .parquet, lines of other files; or folders"
 _ANY_LABEL = (-1e300, 1e300)
-"""Of scored pairs given by mistake: their kind is what is refused, and no label before it."""
+"""Accepts every label, so that scored pairs given by mistake are refused for their kind and not for a label."""
 
 
 def register(commands: Any) -> None:
     """Declare the command."""
-    mine = commands.add_parser("mine", help="give pairs hard negatives to train on", description=_mine.__doc__)
+    mine = commands.add_parser("mine", help="add hard negatives to pairs", description=_mine.__doc__)
     mine.add_argument("data", metavar="DATA", nargs="+", help=_DATA)
     mine.add_argument("--out", metavar="FILE", type=Path, required=True, help="a new .jsonl file, or .jsonl.gz")
     add_model(mine)
     mine.add_argument("--corpus", metavar="FILE", nargs="+", default=[], help=_CORPUS)
-    mine.add_argument("--text-field", default="text", help="the field that holds the text of a --corpus (default text)")
-    mine.add_argument("--count", type=positive, default=1, help="negatives of each pair (default 1)")
+    mine.add_argument("--text-field", default="text", help="field of the text in --corpus (default: %(default)s)")
+    mine.add_argument("--count", type=positive, default=1, help="negatives per pair (default: %(default)s)")
     mine.add_argument(
         "--margin",
-        metavar="SHARE",
-        type=_share,
+        metavar="FRACTION",
+        type=_fraction,
         default=0.05,
-        help="how far below its positive a negative must score, as a share of the positive's score (default 0.05)",
+        help="fraction of the positive's score by which a negative must score lower (default: %(default)s)",
     )
-    mine.add_argument("--skip", type=_whole, default=0, help="how many of the hardest to pass over (default 0)")
+    mine.add_argument(
+        "--skip", type=_whole, default=0, help="number of the hardest candidates to skip (default: %(default)s)"
+    )
     add_format(mine)
     mine.set_defaults(run=_mine)
 
 
 def _mine(arguments: argparse.Namespace) -> None:
-    """Write the pairs to --out with the texts that a model takes for right and that are not, and print what was found.
+    """Write the pairs with hard negatives to --out and print a report.
 
-    Pairs with fewer than --count such texts are left out.
+    A hard negative is a text that the model scores almost as high as the positive. Pairs with fewer than --count of
+    them are left out.
     """
     _check_out(arguments.out)
     from simpair.encoder.model import TwinTowerEncoder
@@ -67,7 +70,7 @@ def _mine(arguments: argparse.Namespace) -> None:
 
 
 def _check_out(path: Path) -> None:
-    """Refuse, before the work, a file that is there or cannot be written."""
+    """Refuse, before anything is loaded, a file that exists or cannot be written."""
     check_file(path)
     if path.exists():
         raise InputError(f"{path} exists; give --out a new name, or remove it first")
@@ -79,7 +82,7 @@ def _whole(given: str) -> int:
     return int(given)
 
 
-def _share(given: str) -> float:
+def _fraction(given: str) -> float:
     try:
         number = float(given)
     except ValueError:

@@ -1,4 +1,4 @@
-"""``simpair search``: a file and queries → hits."""
+"""``simpair search``: a file and queries → hits. Nothing is kept."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 __all__ = ["FILES", "add_fields", "add_query", "register", "write_hits"]
 
 FILES = (
-    "a document on each line; .jsonl, .csv, .tsv and .parquet: the text in a field, the others are metadata; also .gz; "
-    "a folder stands for its files; - is stdin"
+    "file with a document on each line; or .jsonl, .csv, .tsv, .parquet with the text in one field and metadata in the "
+    "others; also .gz; a folder is read with all its files; - is stdin"
 )
 
 
 def register(commands: Any) -> None:
     """Declare the commands of this group."""
-    search = commands.add_parser("search", help="search a file, leaving nothing behind", description=_search.__doc__)
+    search = commands.add_parser("search", help="search a file without keeping an index", description=_search.__doc__)
     search.add_argument("file", metavar="FILE", help=FILES)
     add_query(search)
     add_fields(search)
@@ -32,23 +32,21 @@ def register(commands: Any) -> None:
 
 
 def add_query(parser: argparse.ArgumentParser) -> None:
-    """Declare the queries, and how many hits each gets."""
-    parser.add_argument("queries", metavar="QUERY", type=non_blank, nargs="+", help="what to look for")
-    parser.add_argument("-k", type=positive, default=10, help="hits for each query (default 10)")
+    """Declare the queries and the number of hits."""
+    parser.add_argument("queries", metavar="QUERY", type=non_blank, nargs="+", help="text to search for")
+    parser.add_argument("-k", type=positive, default=10, help="number of hits per query (default: 10)")
 
 
 def add_fields(parser: argparse.ArgumentParser) -> None:
-    """Declare the names of the fields that files with fields have."""
-    parser.add_argument("--text-field", metavar="NAME", default="text", help="the field of the text (default text)")
-    parser.add_argument(
-        "--id-field", metavar="NAME", default="id", help="the field of the id, if there is one (default id)"
-    )
+    """Declare the names of the fields in files with fields."""
+    parser.add_argument("--text-field", metavar="NAME", default="text", help="field of the text (default: text)")
+    parser.add_argument("--id-field", metavar="NAME", default="id", help="field of the id, if any (default: id)")
 
 
 def _search(arguments: argparse.Namespace) -> None:
-    """Print the best hits of each query among the documents of a file; where these have no id, it is their line.
+    """Print the best hits of each query among the documents of a file.
 
-    Of a folder, it is the file and the line.
+    The id of a document without one is its line; in a folder, its file and line.
     """
     documents = read_documents([arguments.file], text_field=arguments.text_field, id_field=arguments.id_field)
     from simpair.encoder.model import TwinTowerEncoder
@@ -72,9 +70,9 @@ def _hit(file: str, document: InputDocument, score: float) -> Hit:
 
 
 def write_hits(arguments: argparse.Namespace, found: list[list[Hit]]) -> None:
-    """Write the hits of each of the queries among the arguments; where there is none at all, say so."""
+    """Write the hits of each query among the arguments; if there are none, write a notice."""
     if not any(found):
-        notice("nothing was found")
+        notice("no hits")
     output = Output(arguments.format)
     for number, (query, hits) in enumerate(zip(arguments.queries, found, strict=True)):
         if output.is_text and len(found) > 1:

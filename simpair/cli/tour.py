@@ -219,7 +219,7 @@ def _search(say: Say, encoder: TwinTowerEncoder, entries: Sequence[Entry], *, sh
         index.search("the first search reads the vectors", 1)
         for question in QUESTIONS:
             asked = time.perf_counter()
-            (hits,) = index.search(question, 3)
+            hits = index.search(question, 3)
             _say_hits(say, question, hits, time.perf_counter() - asked)
     return seconds
 
@@ -254,7 +254,7 @@ def _tune(
         batch_size=_BATCH,
         learning_rate=_LEARNING_RATE,
         max_steps=steps,
-        show_progress=show_progress,
+        show_progress_bar=show_progress,
     )
     after = evaluate_retrieval(learner, held_out, corpus=others).mrr_at_k
     say(f"   fine-tuned {report.steps} steps of {_BATCH} pairs in {report.seconds:.0f} s")

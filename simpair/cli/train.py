@@ -1,4 +1,4 @@
-"""``simpair train`` and ``push``: pairs → a model, its place on the Hub."""
+"""``simpair train`` and ``simpair push``: pairs → a trained model; a saved model → a repository on the Hub."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from simpair.training.data.sources import Source
     from simpair.training.evaluation.evaluate import PairScores, RetrievalScores
 
-__all__ = ["DATA", "add_label_range", "label_range_of", "named", "register"]
+__all__ = ["DATA", "add_label_range", "label_range_of", "register"]
 
 DATA = (
-    ".csv, .tsv, .jsonl (also .gz) or .parquet with text1, text2 and label, or with anchor, positive and perhaps "
-    "negative; found by these names, and by others that are usual"
+    ".csv, .tsv, .jsonl (also .gz) or .parquet with columns text1, text2 and label, or anchor, positive and optionally "
+    "negative; other common column names are known too"
 )
 
 
@@ -30,102 +30,115 @@ def register(commands: Any) -> None:
     train = commands.add_parser("train", help="train a model on pairs", description=_train.__doc__)
     train.add_argument("data", metavar="DATA", nargs="+", help=DATA)
     train.add_argument("--out", metavar="FOLDER", type=Path, required=True, help="a new folder for the trained model")
-    train.add_argument("--base", metavar="M", help="the model to start from; default: the bundled model")
-    train.add_argument(
-        "--weights",
-        type=_positive_float,
-        nargs="+",
-        metavar="W",
-        help="how often each DATA has its turn, a batch at a time; default: as often as it has rows",
-    )
-    train.add_argument("--dev", metavar="FILE", help="pairs to measure on before and after, never trained on")
+    train.add_argument("--base", metavar="M", help="the model to start from (default: the bundled model)")
+    train.add_argument("--dev", metavar="FILE", help="pairs to evaluate on before and after training; not trained on")
     add_label_range(train)
-    train.add_argument("--skip-empty", action="store_true", help="leave rows with an empty text out")
-    losses = ("cosine_mse", "cosent", "angle", "info_nce", "auto")
-    train.add_argument("--loss", choices=losses, help="default: what fits the data")
-    train.add_argument("--epochs", type=_positive_float, default=1.0, help="passes over the data (default 1)")
-    train.add_argument("--max-steps", type=positive, default=-1, help="stop after that many steps, whatever the epochs")
-    train.add_argument("--batch-size", type=positive, default=32, help="pairs in a step (default 32)")
-    train.add_argument(
-        "--mini-batch-size", type=positive, default=0, help="texts run at once, for steps that memory does not hold"
-    )
-    train.add_argument("--bf16", action="store_true", help="multiply in bfloat16: faster where the processor has it")
-    train.add_argument("--learning-rate", type=_positive_float, default=5e-5, help="its peak (default 5e-5)")
-    train.add_argument(
-        "--lora-rank", type=positive, metavar="R", help="train low-rank adapters alone, and merge them (needs peft)"
-    )
-    train.add_argument("--seed", type=_seed, default=0, help="of the order of the pairs and of dropout (default 0)")
-    train.add_argument("--resume", action="store_true", help="go on with the interrupted run in --out")
+    train.add_argument("--skip-empty", action="store_true", help="skip rows with an empty text instead of refusing")
+    _add_settings(train)
+    train.add_argument("--resume", action="store_true", help="resume the interrupted run in --out")
     add_format(train)
     train.set_defaults(run=_train)
 
     push = commands.add_parser("push", help="publish a model on the Hugging Face Hub", description=_push.__doc__)
     push.add_argument("folder", metavar="FOLDER", type=Path, help="the folder of a saved model")
-    push.add_argument("repo_id", metavar="REPO_ID", help="org/name; made if it does not exist")
+    push.add_argument("repo_id", metavar="REPO_ID", help="org/name; created if it does not exist")
     push.add_argument("--private", action="store_true", help="make a new repository private")
     add_format(push)
     push.set_defaults(run=_push)
 
 
+def _add_settings(train: argparse.ArgumentParser) -> None:
+    """Declare the options that decide the weights; their defaults are those of ``fine_tune``."""
+    from simpair.training import defaults
+
+    default = "(default: %(default)s)"
+    train.add_argument(
+        "--weights",
+        type=_positive_float,
+        nargs="+",
+        metavar="W",
+        help="sampling weight of each DATA; a batch is drawn from one of them (default: its number of rows)",
+    )
+    train.add_argument(
+        "--loss", choices=defaults.LOSS_NAMES, default=defaults.LOSS, help=f"auto chooses by the data {default}"
+    )
+    train.add_argument(
+        "--epochs", type=_positive_float, default=defaults.EPOCHS, help=f"passes over the data {default}"
+    )
+    train.add_argument("--max-steps", type=positive, default=-1, help="number of steps, instead of --epochs")
+    train.add_argument("--batch-size", type=positive, default=defaults.BATCH_SIZE, help=f"pairs per step {default}")
+    train.add_argument(
+        "--mini-batch-size",
+        type=positive,
+        default=0,
+        help="texts per forward pass, for batches that do not fit in memory (default: all)",
+    )
+    train.add_argument("--bf16", action="store_true", help="multiply in bfloat16; faster on processors that have it")
+    train.add_argument(
+        "--learning-rate", type=_positive_float, default=defaults.LEARNING_RATE, help=f"peak learning rate {default}"
+    )
+    train.add_argument(
+        "--lora-rank", type=positive, metavar="R", help="train low-rank adapters only and merge them (needs peft)"
+    )
+    train.add_argument(
+        "--seed", type=_seed, default=defaults.SEED, help=f"seed of the record order and of dropout {default}"
+    )
+
+
 def add_label_range(parser: argparse.ArgumentParser) -> None:
     """Declare ``--label-range``."""
     names = ("LOW", "HIGH")
-    parser.add_argument("--label-range", type=float, nargs=2, metavar=names, help="of the files' labels; default 0 1")
+    parser.add_argument(
+        "--label-range", type=float, nargs=2, metavar=names, help="lowest and highest label of the scale (default: 0 1)"
+    )
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    """Train a model on pairs, save it in --out, and print what happened."""
+    """Train a model on pairs, save it in --out, and print a report."""
     _check_out(arguments.out, resume=arguments.resume)
     from simpair.encoder.model import TwinTowerEncoder
     from simpair.training.data.sources import read_source
-    from simpair.training.fine_tuning import fine_tune, is_first
+    from simpair.training.fine_tuning import fine_tune, is_main_process
     from simpair.training.trainer.adapters import lora
     from simpair.training.trainer.interruption import SaveAtSignal
 
-    if is_first():
-        logging.getLogger("simpair").setLevel(logging.INFO)  # what was read, and how long it will take
+    if is_main_process():
+        logging.getLogger("simpair").setLevel(logging.INFO)  # the reports of the sources, and the time left
     reading = {"label_range": label_range_of(arguments), "skip_empty": arguments.skip_empty}
     sources = _sources(arguments.data, weighted=arguments.weights is not None, **reading)
     weights = _weights(list(sources), arguments.weights)
-    held_out = None if arguments.dev is None else read_source(arguments.dev, name=arguments.dev, **reading)
+    dev = None if arguments.dev is None else read_source(arguments.dev, name=arguments.dev, **reading)
     encoder = TwinTowerEncoder.from_pretrained(arguments.base)
+    names = ("loss", "epochs", "max_steps", "batch_size", "mini_batch_size", "bf16", "learning_rate", "seed", "resume")
     with (
         made_only_on_success(arguments.out),
-        redirect_stdout(sys.stderr),  # the stock trainer's bar writes its last line to stdout
+        redirect_stdout(sys.stderr),  # the stock progress bar writes its last line to stdout
         SaveAtSignal() as save_at_signal,
         lora(encoder, rank=arguments.lora_rank) if arguments.lora_rank else nullcontext(),
     ):
-        arguments.out.mkdir(parents=True, exist_ok=True)  # where it cannot be written, now is the time to hear of it
+        arguments.out.mkdir(parents=True, exist_ok=True)  # fails before training if it cannot be written
         report = fine_tune(
             encoder,
             sources,
             weights=weights,
             output_dir=arguments.out,
-            dev=held_out,
-            loss=arguments.loss,
-            epochs=arguments.epochs,
-            max_steps=arguments.max_steps,
-            batch_size=arguments.batch_size,
-            mini_batch_size=arguments.mini_batch_size,
-            bf16=arguments.bf16,
-            learning_rate=arguments.learning_rate,
-            seed=arguments.seed,
-            resume=arguments.resume,
-            show_progress=sys.stderr.isatty(),
+            dev=dev,
+            show_progress_bar=sys.stderr.isatty(),
             callbacks=[save_at_signal],
+            **{name: getattr(arguments, name) for name in names},
         )
-    measured = {"before": named(report.before), "after": named(report.after)}
-    facts = {name: value for name, value in report._asdict().items() if name != "sources"}
-    if is_first():
-        Output(arguments.format).facts(**(facts | measured), folder=str(arguments.out))
+    if is_main_process():
+        facts = {name: value for name, value in report._asdict().items() if name != "sources"}
+        scores = {"before": _by_name(report.before), "after": _by_name(report.after)}
+        Output(arguments.format).facts(**(facts | scores), folder=str(arguments.out))
 
 
 def _sources(paths: list[str], *, weighted: bool, **reading: Any) -> dict[str, Source]:
-    """Files of one kind as one source, unless each has a weight; files of several kinds as a source each."""
+    """Return files of one kind as one source, unless each has a weight; files of several kinds as a source each."""
     from simpair.training.data.sources import join_sources, read_source
 
     if len(set(paths)) < len(paths):
-        raise InputError("a file is given twice; give it once, and --weights where it is to have its turn more often")
+        raise InputError("a file is given twice; give each file once, and use --weights to sample it more often")
     sources = {path: read_source(path, name=path, **reading) for path in paths}
     kinds = {_form(source) for source in sources.values()}
     if weighted or len(kinds) > 1 or len(sources) == 1:
@@ -135,23 +148,23 @@ def _sources(paths: list[str], *, weighted: bool, **reading: Any) -> dict[str, S
 
 
 def _form(source: Source) -> tuple[object, ...]:
-    """What sources that are read as one have in common."""
+    """Return what is equal for sources that can be joined: record type, kind of labels, number of negatives."""
     first = source.records[0]
     return type(first), source.kind == "inference", len(getattr(first, "negatives", ()))
 
 
 def _weights(paths: list[str], weights: list[float] | None) -> dict[str, float] | None:
     if weights is not None and len(weights) != len(paths):
-        raise InputError(f"--weights gives {len(weights)} numbers for {len(paths)} files; give one each")
+        raise InputError(f"--weights gives {len(weights)} numbers for {len(paths)} files; give one for each file")
     return None if weights is None else dict(zip(paths, weights, strict=True))
 
 
 def _push(arguments: argparse.Namespace) -> None:
-    """Publish a saved model, with its README.md as the card where it has one, and print the address of the commit."""
+    """Publish a saved model on the Hub and print the address of the commit; its README.md, if any, becomes the card."""
     from simpair.checkpoint import hub
     from simpair.encoder.model import TwinTowerEncoder
 
-    encoder = TwinTowerEncoder.from_pretrained(arguments.folder)  # what does not open here is not published
+    encoder = TwinTowerEncoder.from_pretrained(arguments.folder)  # a model that does not open is not published
     if (arguments.folder / "README.md").is_file():
         url = hub.push_folder(arguments.folder, arguments.repo_id, private=arguments.private)
     else:
@@ -160,17 +173,17 @@ def _push(arguments: argparse.Namespace) -> None:
 
 
 def _check_out(folder: Path, *, resume: bool) -> None:
-    """Refuse, before the work, a folder without the run to resume, or with files that a new run would mix with."""
-    from simpair.training.trainer.run_file import RUN_FILE
+    """Refuse, before anything is loaded, a folder without a run to resume, or a folder with other files."""
+    from simpair.training.trainer.run_file import require_run
 
-    if resume and not (folder / RUN_FILE).is_file():
-        raise InputError(f"{folder} holds no run to resume; leave --resume out to start anew")
-    if not resume and folder.exists() and any(folder.iterdir()):
-        raise InputError(f"{folder} is not empty; give --out a new folder, or --resume to go on with the run in it")
+    if resume:
+        require_run(folder)
+    elif folder.exists() and any(folder.iterdir()):
+        raise InputError(f"{folder} is not empty; give --out a new folder, or --resume to resume the run in it")
 
 
-def named(scores: PairScores | RetrievalScores | None) -> dict[str, float] | None:
-    """The scores that there are by name, with the k of the retrieval scores in their names."""
+def _by_name(scores: PairScores | RetrievalScores | None) -> dict[str, float] | None:
+    """Return the scores that are not None by name; ``mrr_at_k`` becomes ``mrr_at_10``."""
     if scores is None:
         return None
     named = scores._asdict()
@@ -179,7 +192,7 @@ def named(scores: PairScores | RetrievalScores | None) -> dict[str, float] | Non
 
 
 def label_range_of(arguments: argparse.Namespace) -> tuple[float, float] | None:
-    """The lowest and the highest label that the command line gives, or None."""
+    """Return the lowest and the highest label of ``--label-range``, or None."""
     return None if arguments.label_range is None else (arguments.label_range[0], arguments.label_range[1])
 
 

@@ -1,8 +1,8 @@
-"""A function and a stream of work → its results, on one thread a core. Knows neither texts nor models.
+"""A function and a stream of items → results in the order of the items, computed by one worker thread for each core.
 
-Many small matrix products keep two cores busier as two workers of one thread each than as one worker of two threads;
-a single product is fastest with all threads on it. The workers stay for the next call, and all callers share them, so
-that many callers do not make more threads than cores.
+Two workers of one thread each compute many small matrix products faster than one worker of two threads. A single
+product is fastest with all threads. The workers stay alive between calls. All callers share them, so many callers do
+not start more threads than there are cores.
 """
 
 from __future__ import annotations
@@ -24,9 +24,12 @@ Result = TypeVar("Result")
 
 _LOG = logging.getLogger("simpair")
 _PROCESS = os.getpid()
-_KEPT_BYTES = 16 << 20
-"""Allocated once and given back: from then on glibc keeps blocks up to this size for the next batch, which would
-otherwise fault its pages in anew; a third of the time of an int8 batch."""
+_MALLOC_BYTES = 16 << 20
+"""Size of one block that is allocated and freed when the workers start.
+
+glibc then raises its threshold and keeps freed blocks up to this size for the next batch. Otherwise each batch faults
+its pages in again, which takes a third of the time of an int8 batch.
+"""
 _POOLS: dict[int, ThreadPoolExecutor] = {}
 _POOLS_LOCK = Lock()
 
@@ -34,36 +37,37 @@ _POOLS_LOCK = Lock()
 def run_on_workers(
     function: Callable[..., Result], work: Iterable[tuple[Any, ...]], *, parallel: bool, always: bool = False
 ) -> Iterator[Result]:
-    """``function(*item)`` for each item, in order; an exception in a worker is raised here.
+    """Yield ``function(*item)`` for each item, in order. An exception in a worker is raised here.
 
     Args:
-        function: Called from several threads at once when ``parallel``. It must not call this function.
-        work: Items are drawn as workers get free, so a long stream never piles up.
-        parallel: False, or little work, calls the function on this thread.
-        always: Little work goes to workers too: an item's bits may depend on the threads that share it, and this way
-            one thread computes each.
+        function: Called from several threads at once if ``parallel``. It must not call ``run_on_workers``.
+        work: The items, read as workers become free, so a long stream is never held in memory.
+        parallel: Whether to use workers; fewer than two items for each thread still run on the calling thread.
+        always: Whether workers also compute so few items: the bits of a result may depend on the number of threads.
     """
 
-    def pass_through(*item: Any) -> Result:
-        with _GATE:
+    def call(*item: Any) -> Result:
+        with _FORK_GATE:
             return function(*item)
 
     count = threads()
     items = _Items(work)
-    first = items.draw(2 * count)
+    first = items.take(2 * count)
     if not parallel or count == 1 or (len(first) < 2 * count and not always):
         while first:
-            yield pass_through(*first.pop(0))
-            first += items.draw(1)
+            yield call(*first.pop(0))
+            first += items.take(1)
     else:
         pool, process = _pool(count), os.getpid()
-        waiting: deque[Future[Result]] = deque(pool.submit(pass_through, *item) for item in first)
+        waiting: deque[Future[Result]] = deque(pool.submit(call, *item) for item in first)
         try:
             while waiting:
-                if os.getpid() != process:  # whose threads would be waited for in vain
-                    raise RuntimeError("this stream of texts was begun before a fork; begin one in this process")
+                if os.getpid() != process:  # the workers exist only in the parent process
+                    raise RuntimeError(
+                        "this stream was started before the process forked; start a new one in this process"
+                    )
                 result = waiting.popleft().result()
-                waiting.extend(pool.submit(pass_through, *item) for item in items.draw(1))
+                waiting.extend(pool.submit(call, *item) for item in items.take(1))
                 yield result
         finally:
             for future in waiting if os.getpid() == process else ():
@@ -73,27 +77,28 @@ def run_on_workers(
 
 
 class _Items:
-    """A stream of work; its failure is kept until the results before it have been handed over."""
+    """A stream of items. If reading it fails, ``failure`` holds the exception until earlier results are consumed."""
 
     def __init__(self, work: Iterable[tuple[Any, ...]]) -> None:
         self._work = iter(work)
         self.failure: Exception | None = None
 
-    def draw(self, count: int) -> list[tuple[Any, ...]]:
-        """The next items, fewer where the stream ends."""
-        drawn: list[tuple[Any, ...]] = []
+    def take(self, count: int) -> list[tuple[Any, ...]]:
+        """Return the next items; fewer at the end of the stream."""
+        taken: list[tuple[Any, ...]] = []
         try:
-            drawn.extend(islice(self._work, count))
+            taken.extend(islice(self._work, count))
         except Exception as error:
             self.failure = error
-        return drawn
+        return taken
 
 
-class _Gate:
-    """What work passes through, many at a time, and a fork alone.
+class _ForkGate:
+    """A lock that many workers hold together and that a fork of the process takes alone.
 
-    A lock that another thread holds inside oneDNN when a process forks stays held in the child, which has no such
-    thread, and waits for ever. ``test_a_forked_process_encodes_as_its_parent[while threads encode]`` fails without it.
+    If the process forks while a thread holds a lock inside oneDNN, the lock stays held in the child, which has no such
+    thread, and the child blocks forever. ``test_a_forked_process_encodes_like_its_parent[while threads encode]`` fails
+    without this class.
     """
 
     def __init__(self) -> None:
@@ -113,9 +118,11 @@ class _Gate:
 
     def _close(self) -> None:
         self._changed.acquire()
-        self._closing = True  # nobody enters any more, or steady callers would keep a fork waiting
-        if not self._changed.wait_for(lambda: not self._inside, timeout=_LONGEST_WAIT):
-            _LOG.warning("a process forks while texts are encoded; its child may wait for ever when it encodes")
+        self._closing = True  # no worker enters any more; otherwise steady callers could block the fork
+        if not self._changed.wait_for(lambda: not self._inside, timeout=_FORK_TIMEOUT_S):
+            _LOG.warning(
+                "the process forks while texts are being encoded; encoding in the child process may block forever"
+            )
 
     def _open(self) -> None:
         self._closing = False
@@ -126,26 +133,26 @@ class _Gate:
         self._changed, self._inside, self._closing = Condition(), 0, False
 
 
-_LONGEST_WAIT = 30.0
-"""Seconds that a fork waits for batches under way; a batch takes some hundredths of one."""
-_GATE = _Gate()
-"""Importing this registers what a fork needs, the one thing that an import of this package does."""
+_FORK_TIMEOUT_S = 30.0
+"""Seconds that a fork waits for running batches; a batch takes some hundredths of a second."""
+_FORK_GATE = _ForkGate()
+"""Creating it registers the fork handlers; this is the only side effect of importing the package."""
 
 
 def is_forked() -> bool:
-    """Whether this process was forked from one that had imported simpair, so that threads it counts on are missing."""
+    """Return whether this process was forked after simpair was imported; the parent's threads do not exist in it."""
     return os.getpid() != _PROCESS
 
 
 def threads() -> int:
-    """Threads that torch computes with; a forked process is set to one, for those of its parent are missing there."""
+    """Return the number of threads of torch, after setting it to 1 in a forked process, which lacks the others."""
     if is_forked() and torch.get_num_threads() > 1:
         torch.set_num_threads(1)
     return torch.get_num_threads()
 
 
 def _pool(count: int) -> ThreadPoolExecutor:
-    """That many threads, each of which computes alone."""
+    """Return the pool of that many workers, each of which computes with one thread."""
     with _POOLS_LOCK:
         if count not in _POOLS:
             _POOLS[count] = _start_pool(count)
@@ -156,15 +163,15 @@ def _start_pool(count: int) -> ThreadPoolExecutor:
     pool, started = ThreadPoolExecutor(count, thread_name_prefix="simpair"), Barrier(count)
 
     def start() -> None:
-        torch.set_num_threads(1)  # for this thread, and for threads born later: undone below
-        torch.get_num_threads()  # a thread asks once what it was born with, and should ask before that
+        torch.set_num_threads(1)  # for this thread and for threads started later; reset below
+        torch.get_num_threads()  # a thread reads its default once; read it before the reset
         started.wait()
 
-    torch.empty(_KEPT_BYTES, dtype=torch.uint8)
+    torch.empty(_MALLOC_BYTES, dtype=torch.uint8)
     try:
         for future in [pool.submit(start) for _ in range(count)]:
             future.result()
-    except BaseException:  # the system gave fewer threads; those that wait would keep the process from ending
+    except BaseException:  # too few threads could be started; the waiting ones would keep the process alive
         started.abort()
         pool.shutdown(wait=False)
         raise

@@ -1,1 +1,1 @@
-"""Text → hits: the index, what goes into it, and what it finds."""
+"""Documents and queries → hits: the index, ingestion and search."""

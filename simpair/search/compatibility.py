@@ -1,11 +1,10 @@
-"""An encoder → proof that it is the one of an index: its fingerprint, and vectors of texts that never change.
+"""An encoder and a store → whether the encoder made the store's vectors, by its fingerprint and by canaries.
 
-The fingerprint tells other weights; canaries tell what no digest sees, as a library that computes otherwise by now.
+The fingerprint detects other weights. Canaries are fixed texts whose embeddings are stored; they detect what no digest
+covers, such as a library that computes differently after an update.
 """
 
 from __future__ import annotations
-
-from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,18 +22,18 @@ _TEXTS = (
     "Version 3.14 costs $27.50 & ships on 2024-02-29?",
     "The committee postponed its decision on the budget.",
 )
-_LOWEST_COSINE = 0.999
-_LOWEST_COSINE_INT8 = 0.98
+_MIN_COSINE = 0.999
+_MIN_COSINE_INT8 = 0.98
 
 
 def record(encoder: Encoder) -> RecordedEncoder:
-    """Returns what an index keeps of an encoder."""
+    """Return the facts that an index records about an encoder."""
     dimension, identity = encoder.embedding_dimension, dict(encoder.identity)
     return RecordedEncoder(encoder.fingerprint, encoder.source, dimension, encoder.dtype, identity)
 
 
 def make_canaries(encoder: Encoder) -> list[Canary]:
-    """Returns the vectors of the canaries in both roles."""
+    """Return the canaries in both roles."""
     return [
         Canary(role, text, vector)
         for role in ("query", "document")
@@ -43,49 +42,45 @@ def make_canaries(encoder: Encoder) -> list[Canary]:
 
 
 def check_encoder(encoder: Encoder, store: Store) -> None:
-    """Compares an encoder with the recorded one.
+    """Compare an encoder with the recorded one.
 
     Raises:
-        EncoderMismatch: Its vectors would not be comparable with those in the store.
+        EncoderMismatch: Its embeddings are not comparable with those in the store.
     """
-    came, made = record(encoder), store.encoder
-    if (came.fingerprint, came.dimension) != (made.fingerprint, made.dimension):
+    given, recorded = record(encoder), store.encoder
+    if (given.fingerprint, given.dimension) != (recorded.fingerprint, recorded.dimension):
         raise EncoderMismatch(
-            f"{store.folder} was made with {_described(made)}, not with {_described(came)}{_difference(made, came)}; "
-            "open it with its own encoder, or create a new index and add the texts again"
+            f"{store.folder} was made with {_description(recorded)}, not with {_description(given)}"
+            f"{_difference(recorded, given)}; open it with the encoder that made it, or create a new index and add the "
+            "texts again"
         )
     with store.reading():
         canaries = store.canaries()
-    if not canaries and not store.read_only:  # an older version made it
-        with suppress(StoreError):  # a folder that cannot be written, or is being written
-            store.set_canaries(make_canaries(encoder))
-    lowest = _LOWEST_COSINE_INT8 if "int8" in (came.dtype, made.dtype) else _LOWEST_COSINE
+    minimum = _MIN_COSINE_INT8 if "int8" in (given.dtype, recorded.dtype) else _MIN_COSINE
     for role in ("query", "document"):
-        kept = [canary for canary in canaries if canary.role == role]
-        if not kept:
-            continue
-        for canary, vector in zip(kept, _encode(encoder, role, [canary.text for canary in kept]), strict=True):
+        stored = [canary for canary in canaries if canary.role == role]
+        for canary, vector in zip(stored, _encode(encoder, role, [canary.text for canary in stored]), strict=True):
             cosine = _cosine(canary.vector, vector)
-            if not cosine >= lowest:
+            if not cosine >= minimum:
                 raise EncoderMismatch(
-                    f"{store.folder} was made with the same encoder, but it gives other vectors now: {canary.text!r} "
-                    f"as a {role} comes back with cosine {cosine:.4f}, where {lowest} is needed; look for what changed "
-                    "on this machine (libraries, dtype, device), or create a new index and add the texts again"
+                    f"{store.folder} was made with this encoder, but it gives other embeddings now: {canary.text!r} as "
+                    f"a {role} has cosine {cosine:.4f} with the stored one, below {minimum}; find what changed on this "
+                    "machine (libraries, dtype, device), or create a new index and add the texts again"
                 )
 
 
 def load_recorded(store: Store) -> Encoder:
-    """Returns the encoder that the index names, from this machine only.
+    """Return the encoder that the index records, loaded from this machine only.
 
     Raises:
-        StoreError: It names none.
-        ModelError: The named one is not on this machine, or cannot be read.
+        StoreError: The index records no source.
+        ModelError: The encoder is not on this machine, or cannot be read.
         EncoderMismatch: It is no longer the one that made the index.
     """
     source, dimension = store.encoder.source, store.encoder.dimension
     if source is None:
         raise StoreError(
-            f"{store.folder} names no source of its encoder; pass it: --model, or SearchIndex.open(path, encoder)"
+            f"{store.folder} records no source of its encoder; pass it with --model or SearchIndex.open(path, encoder)"
         )
     from simpair.encoder.model import TwinTowerEncoder
 
@@ -96,24 +91,26 @@ def load_recorded(store: Store) -> Encoder:
 
 def _encode(encoder: Encoder, role: str, texts: list[str]) -> NDArray[np.float32]:
     vectors = encoder.encode_query(texts) if role == "query" else encoder.encode_document(texts)
-    if np.shape(vectors) != (wanted := (len(texts), encoder.embedding_dimension)):
-        raise InputError(f"the encoder gave vectors of shape {np.shape(vectors)} for {wanted[0]} texts, not {wanted}")
+    if np.shape(vectors) != (expected := (len(texts), encoder.embedding_dimension)):
+        raise InputError(
+            f"the encoder returned embeddings of shape {np.shape(vectors)} for {len(texts)} texts; expected {expected}"
+        )
     return vectors
 
 
 def _cosine(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
     left, right = one.astype(np.float64), other.astype(np.float64)
-    lengths = float(np.linalg.norm(left)) * float(np.linalg.norm(right))
-    return float(left @ right) / lengths if lengths else float(np.array_equal(left, right))
+    norms = float(np.linalg.norm(left)) * float(np.linalg.norm(right))
+    return float(left @ right) / norms if norms else float(np.array_equal(left, right))
 
 
-def _described(encoder: RecordedEncoder) -> str:
+def _description(encoder: RecordedEncoder) -> str:
     name = encoder.source or "an encoder without source"
-    return f"{name} (fingerprint {encoder.fingerprint[:12]}, {encoder.dimension} wide)"
+    return f"{name} (fingerprint {encoder.fingerprint[:12]}, dimension {encoder.dimension})"
 
 
-def _difference(made: RecordedEncoder, came: RecordedEncoder) -> str:
-    """Returns the names of what differs, with short values, in brackets; empty where it is not known."""
-    pairs = ((name, made.identity[name], came.identity.get(name, "none")) for name in made.identity)
+def _difference(recorded: RecordedEncoder, given: RecordedEncoder) -> str:
+    """Return the parts that differ with short values, in parentheses; empty if they are not known."""
+    pairs = ((name, recorded.identity[name], given.identity.get(name, "none")) for name in recorded.identity)
     words = [f"{name} {before} and not {now}" for name, before, now in pairs if before != now]
     return f" ({'; '.join(words)})" if words else ""

@@ -1,4 +1,4 @@
-"""Vectors of queries → hits: a view of the store that is followed, searched and kept. Knows no encoder."""
+"""Embeddings of queries → hits: the snapshot of a store is updated, searched and cached."""
 
 from __future__ import annotations
 
@@ -8,23 +8,35 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from simpair.search.snapshot import View, follow, keep, open_view
-from simpair.store.database import damage
+from simpair.search.snapshot import Snapshot, open_snapshot, save_snapshot, update_snapshot
+from simpair.store.database import corrupt
 from simpair.store.documents import Document
-from simpair.store.filters import Condition, Where, parse_where
+from simpair.store.filters import Condition
 from simpair.store.records import as_document
 from simpair.store.store import Store
 from simpair.vectors.cache import cached_states
 from simpair.vectors.exact import Neighbours
+from simpair.vectors.inputs import Request
 
 __all__ = ["Finder", "Hit"]
 
-_PATIENCE = 3
-"""Scans beside a writer that takes away what they found, before one that has it wait."""
+_ATTEMPTS = 3
+"""Scans while others may delete what a scan finds, before one during which writers wait."""
 
 
 class Hit(NamedTuple):
-    """A document that was found; ``score`` is the inner product with the query, higher is better."""
+    """A document that was found.
+
+    Attributes:
+        id: Its id.
+        score: The inner product with the query, higher is better; the cosine for embeddings of norm 1.
+        text: Its text.
+        metadata: Its metadata.
+
+    Example:
+        >>> index.search("a sleeping animal", k=1)[0].id
+        'cat'
+    """
 
     id: str
     score: float
@@ -33,81 +45,75 @@ class Hit(NamedTuple):
 
 
 class Finder:
-    """Finds documents of a store; threads may share one."""
+    """Search in a store; threads may share one."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._view: View | None = None
+        self._snapshot: Snapshot | None = None
 
-    def find(
-        self, vectors: NDArray[np.float32], k: int | None, where: Where | None, min_score: float | None
-    ) -> list[list[Hit]]:
-        """Returns the hits of Q vectors (Q, D).
+    def find(self, request: Request, condition: Condition | None) -> list[list[Hit]]:
+        """Return the hits of each query of a request, among the documents that meet a condition.
 
-        The scan holds no lock. Where a document went meanwhile, it is all done again, in the end with writers waiting.
+        The scan holds no lock. If a document it found was deleted meanwhile, the search is repeated; after three
+        attempts writers wait for it.
         """
-        condition = None if where is None else parse_where(where)
-
-        def scan(view: View, members: NDArray[np.bool_] | None) -> list[Neighbours]:
-            return view.exact.search(vectors, k, members=members, min_score=min_score)
-
-        for _ in range(_PATIENCE):
-            view, members = self._present(condition)
-            found = scan(view, members)
+        for _ in range(_ATTEMPTS):
+            snapshot, members = self._current(condition)
+            found = snapshot.exact.nearest(request, members)
             with self._store.reading():
-                hits = self._hits(view, found)
+                hits = self._hits(snapshot, found)
             if hits is not None:
                 return hits
         while True:
-            view, _ = self._present(None)
+            snapshot, _ = self._current(None)
             with self._store.reading():
-                held = follow(view, self._store)
-                if held is None:  # compacted meanwhile
+                held = update_snapshot(snapshot, self._store)
+                if held is None:  # the store was compacted meanwhile
                     continue
-                hits = self._hits(held, scan(held, self._members(held, condition)))
+                hits = self._hits(held, held.exact.nearest(request, self._members(held, condition)))
                 if hits is None:
-                    raise damage(self._store.folder, "a document is missing")
+                    raise corrupt(self._store.folder, "a document is missing")
                 return hits
 
-    def _present(self, condition: Condition | None) -> tuple[View, NDArray[np.bool_] | None]:
-        """Returns the view of the present state, and which of its positions may be found.
+    def _current(self, condition: Condition | None) -> tuple[Snapshot, NDArray[np.bool_] | None]:
+        """Return the snapshot of the current state, and which of its positions meet a condition.
 
-        Sees to it that most of it is in a file, for the next process.
+        Writes a cache if much of the snapshot is in none.
         """
         while True:
-            known = self._view
-            view = open_view(self._store) if known is None else known
+            known = self._snapshot
+            snapshot = open_snapshot(self._store) if known is None else known
             with self._store.reading():
-                followed = follow(view, self._store)
-                if known is None and followed is not None:
-                    followed.check(self._store)
-                members = None if followed is None else self._members(followed, condition)
-            self._view = followed  # None: compacted meanwhile, so it is opened anew
-            if followed is not None:
-                if self._store.read_only or not followed.worth_keeping:
-                    return followed, members
-                self._view = keep(followed, self._store)
+                updated = update_snapshot(snapshot, self._store)
+                if known is None and updated is not None:
+                    updated.check(self._store)
+                members = None if updated is None else self._members(updated, condition)
+            self._snapshot = updated  # None: the store was compacted meanwhile, so it is opened again
+            if updated is not None:
+                if self._store.read_only or not updated.worth_saving:
+                    return updated, members
+                self._snapshot = save_snapshot(updated, self._store)
 
-    def _members(self, view: View, condition: Condition | None) -> NDArray[np.bool_] | None:
-        return view.members(None if condition is None else self._store.matching(condition))
+    def _members(self, snapshot: Snapshot, condition: Condition | None) -> NDArray[np.bool_] | None:
+        return snapshot.members(None if condition is None else self._store.matching(condition))
 
-    def _hits(self, view: View, found: list[Neighbours]) -> list[list[Hit]] | None:
-        """Returns the hits of each query; None where a document went since the view was taken."""
-        rows = [view.rows[neighbours.rows].tolist() for neighbours in found]
-        wanted = sorted(set(chain.from_iterable(rows)))
-        documents = {row: as_document(stored) for row, stored in self._store.documents(wanted).items()}
-        if len(documents) < len(wanted):
+    def _hits(self, snapshot: Snapshot, found: list[Neighbours]) -> list[list[Hit]] | None:
+        """Return the hits of each query; None if a document was deleted since the snapshot was taken."""
+        rows = [snapshot.rows[neighbours.rows].tolist() for neighbours in found]
+        needed = sorted(set(chain.from_iterable(rows)))
+        documents = {row: as_document(stored) for row, stored in self._store.documents(needed).items()}
+        if len(documents) < len(needed):
             return None
         return [
             [_hit(documents[row], score) for row, score in zip(line, neighbours.scores.tolist(), strict=True)]
             for line, neighbours in zip(rows, found, strict=True)
         ]
 
-    def keep(self) -> None:
-        """Leaves all that there is in a file, for the next process."""
-        view, _ = self._present(None)
-        if (view.generation.number, view.generation.name) not in cached_states(self._store.folder):
-            self._view = keep(view, self._store, lock_timeout=self._store.lock_timeout)
+    def save(self) -> None:
+        """Write a cache of the current state for the next process."""
+        snapshot, _ = self._current(None)
+        if snapshot.generation[:2] not in cached_states(self._store.folder):
+            self._snapshot = save_snapshot(snapshot, self._store, lock_timeout=self._store.db.timeout)
 
 
 def _hit(document: Document, score: float) -> Hit:

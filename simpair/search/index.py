@@ -1,15 +1,10 @@
-"""Text → hits: an encoder, the store that keeps its documents, and the index over their vectors.
-
-Knows the encoder only by what it can do, SQL and FAISS not at all.
-"""
+"""Documents and queries → hits: a search index in a folder, made of a store, an encoder and exact search."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from numbers import Integral
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, Self, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,40 +13,34 @@ from simpair.encoder.protocol import Encoder
 from simpair.errors import InputError
 from simpair.search.compatibility import check_encoder, load_recorded, make_canaries, record
 from simpair.search.finder import Finder, Hit
-from simpair.search.ingest import Upserted, add_documents, upsert_documents
-from simpair.store.audit import faults
-from simpair.store.database import damage
-from simpair.store.documents import Document, Given, Incoming, check_strings, read_given
+from simpair.search.ingest import Upserted, add_blocks, progress_bar, upsert_blocks
+from simpair.store.audit import find_damage
+from simpair.store.database import corrupt
+from simpair.store.documents import Block, Document, Given, check_strings, read_blocks
 from simpair.store.export import export_store, import_store
 from simpair.store.filters import Where, parse_where
-from simpair.store.records import as_document
-from simpair.store.schema import FORMAT
+from simpair.store.records import IndexInfo, as_document
 from simpair.store.store import Store
-from simpair.vectors.cache import cache_faults
-from simpair.vectors.exact import as_matrix
+from simpair.vectors.cache import find_damaged_caches
+from simpair.vectors.inputs import parse_request
 
-__all__ = ["Document", "Hit", "IndexInfo", "SearchIndex", "Upserted"]
+__all__ = ["Document", "Given", "Hit", "IndexInfo", "Queries", "SearchIndex", "Upserted"]
 
-_PAGE = 1_000
 Queries = str | Iterable[str] | NDArray[Any]
-
-
-class IndexInfo(NamedTuple):
-    """What an index is; ``format`` is that of its files, ``bytes_on_disk`` the size of all of them."""
-
-    documents: int
-    dimension: int
-    encoder: str | None
-    fingerprint: str
-    format: int
-    bytes_on_disk: int
+"""One text, several texts, one embedding (D,) or Q embeddings (Q, D) of floats."""
 
 
 class SearchIndex:
-    """Documents in a folder, found by meaning.
+    """Documents in a folder, found by the similarity of their texts.
 
-    Everything written is on the disk when the call returns, or not at all; what other processes write is found by the
-    next search. Threads may share an index; a forked process opens its own.
+    A write is on the disk when the call returns, or nothing of it is. The next search sees what other processes wrote.
+    Threads may share an index; a forked process must open its own.
+
+    Example:
+        >>> with SearchIndex.create("my-index", TwinTowerEncoder.from_pretrained()) as index:
+        ...     index.add(["A cat sleeps.", "Stocks fell."])
+        ...     print(index.search("a sleeping animal", k=1)[0].text)
+        A cat sleeps.
     """
 
     def __init__(self, store: Store, encoder: Encoder | None) -> None:
@@ -61,11 +50,11 @@ class SearchIndex:
 
     @classmethod
     def create(cls, path: str | Path, encoder: Encoder, *, lock_timeout: float = 10.0) -> SearchIndex:
-        """Returns a new, empty index in the folder ``path``, for vectors of ``encoder`` only.
+        """Return a new, empty index in the folder ``path``, for embeddings of ``encoder`` only.
 
         Args:
             path: A folder that is empty or does not exist; parents are made.
-            encoder: Makes the vectors of documents and queries, now and whenever the index is opened.
+            encoder: Any object with the members of :class:`~simpair.encoder.protocol.Encoder`.
             lock_timeout: Seconds to wait while another process writes.
 
         Raises:
@@ -78,18 +67,18 @@ class SearchIndex:
     def open(
         cls, path: str | Path, encoder: Encoder | None = None, *, read_only: bool = False, lock_timeout: float = 10.0
     ) -> SearchIndex:
-        """Returns the index in the folder ``path``; one of an older format is brought to the present one.
+        """Return the index in the folder ``path``.
 
         Args:
             path: The folder.
-            encoder: The encoder that made the index; None loads the recorded one at the first text, offline.
-            read_only: Write nothing whatever, not even a cache. A folder that cannot be written is searched either way.
+            encoder: The encoder that made the index; None loads the recorded one, offline, when a text comes.
+            read_only: Write nothing, not even a cache. Without it a folder that cannot be written is searched, too.
             lock_timeout: Seconds to wait while another process writes.
 
         Raises:
             StoreNotFound: The folder holds no index.
-            EncoderMismatch: Another encoder made it, or the same one gives other vectors now.
-            StoreVersion: A newer simpair made it.
+            EncoderMismatch: Another encoder made it, or the same encoder gives other embeddings now.
+            StoreVersion: It has the format of another version of simpair.
             StoreCorrupt: Its database is damaged.
         """
         store = Store.open(Path(path), lock_timeout=lock_timeout, read_only=read_only)
@@ -103,23 +92,23 @@ class SearchIndex:
 
     @classmethod
     def from_export(cls, source: str | Path, path: str | Path, *, lock_timeout: float = 10.0) -> SearchIndex:
-        """Returns a new index in the folder ``path``, made of what :meth:`export` wrote; nothing is encoded.
+        """Return a new index in the folder ``path``, made from an export without encoding a text.
 
         Raises:
-            StoreNotFound: The source holds no export.
-            StoreCorrupt: It is not as it was written.
-            InputError: The folder ``path`` is there and not empty, or pyarrow is not installed.
+            StoreNotFound: ``source`` holds no export.
+            StoreCorrupt: The export was changed or is damaged.
+            InputError: The folder ``path`` exists and is not empty, or pyarrow is not installed.
         """
         import_store(Path(source), Path(path), lock_timeout=lock_timeout)
         return cls.open(path, lock_timeout=lock_timeout)
 
     @property
     def encoder(self) -> Encoder:
-        """What makes the vectors; None given to ``open`` loads the recorded one at first use, from this machine only.
+        """The encoder; if none was given to ``open``, the recorded one is loaded here, from this machine only.
 
         Raises:
-            StoreError: The index names no encoder to load.
-            ModelError: The named one is not on this machine, or cannot be read.
+            StoreError: The index records no source to load it from.
+            ModelError: The encoder is not on this machine, or cannot be read.
             EncoderMismatch: It is no longer the one that made the index.
         """
         if self._encoder is None:
@@ -133,28 +122,37 @@ class SearchIndex:
         ids: str | Iterable[str] | None = None,
         metadata: Iterable[Mapping[str, Any]] | None = None,
         vectors: ArrayLike | Iterable[ArrayLike] | None = None,
+        show_progress_bar: bool = False,
     ) -> list[str]:
-        """Adds documents that are new and returns their ids.
+        """Add new documents and return their ids.
 
-        They are written 4,096 at a time (fewer, where they are long), each batch whole or not at all. What is given as
-        a sequence is looked through before the first is written; anything else is drawn as it is needed, so a stream
-        may be longer than memory.
+        Each block of at most 4,096 documents is written whole or not at all. A list is checked completely before its
+        first block is written. Any other iterable is drawn block by block, so it may be larger than memory.
 
         Args:
-            documents: Texts, :class:`Document`, or records with ``text`` and perhaps ``id``, ``metadata``, ``vector``.
-            ids: A string each, new to the index; None takes the documents' row numbers.
-            metadata: A dictionary each that JSON gives back as it was.
-            vectors: (N, D) embeddings by the encoder of this index; None has it make them.
+            documents: Texts, :class:`Document`, or records with ``text`` and optionally ``id``, ``metadata``,
+                ``vector``.
+            ids: A new id for each document; None assigns row numbers.
+            metadata: A dictionary for each document, of what JSON gives back unchanged.
+            vectors: (N, D) embeddings by the encoder of this index; None encodes the texts.
+            show_progress_bar: Show a bar over the documents on stderr.
 
         Raises:
-            InputError: A text is empty, an id is taken, metadata is not JSON, a vector is not an embedding, or the
-                numbers differ.
+            InputError: A text is blank, an id is taken, metadata is not JSON, a vector is not an embedding, or a column
+                has another length than the documents.
             StoreLocked: Another process is writing.
+
+        Example:
+            >>> index.add(["A cat sleeps."], ids=["cat"], metadata=[{"year": 2024}])
+            ['cat']
         """
-        given: Iterable[Incoming] = read_given(documents, ids=ids, metadata=metadata, vectors=vectors)
-        if isinstance(documents, str | Mapping | Sequence | np.ndarray):
-            given = list(given)
-        return add_documents(self._store, self._encode_documents, given)
+        blocks = self._read(documents, ids, metadata, vectors)
+        names: list[str] = []
+        with progress_bar(documents, shown=show_progress_bar) as advance:
+            for added in add_blocks(self._store, self._encode_documents, blocks):
+                names += added
+                advance(len(added))
+        return names
 
     def upsert(
         self,
@@ -163,49 +161,83 @@ class SearchIndex:
         ids: str | Iterable[str] | None = None,
         metadata: Iterable[Mapping[str, Any]] | None = None,
         vectors: ArrayLike | Iterable[ArrayLike] | None = None,
+        show_progress_bar: bool = False,
     ) -> Upserted:
-        """Adds documents, in place of those that have their ids; one that is there as it is costs no encoding.
+        """Add documents in place of those with their ids; a document that is stored unchanged is not encoded.
 
-        After an interruption the same call goes on where it was. Batches and arguments are those of :meth:`add`, but
-        every document needs an id.
+        After an interruption, the same call continues. Blocks and arguments are those of :meth:`add`, but every
+        document needs an id.
 
         Raises:
-            InputError: As :meth:`add`; or two documents of this call have one id and differ.
+            InputError: As :meth:`add`; or two documents of this call have the same id and differ.
             StoreLocked: Another process is writing.
+
+        Example:
+            >>> index.upsert(Document("cat", "A cat sleeps on the mat."))
+            Upserted(added=0, replaced=1, unchanged=0)
         """
-        given: Iterable[Incoming] = read_given(documents, ids=ids, metadata=metadata, vectors=vectors)
-        if isinstance(documents, str | Mapping | Sequence | np.ndarray):
-            given = list(given)
-        return upsert_documents(self._store, self._encode_documents, given)
+        blocks = self._read(documents, ids, metadata, vectors)
+        total = Upserted(0, 0, 0)
+        with progress_bar(documents, shown=show_progress_bar) as advance:
+            for done in upsert_blocks(self._store, self._encode_documents, blocks):
+                total = Upserted(*map(sum, zip(total, done, strict=True)))
+                advance(sum(done))
+        return total
 
     def delete(self, ids: str | Iterable[str]) -> int:
-        """Removes the documents of these ids and returns how many there were; unknown ids are passed over."""
+        """Delete the documents with these ids and return how many there were; unknown ids are ignored."""
         return self._store.delete(check_strings(ids, "id"))
 
+    @overload
+    def search(  # type: ignore[overload-overlap]  # a string is an iterable of strings, too
+        self, queries: str, k: int | None = 10, *, where: Where | None = None, min_score: float | None = None
+    ) -> list[Hit]: ...
+    @overload
+    def search(
+        self, queries: NDArray[Any], k: int | None = 10, *, where: Where | None = None, min_score: float | None = None
+    ) -> list[Any]: ...
+    @overload
+    def search(
+        self, queries: Iterable[str], k: int | None = 10, *, where: Where | None = None, min_score: float | None = None
+    ) -> list[list[Hit]]: ...
     def search(
         self, queries: Queries, k: int | None = 10, *, where: Where | None = None, min_score: float | None = None
-    ) -> list[list[Hit]]:
-        """Returns the best hits of each query, best first: ``k`` of them, or as many as there are.
-
-        Documents of equal score come in the order of their adding.
+    ) -> list[Hit] | list[list[Hit]]:
+        """Return the best hits, best first; hits of equal score in the order in which they were added.
 
         Args:
-            queries: One text, several, or (Q, D) embeddings.
-            k: How many hits at most; None for all, where ``min_score`` says what is enough.
-            where: What the metadata must be: ``field: value``, ``field: [values]`` or ``field: {operator: value}``,
-                with ``$eq $ne $in $nin $gt $gte $lt $lte``; all must hold. See
+            queries: One text or embedding (D,), for one list of hits; or several texts or embeddings (Q, D), for a list
+                of hits each.
+            k: Number of hits per query; None for all, which ``min_score`` can limit.
+            where: A filter on the metadata: ``field: value``, ``field: [values]`` or ``field: {operator: value}`` with
+                ``$eq $ne $in $nin $gt $gte $lt $lte``; all entries must hold. See
                 :func:`simpair.store.filters.parse_where`.
-            min_score: The lowest score of a hit; nothing that reaches it is left out but for ``k``.
+            min_score: Minimum score; documents with a lower one are dropped.
 
         Raises:
-            InputError: A query is empty, ``k`` is below 1, or a condition cannot be used.
+            InputError: A query is blank, ``k`` is below 1, or the filter cannot be used.
+
+        Example:
+            >>> [hit.id for hit in index.search("a sleeping animal", k=3, where={"year": {"$gte": 2020}})]
+            ['cat']
         """
+        single = isinstance(queries, str) or (isinstance(queries, np.ndarray) and queries.ndim == 1)
         if isinstance(queries, np.ndarray):
-            vectors = as_matrix(queries, np.float32, dimension=self._store.encoder.dimension)
+            vectors = queries[None] if single else queries
         else:
             vectors = self._encode(check_strings(queries, "query"), "query")
-        return self._finder.find(vectors, k, where, min_score)
+        request = parse_request(vectors, k, min_score, dimension=self._store.encoder.dimension)
+        found = self._finder.find(request, None if where is None else parse_where(where))
+        return found[0] if single else found
 
+    @overload
+    def similar(  # type: ignore[overload-overlap]
+        self, ids: str, k: int | None = 10, *, where: Where | None = None, min_score: float | None = None
+    ) -> list[Hit]: ...
+    @overload
+    def similar(
+        self, ids: Iterable[str], k: int | None = 10, *, where: Where | None = None, min_score: float | None = None
+    ) -> list[list[Hit]]: ...
     def similar(
         self,
         ids: str | Iterable[str],
@@ -213,43 +245,51 @@ class SearchIndex:
         *,
         where: Where | None = None,
         min_score: float | None = None,
-    ) -> list[list[Hit]]:
-        """Returns, for each of these documents, the hits most like it, best first, without the document itself.
+    ) -> list[Hit] | list[list[Hit]]:
+        """Return the hits most similar to a stored document, best first, without the document itself.
 
-        Arguments are those of :meth:`search`.
+        One id gives one list of hits, several ids a list of hits each. The other arguments are those of :meth:`search`.
 
         Raises:
-            InputError: An id is not in the index, or as in :meth:`search`.
+            InputError: An id is not in the index, or as :meth:`search`.
         """
         names = check_strings(ids, "id")
-        more = int(k) + 1 if isinstance(k, Integral) and k > 0 else k
-        found = self._finder.find(self.vectors(names), more, where, min_score)
-        return [[hit for hit in hits if hit.id != name][:k] for name, hits in zip(names, found, strict=True)]
+        request = parse_request(self.vectors(names), k, min_score, dimension=self._store.encoder.dimension)
+        one_more = request._replace(k=None if request.k is None else request.k + 1)
+        hits_of_each = self._finder.find(one_more, None if where is None else parse_where(where))
+        found = [[hit for hit in hits if hit.id != name][:k] for name, hits in zip(names, hits_of_each, strict=True)]
+        return found[0] if isinstance(ids, str) else found
 
-    def get(self, ids: str | Iterable[str]) -> list[Document]:
-        """Returns the documents of these ids.
+    @overload
+    def get(self, ids: str) -> Document: ...  # type: ignore[overload-overlap]
+    @overload
+    def get(self, ids: Iterable[str]) -> list[Document]: ...
+    def get(self, ids: str | Iterable[str]) -> Document | list[Document]:
+        """Return the document with this id, or a list of those with these ids.
 
         Raises:
-            InputError: An id is not in the index; ``id in index`` asks.
+            InputError: An id is not in the index; ask with ``id in index``.
         """
         with self._store.reading():
             rows = self._rows(check_strings(ids, "id"))
             documents = self._store.documents(rows)
         if missing := [row for row in rows if row not in documents]:
-            raise damage(self._store.folder, f"row {missing[0]} has a name and no document")
-        return [as_document(documents[row]) for row in rows]
+            raise corrupt(self._store.folder, f"row {missing[0]} has a name and no document")
+        found = [as_document(documents[row]) for row in rows]
+        return found[0] if isinstance(ids, str) else found
 
     def vectors(self, ids: str | Iterable[str]) -> NDArray[np.float32]:
-        """Returns the embeddings (N, D) of N documents, as they were stored: in half precision.
+        """Return the embedding (D,) of a document, or (N, D) of N documents, as stored: rounded to float16.
 
         Raises:
             InputError: An id is not in the index.
         """
         with self._store.reading():
-            return self._store.vectors_of(self._rows(check_strings(ids, "id"))).astype(np.float32)
+            found = self._store.vectors_of(self._rows(check_strings(ids, "id"))).astype(np.float32)
+        return found[0] if isinstance(ids, str) else found
 
     def count(self, where: Where | None = None) -> int:
-        """Returns the number of documents, or of those that meet a condition."""
+        """Return the number of documents, or of those that match a filter."""
         if where is None:
             return len(self)
         condition = parse_where(where)
@@ -257,40 +297,34 @@ class SearchIndex:
             return len(np.intersect1d(self._store.matching(condition), self._store.rows()))
 
     def optimize(self) -> None:
-        """Gives back the room of deleted documents, and writes the cache anew; searches wait for it."""
+        """Free the space of deleted documents and write the cache again; searches wait meanwhile."""
         self._store.compact()
-        self._finder.keep()
+        self._finder.save()
 
     def info(self) -> IndexInfo:
-        """Returns what the index is."""
-        with self._store.reading():
-            documents, encoder = self._store.count(), self._store.encoder
-        size = 0
-        for path in self._store.folder.iterdir():
-            with suppress(FileNotFoundError):  # a journal, which comes and goes
-                size += path.stat().st_size
-        return IndexInfo(documents, encoder.dimension, encoder.source, encoder.fingerprint, FORMAT, size)
+        """Return the facts about the index."""
+        return self._store.info()
 
     def check(self) -> list[str]:
-        """Returns a line for everything that is not as it was written, after reading all of it; none is good news.
+        """Compare everything in the index with its checksums; return a line for each problem, none if it is intact.
 
-        Others read and write meanwhile, but for what SQLite itself looks for, which it reads in one piece.
+        Other processes can write meanwhile, except during the checks that SQLite makes in one transaction.
 
         Raises:
-            StoreCorrupt: The database cannot even be read.
+            StoreCorrupt: The database cannot be read at all.
         """
-        return [*faults(self._store), *cache_faults(self._store.folder)]
+        return [*find_damage(self._store), *find_damaged_caches(self._store.folder)]
 
     def export(self, folder: str | Path) -> int:
-        """Writes the index to a new folder that other programs read, and returns the number of documents.
+        """Write the index to a new folder for other programs and return the number of documents.
 
         Raises:
-            InputError: The folder is there and not empty, or pyarrow is not installed.
+            InputError: The folder exists and is not empty, or pyarrow is not installed.
         """
         return export_store(self._store, Path(folder))
 
     def close(self) -> None:
-        """Lets go of the folder; a second call does nothing."""
+        """Close the files of the index; closing again does nothing."""
         self._store.close()
 
     def __len__(self) -> int:
@@ -299,22 +333,15 @@ class SearchIndex:
 
     def __contains__(self, name: object) -> bool:
         try:
-            names = check_strings([name], "id")  # type: ignore[list-item]  # that is the question
+            names = check_strings([name], "id")  # type: ignore[list-item]  # checked here
         except InputError:
             return False
         with self._store.reading():
             return bool(self._store.find(names))
 
     def __iter__(self) -> Iterator[Document]:
-        """Yields the documents in the order of their adding, and what is added meanwhile; a page at a time is read."""
-        after = 0
-        while True:
-            with self._store.reading():
-                page = self._store.page(after=after, size=_PAGE)
-            if not page:
-                return
-            yield from map(as_document, page.values())
-            after = max(page)
+        """Yield the documents in the order in which they were added, also those added meanwhile."""
+        return map(as_document, self._store.iterate())
 
     def __enter__(self) -> Self:
         return self
@@ -322,23 +349,36 @@ class SearchIndex:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _read(
+        self,
+        documents: Given | Iterable[Given],
+        ids: str | Iterable[str] | None,
+        metadata: Iterable[Mapping[str, Any]] | None,
+        vectors: ArrayLike | Iterable[ArrayLike] | None,
+    ) -> Iterable[Block]:
+        """Return the documents as checked blocks: a list of all, or an iterator if they are not in memory."""
+        dimension, unit_norm = self._store.encoder.dimension, self._store.unit_norm
+        columns: dict[str, Any] = {"ids": ids, "metadata": metadata, "vectors": vectors}
+        blocks = read_blocks(documents, **columns, dimension=dimension, unit_norm=unit_norm)
+        return list(blocks) if isinstance(documents, Mapping | Sequence | np.ndarray) else blocks
+
     def _rows(self, names: list[str]) -> list[int]:
         found = self._store.find(names)
         for name in names:
             if name not in found:
-                raise InputError(f"the id {name!r} is not in the index")
+                raise InputError(f"the id {name!r} is not in the index; check it with: id in index")
         return [found[name].row for name in names]
 
     def _encode_documents(self, texts: list[str]) -> NDArray[np.float32]:
         return self._encode(texts, "document")
 
     def _encode(self, texts: list[str], role: Literal["query", "document"]) -> NDArray[np.float32]:
-        """Returns (N, D) vectors of N texts; their width and numbers are checked by whoever keeps or compares them."""
-        self._store.check_usable()
+        """Return the embeddings (N, D) of N texts; their dimension and values are checked when they are used."""
+        self._store.db.check_usable()
         if not texts:
             return np.empty((0, self._store.encoder.dimension), np.float32)
         encoder = self.encoder
         vectors = encoder.encode_query(texts) if role == "query" else encoder.encode_document(texts)
         if len(vectors) != len(texts):
-            raise InputError(f"the encoder gave {len(vectors)} vectors for {len(texts)} texts; one each is needed")
+            raise InputError(f"the encoder returned {len(vectors)} embeddings for {len(texts)} texts; return one each")
         return vectors

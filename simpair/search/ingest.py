@@ -1,86 +1,111 @@
-"""Documents → what a store keeps of them: vectors for those that have none, nothing for those that are there already.
-
-Knows the encoder as a function of texts only.
-"""
+"""Checked blocks of documents → stored documents; texts are encoded only if they are new or changed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simpair.errors import InputError
-from simpair.store.documents import Incoming, batches
+from simpair.store.documents import Block, Document
 from simpair.store.records import StoredName
 from simpair.store.schema import content_digest
-from simpair.store.store import Batch, Store
-from simpair.vectors.exact import as_matrix
+from simpair.store.store import Store
+from simpair.vectors.inputs import as_matrix
 
-__all__ = ["Upserted", "add_documents", "upsert_documents"]
+__all__ = ["Upserted", "add_blocks", "progress_bar", "upsert_blocks"]
 
 Encode = Callable[[list[str]], NDArray[np.float32]]
-_UNIT = 1e-2
-"""How far from 1 the length of a given vector may be where the encoder's have length 1; halves are 5e-4 off."""
 
 
 class Upserted(NamedTuple):
-    """How many documents were new, how many took the place of another, and how many were there as they are."""
+    """The numbers of documents that were new, replaced another, or were stored already.
+
+    Example:
+        >>> index.upsert([Document("cat", "The cat sleeps.")])
+        Upserted(added=1, replaced=0, unchanged=0)
+    """
 
     added: int
     replaced: int
     unchanged: int
 
 
-def add_documents(store: Store, encode: Encode, documents: Iterable[Incoming]) -> list[str]:
-    """Stores documents that are new, a batch at a time, and returns their ids.
+def add_blocks(store: Store, encode: Encode, blocks: Iterable[Block]) -> Iterator[list[str]]:
+    """Store new documents and yield the ids of each block once it is on the disk.
 
     Raises:
-        InputError: An id is taken or comes twice, or a vector cannot be used. Of a list, nothing is written then.
+        InputError: An id is taken or given twice. If ``blocks`` is a list, nothing is written then.
     """
-    if isinstance(documents, list):
-        _refuse_taken(store, documents)  # before the long work
-        _given_vectors(store, documents)
-    names: list[str] = []
-    for batch in batches(documents):
-        _refuse_taken(store, batch)
-        names += store.add(_encoded(store, encode, batch)).ids
-    return names
+    for part in _parts(blocks):
+        ids = None if part[0].ids is None else [name for block in part for name in block.ids or ()]
+        with store.reading():  # before the encoding, which takes long
+            store.assign_ids(ids, sum(len(block.texts) for block in part))
+        for block in part:
+            yield list(store.add(block, _vectors(store, encode, block)).ids)
 
 
-def upsert_documents(store: Store, encode: Encode, documents: Iterable[Incoming]) -> Upserted:
-    """Stores documents, in place of those that have their ids; one that is there as it is costs no encoding.
+def upsert_blocks(store: Store, encode: Encode, blocks: Iterable[Block]) -> Iterator[Upserted]:
+    """Store documents in place of those with their ids, and yield the numbers of each block once it is on the disk.
 
     Raises:
-        InputError: A document has no id, or two have one and differ, or a vector cannot be used. Of a list, nothing is
+        InputError: The documents have no ids, or two have the same id and differ. If ``blocks`` is a list, nothing is
             written then.
     """
-    if isinstance(documents, list):
-        _distinct(documents)  # before the long work
-        _given_vectors(store, documents)
     seen = _Rows()
-    total = Upserted(0, 0, 0)
-    for batch in batches(documents):
-        distinct = _distinct(batch)
-        with store.reading():
-            found = store.find(distinct)
-            changed = [document for name, document in distinct.items() if _differs(store, document, found.get(name))]
-        for document in changed:
-            before = found.get(_id(document))
-            if before is not None and before.row in seen:
-                raise _twice(_id(document))
-        seen.add(name.row for name in found.values())
-        if changed:
-            seen.add(store.add(_encoded(store, encode, changed), replace=True).rows)
-        replaced = sum(_id(document) in found for document in changed)
-        added, unchanged = len(changed) - replaced, len(batch) - len(changed)
-        total = Upserted(total.added + added, total.replaced + replaced, total.unchanged + unchanged)
-    return total
+    for part in _parts(blocks):
+        _check_duplicates(part)
+        for block in part:
+            yield _upsert(store, encode, block, seen)
+
+
+def _parts(blocks: Iterable[Block]) -> Iterator[list[Block]]:
+    """Yield the blocks that are checked together before the first is written: all of a list, one of a stream."""
+    if isinstance(blocks, list):
+        yield from [blocks] if blocks else []
+    else:
+        yield from ([block] for block in blocks)
+
+
+def _upsert(store: Store, encode: Encode, block: Block, seen: _Rows) -> Upserted:
+    """Store one block; ``seen`` holds the rows of the documents of this call."""
+    rows: dict[str, int] = {}
+    for row, name in enumerate(block.ids or ()):
+        rows.setdefault(name, row)
+    with store.reading():
+        found = store.find(rows)
+        changed = _changed(store, block, rows, found)
+    replaced = [name for name in changed if name in found]
+    for name in replaced:
+        if found[name].row in seen:
+            raise _duplicate(name)
+    seen.add(stored.row for stored in found.values())
+    if changed:
+        part = block.take([rows[name] for name in changed])
+        seen.add(store.add(part, _vectors(store, encode, part), replace=True).rows)
+    return Upserted(len(changed) - len(replaced), len(replaced), len(block.texts) - len(changed))
+
+
+def _changed(store: Store, block: Block, rows: Mapping[str, int], found: Mapping[str, StoredName]) -> list[str]:
+    """Return the ids of documents that are not stored as they are; ``rows`` are their places in the block."""
+    same = [
+        name
+        for name, stored in found.items()
+        if content_digest(name, block.texts[rows[name]], block.metadata[rows[name]]) == stored.digest
+    ]
+    if block.vectors is not None:
+        stored_vectors = store.vectors_of([found[name].row for name in same])
+        equal = (stored_vectors == block.vectors[[rows[name] for name in same]]).all(axis=1)
+        same = [name for name, is_equal in zip(same, equal.tolist(), strict=True) if is_equal]
+    unchanged = set(same)
+    return [name for name in rows if name not in unchanged]
 
 
 class _Rows:
-    """Row numbers, a bit each."""
+    """A set of row numbers that takes one bit for each."""
 
     def __init__(self) -> None:
         self._bits = bytearray()
@@ -88,78 +113,59 @@ class _Rows:
     def add(self, rows: Iterable[int]) -> None:
         for row in rows:
             if row >> 3 >= len(self._bits):
-                self._bits.extend(bytes((row >> 3) + 1))  # twice what is needed, or more
+                self._bits.extend(bytes((row >> 3) + 1))  # twice the size, or more
             self._bits[row >> 3] |= 1 << (row & 7)
 
     def __contains__(self, row: int) -> bool:
         return row >> 3 < len(self._bits) and bool(self._bits[row >> 3] >> (row & 7) & 1)
 
 
-def _refuse_taken(store: Store, documents: list[Incoming]) -> None:
-    with store.reading():
-        store.name(_ids(documents), len(documents))
+def _check_duplicates(blocks: list[Block]) -> None:
+    """Raise InputError if the documents have no ids, or two have the same id and differ."""
+    if blocks[0].ids is None:
+        raise InputError("the documents came without an id; upsert needs one for each, add assigns them")
+    names = [name for block in blocks for name in block.ids or ()]
+    if len(set(names)) == len(names):
+        return
+    first: dict[str, tuple[Block, int]] = {}
+    for block in blocks:
+        for row, name in enumerate(block.ids or ()):
+            if not _equal(first.setdefault(name, (block, row)), (block, row)):
+                raise _duplicate(name)
 
 
-def _ids(documents: list[Incoming]) -> list[str] | None:
-    """Returns the ids of all, or None where none has one."""
-    names = [document.id for document in documents if document.id is not None]
-    if names and len(names) < len(documents):
-        raise InputError(f"{len(names)} of {len(documents)} documents came with an id; give one for each, or none")
-    return names or None
+def _equal(one: tuple[Block, int], other: tuple[Block, int]) -> bool:
+    """Return whether two documents, each a row of a block, are equal but for their ids."""
+    (block, row), (block_2, row_2) = one, other
+    content, content_2 = (block.texts[row], block.metadata[row]), (block_2.texts[row_2], block_2.metadata[row_2])
+    if block.vectors is None or block_2.vectors is None:
+        return content == content_2
+    return content == content_2 and np.array_equal(block.vectors[row], block_2.vectors[row_2])
 
 
-def _id(document: Incoming) -> str:
-    if document.id is None:
-        raise InputError("a document came without an id; upsert needs one to know it again, add gives one")
-    return document.id
+def _duplicate(name: str) -> InputError:
+    return InputError(f"the id {name!r} is given twice for documents that differ; give every document its own id")
 
 
-def _distinct(documents: list[Incoming]) -> dict[str, Incoming]:
-    distinct: dict[str, Incoming] = {}
-    for document in documents:
-        first = distinct.setdefault(_id(document), document)
-        same_vector = first.vector is document.vector or np.array_equal(first.vector, document.vector)  # type: ignore[arg-type] # None too
-        if not same_vector or (first.text, first.metadata) != (document.text, document.metadata):
-            raise _twice(_id(document))
-    return distinct
+def _vectors(store: Store, encode: Encode, block: Block) -> NDArray[np.float16]:
+    """Return the given vectors of a block, or those that the encoder makes."""
+    if block.vectors is not None:
+        return block.vectors
+    return as_matrix(encode(list(block.texts)), np.float16, dimension=store.encoder.dimension)
 
 
-def _twice(name: str) -> InputError:
-    return InputError(f"the id {name!r} is given twice, and the documents differ; every document needs its own")
+@contextmanager
+def progress_bar(documents: object, *, shown: bool) -> Iterator[Callable[[int], object]]:
+    """Yield a function that advances a bar on stderr by a number of documents.
 
+    The bar shows the total unless the documents are a stream.
+    """
+    if not shown:
+        yield lambda count: None
+        return
+    from tqdm import tqdm
 
-def _differs(store: Store, document: Incoming, stored: StoredName | None) -> bool:
-    if stored is None or content_digest(_id(document), document.text, document.metadata) != stored.digest:
-        return True
-    given = _given_vectors(store, [document])
-    return given is not None and not np.array_equal(given, store.vectors_of([stored.row]))
-
-
-def _encoded(store: Store, encode: Encode, batch: list[Incoming]) -> Batch:
-    """Returns the documents with their vectors, those given or those that the encoder makes."""
-    texts, metadata = [document.text for document in batch], [document.metadata for document in batch]
-    vectors = _given_vectors(store, batch)
-    if vectors is None:
-        vectors = as_matrix(encode(texts), np.float16, dimension=store.encoder.dimension)
-    return Batch(_ids(batch), texts, metadata, vectors)
-
-
-def _given_vectors(store: Store, batch: list[Incoming]) -> NDArray[np.float16] | None:
-    """Returns the (N, D) vectors that came with N documents, or None where none did."""
-    given = [document.vector for document in batch if document.vector is not None]
-    if not given:
-        return None
-    if len(given) < len(batch):
-        raise InputError(f"{len(given)} of {len(batch)} documents came with a vector; give one for each, or none")
-    width = store.encoder.dimension
-    for place, vector in enumerate(given):
-        if len(vector) != width:
-            raise InputError(f"vector {place} is {len(vector)} wide; the index holds vectors {width} wide")
-    matrix = as_matrix(np.stack(given), np.float32, dimension=width)
-    lengths = np.linalg.norm(matrix, axis=1)
-    wrong_lengths = np.abs(lengths - 1) > _UNIT if store.unit_length else lengths == 0
-    if wrong_lengths.any():
-        row = int(np.argmax(wrong_lengths))
-        needed = "this encoder's have length 1: divide it by its length" if store.unit_length else "no text has that"
-        raise InputError(f"vector {row} has length {lengths[row]:.4g}; {needed}")
-    return as_matrix(matrix, np.float16)
+    single = isinstance(documents, str | Document | Mapping)
+    total = 1 if single else len(documents) if isinstance(documents, Sized) else None
+    with tqdm(total=total, unit=" documents") as bar:
+        yield bar.update

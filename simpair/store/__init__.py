@@ -1,1 +1,1 @@
-"""Documents ⇄ one SQLite file, one transaction per batch. The only importer of sqlite3."""
+"""Documents ⇄ one SQLite file, one transaction per block. The only importer of sqlite3."""

@@ -1,4 +1,4 @@
-"""One SQLite file → transactions that end whole or not at all, and errors that say what to do. Knows no documents.
+"""One SQLite file → transactions that are committed whole or not at all; errors of SQLite → errors of simpair.
 
 The only importer of sqlite3.
 """
@@ -8,18 +8,18 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 from simpair.errors import InputError, StoreCorrupt, StoreError, StoreLocked
-from simpair.store.locks import locked_by, write_lock
+from simpair.store.locks import locked_message, write_lock
 
-__all__ = ["Database", "damage"]
+__all__ = ["Database", "corrupt"]
 
-# Without cache_spill a large batch shuts readers out only for its COMMIT; 32 MB hold the upper pages of millions of
-# rows; the last two are for a stranger's file.
+# Without cache_spill a large batch locks readers out only during its COMMIT. 32 MB hold the upper pages of millions of
+# rows. The last two protect against a file written by an attacker.
 _PRAGMAS = """
 PRAGMA synchronous = FULL;
 PRAGMA cache_spill = OFF;
@@ -30,17 +30,17 @@ PRAGMA cell_size_check = ON;
 
 
 class Database:
-    """A connection that threads share in turns; any number of readers, one writer at a time."""
+    """A connection that threads share; any number of readers and one writer at a time."""
 
     def __init__(self, path: Path, *, mode: Literal["ro", "rw", "rwc"], timeout: float) -> None:
-        """Open the file; ``timeout`` is how many seconds to wait for other processes, here and later."""
+        """Open the file; ``timeout`` is the seconds to wait for other processes, here and later."""
         self.folder = path.parent.resolve()
         self.timeout = timeout
         self._pid = os.getpid()
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         self._closed = False
         uri = f"{path.resolve().as_uri()}?mode={mode}"
-        with _plain_errors(self.folder):
+        with _translated_errors(self.folder):
             self._connection = sqlite3.connect(
                 uri, uri=True, timeout=timeout, isolation_level=None, check_same_thread=False
             )
@@ -51,14 +51,14 @@ class Database:
                 raise
 
     def close(self) -> None:
-        """Lets go of the file; a second call does nothing."""
-        if self._pid == os.getpid():  # a fork's close could undo what its parent is writing
-            with self._turn:
+        """Close the file; closing again does nothing."""
+        if self._pid == os.getpid():  # closing in a fork could undo what the parent process is writing
+            with self._lock:
                 self._closed = True
                 self._connection.close()
 
     def check_usable(self) -> None:
-        """Raises StoreError after ``close``, or in a fork of the process that opened the file."""
+        """Raise StoreError after ``close``, or in a fork of the process that opened the file."""
         if self._closed:
             raise StoreError(f"{self.folder}: this index was closed; open it again with SearchIndex.open")
         if self._pid != os.getpid():
@@ -69,16 +69,16 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Holds one state for everything read inside; keep it short, writers wait for its end."""
+        """Hold one state for all reads inside. Keep it short: writers wait for its end."""
         with self._transaction("BEGIN"):
             yield
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Makes what is written inside one whole; nothing of it stays where an error leaves.
+        """Commit all writes inside as one transaction; an exception rolls all of them back.
 
         Raises:
-            StoreLocked: Another is writing.
+            StoreLocked: Another process is writing.
             StoreError: The folder or the disk refuses.
         """
         with write_lock(self.folder, self.timeout), self.creating():
@@ -86,7 +86,7 @@ class Database:
 
     @contextmanager
     def creating(self) -> Iterator[None]:
-        """As :meth:`writing`, for who holds the lock or writes a file that nobody knows yet."""
+        """As :meth:`writing`, without the lock: for a new file that no other process knows."""
         with self._transaction("BEGIN IMMEDIATE"):
             yield
             self._connection.execute("COMMIT")
@@ -94,86 +94,78 @@ class Database:
     @contextmanager
     def _transaction(self, begin: Literal["BEGIN", "BEGIN IMMEDIATE"]) -> Iterator[None]:
         self.check_usable()
-        with self._turn, _plain_errors(self.folder):
+        with self._lock, _translated_errors(self.folder):
             self.check_usable()
             try:
                 self._connection.execute(begin)
                 yield
             finally:
-                self._connection.rollback()  # ends what only read, undoes what did not reach its COMMIT
+                self._connection.rollback()  # ends a read, and undoes what was not committed
 
     def vacuum(self) -> None:
-        """Writes the file anew without the room of what was deleted; whole or not at all, readers wait."""
+        """Write the file again without the space of deleted rows, whole or not at all; readers wait."""
         self.check_usable()
-        with write_lock(self.folder, self.timeout), self._turn, _plain_errors(self.folder), self.spilling():
-            self._connection.execute("VACUUM")
+        with write_lock(self.folder, self.timeout), self._lock, _translated_errors(self.folder):
+            self._connection.execute("PRAGMA cache_spill = ON")  # the new file may be larger than memory
+            try:
+                self._connection.execute("VACUUM")
+            finally:
+                self._connection.execute("PRAGMA cache_spill = OFF")
 
-    @contextmanager
-    def spilling(self) -> Iterator[None]:
-        """Lets what is written inside be more than memory holds; readers wait for all of it."""
-        self._connection.execute("PRAGMA cache_spill = ON")
-        try:
-            yield
-        finally:
-            self._connection.execute("PRAGMA cache_spill = OFF")
-
-    # What follows is called inside ``reading()`` or ``writing()``.
+    # Call the following methods inside ``reading()`` or ``writing()``.
 
     def rows(self, sql: str, values: Sequence[Any] = ()) -> Iterator[tuple[Any, ...]]:
-        """Yields what a query finds."""
+        """Yield the rows that a query finds."""
         return self._connection.execute(sql, values)
 
     def one(self, sql: str, values: Sequence[Any] = ()) -> tuple[Any, ...] | None:
-        """Returns the first row that a query finds, or None."""
+        """Return the first row that a query finds, or None."""
         found: tuple[Any, ...] | None = self._connection.execute(sql, values).fetchone()
         return found
 
-    def run(self, sql: str, values: Sequence[Any] = ()) -> int:
-        """Returns the number of rows that a statement changed."""
-        return self._connection.execute(sql, values).rowcount
+    def run(self, sql: str) -> None:
+        """Run a statement."""
+        self._connection.execute(sql)
 
     def run_many(self, sql: str, values: Iterable[Sequence[Any]]) -> None:
-        """Runs a statement for each of the values."""
+        """Run a statement for each of the values."""
         self._connection.executemany(sql, values)
 
-    def teach(self, name: str, arguments: int, function: Callable[..., Any]) -> None:
-        """Makes a function known to queries: equal arguments, equal results."""
-        self._connection.create_function(name, arguments, function, deterministic=True)
-
-    def faults(self) -> list[str]:
-        """Returns what SQLite finds wrong with the file, at most a hundred lines."""
+    def find_damage(self) -> list[str]:
+        """Return the problems that SQLite finds in the file, at most a hundred lines."""
         return [line for (line,) in self.rows("PRAGMA integrity_check(100)") if line != "ok"]
 
 
-def damage(folder: Path, what: object) -> StoreCorrupt:
-    """Returns the error for a database that cannot be what was written."""
+def corrupt(folder: Path, reason: object) -> StoreCorrupt:
+    """Return the error for a database that differs from what was written."""
     return StoreCorrupt(
-        f"{folder}: the index's database is damaged; restore the folder from a copy, or create the index again "
-        f"from its texts ({what})"
+        f"{folder}: the index's database is damaged ({reason}); restore the folder from a copy, or create the index "
+        "again from its texts"
     )
 
 
 @contextmanager
-def _plain_errors(folder: Path) -> Iterator[None]:
-    """Turns what SQLite reports into the package's errors."""
+def _translated_errors(folder: Path) -> Iterator[None]:
+    """Raise the errors of SQLite as errors of simpair."""
     try:
         yield
     except sqlite3.ProgrammingError:
         raise
     except sqlite3.DatabaseError as error:
-        # Undecodable text comes from the Python binding, without a code; a missing table is a plain ERROR.
+        # Undecodable text is an error of the Python binding, without a code; a missing table is a plain ERROR.
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
         if code == sqlite3.SQLITE_TOOBIG:
             raise InputError(f"a text or its metadata is larger than SQLite stores ({error}); split it") from error
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            raise StoreLocked(locked_by(folder)) from error
+            raise StoreLocked(locked_message(folder)) from error
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
-            raise damage(folder, error) from error
-        if code == sqlite3.SQLITE_READONLY or code == sqlite3.SQLITE_CANTOPEN:
+            raise corrupt(folder, error) from error
+        if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
             raise StoreError(
-                f"{folder} cannot be opened or written ({error}); check who may write there. Where a crash left a "
-                "write unfinished, open the index once as its owner"
+                f"{folder} cannot be opened or written ({error}); check its permissions. After a crash during a write, "
+                "open the index once as its owner"
             ) from error
         raise StoreError(
-            f"{folder}: SQLite cannot go on ({error}); make room, check the disk, and look what the index holds"
+            f"{folder}: SQLite cannot continue ({error}); free some space or check the disk, then see which documents "
+            "the index holds"
         ) from error

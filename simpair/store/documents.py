@@ -1,4 +1,4 @@
-"""What a caller gives to be stored → checked documents, in batches. Knows no encoder and no database."""
+"""Texts, documents and records of a caller → checked blocks of columns. Everything that enters an index passes here."""
 
 from __future__ import annotations
 
@@ -11,21 +11,29 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from simpair.errors import InputError
+from simpair.files.texts import cut_into_blocks, lone_surrogate
+from simpair.vectors.inputs import as_matrix
 
-__all__ = ["Document", "Given", "Incoming", "batches", "check_strings", "read_given"]
+__all__ = ["Block", "Document", "Given", "check_strings", "read_blocks"]
 
-BATCH = 4_096
-_BATCH_CHARACTERS = 1 << 22
 _KEYS = ("id", "text", "metadata", "vector")
-_DEEPEST = 100
+_MAX_DEPTH = 100
+"""Levels of lists and objects in metadata, so that a program with a deep stack can still parse them."""
+_MAX_NORM_ERROR = 1e-2
+"""How far from 1 the norm of a given vector may be; rounding to float16 moves it by 5e-4."""
 _PLAIN = frozenset({str, int, bool, type(None)})
 _JSON = json.JSONEncoder(allow_nan=False, sort_keys=True)
-"""However a dictionary is ordered, it is the same."""
+"""Sorted keys give equal dictionaries equal text, whatever their order."""
 _PLURAL = {"id": "ids", "metadata": "metadata", "vector": "vectors"}
 
 
 class Document(NamedTuple):
-    """A text with its id and whatever belongs to it."""
+    """A text with its id and its metadata.
+
+    Example:
+        >>> Document("cat", "The cat sleeps on the mat.", {"year": 2024}).id
+        'cat'
+    """
 
     id: str
     text: str
@@ -33,11 +41,37 @@ class Document(NamedTuple):
 
 
 Given = str | Document | Mapping[str, Any]
-"""A text, a document, or a record with a ``text`` and perhaps an ``id``, ``metadata`` and a ``vector``."""
+"""A text, a :class:`Document`, or a record: a mapping with ``text`` and optionally ``id``, ``metadata``, ``vector``."""
 
 
-class Incoming(NamedTuple):
-    """A document on its way: ``metadata`` is the text of a JSON object; without an id it is to be given one."""
+class Block(NamedTuple):
+    """N checked documents, column by column.
+
+    Attributes:
+        ids: The N ids; None if the store assigns them.
+        texts: The N texts.
+        metadata: N JSON objects as text.
+        vectors: (N, D) float16; None if the texts are to be encoded.
+    """
+
+    ids: Sequence[str] | None
+    texts: Sequence[str]
+    metadata: Sequence[str]
+    vectors: NDArray[np.float16] | None
+
+    def take(self, rows: Sequence[int]) -> Block:
+        """Return the block of these rows."""
+        ids, vectors = self.ids, self.vectors
+        return Block(
+            None if ids is None else [ids[row] for row in rows],
+            [self.texts[row] for row in rows],
+            [self.metadata[row] for row in rows],
+            None if vectors is None else vectors[rows],
+        )
+
+
+class _Entry(NamedTuple):
+    """A checked document with the vector as it was given."""
 
     id: str | None
     text: str
@@ -45,80 +79,97 @@ class Incoming(NamedTuple):
     vector: NDArray[Any] | None
 
 
-def read_given(
+def read_blocks(
     documents: Given | Iterable[Given],
     *,
-    ids: str | Iterable[str] | None,
-    metadata: Iterable[Mapping[str, Any]] | None,
-    vectors: ArrayLike | Iterable[ArrayLike] | None,
-) -> Iterator[Incoming]:
-    """Yields what was given, each checked; the columns stand beside texts, a record has its own.
+    ids: str | Iterable[str] | None = None,
+    metadata: Iterable[Mapping[str, Any]] | None = None,
+    vectors: ArrayLike | Iterable[ArrayLike] | None = None,
+    dimension: int,
+    unit_norm: bool,
+) -> Iterator[Block]:
+    """Yield the given documents in blocks; draws no more of an iterable than the next block needs.
+
+    Args:
+        documents: One document, or several.
+        ids: An id for each document, if the documents have none themselves.
+        metadata: A dictionary for each, likewise.
+        vectors: A vector (D,) of floats for each, likewise.
+        dimension: D.
+        unit_norm: Whether the norm of a given vector must be 1.
 
     Raises:
-        InputError: An entry cannot be used, or a column is longer or shorter than the documents.
+        InputError: A document cannot be used, a column has another length than the documents, or only some documents
+            have an id or a vector.
     """
     entries = [documents] if isinstance(documents, str | Document | Mapping) else documents
-    columns = {"id": [ids] if isinstance(ids, str) else ids, "metadata": metadata, "vector": vectors}
-    given = {key: column for key, column in columns.items() if column is not None}
-    if isinstance(entries, Sequence):
-        for key, column in given.items():
-            if isinstance(column, Sequence | np.ndarray) and len(entries) != len(column):
-                raise InputError(f"{len(entries)} texts came with {len(column)} {_PLURAL[key]}; give one for each")
-    return _zipped(entries, {key: iter(column) for key, column in given.items()})  # type: ignore[arg-type]
+    columns: dict[str, Any] = {"id": [ids] if isinstance(ids, str) else ids, "metadata": metadata, "vector": vectors}
+    given = {key: iter(column) for key, column in columns.items() if column is not None}
+    start, first = 0, None
+    for block in cut_into_blocks(_entries(entries, given, dimension), lambda entry: entry.text):
+        first = first or block[0]
+        _check_alike(block, first, start)
+        names = [entry.id for entry in block if entry.id is not None]
+        rows = [entry.vector for entry in block if entry.vector is not None]
+        matrix = _matrix(np.stack(rows), start, unit_norm=unit_norm) if rows else None
+        yield Block(names or None, [entry.text for entry in block], [entry.metadata for entry in block], matrix)
+        start += len(block)
 
 
-def _zipped(entries: Iterable[Given], columns: dict[str, Iterator[Any]]) -> Iterator[Incoming]:
+def _entries(given: Iterable[Given], columns: Mapping[str, Iterator[Any]], dimension: int) -> Iterator[_Entry]:
     end = object()
     position = -1
-    for position, entry in enumerate(entries):
+    for position, document in enumerate(given):
         beside = {key: next(column, end) for key, column in columns.items()}
         for key, value in beside.items():
             if value is end:
                 raise InputError(f"text {position} came without {_PLURAL[key]}; give one for each")
-        yield _incoming(entry, position, beside)
+        yield _entry(document, position, beside, dimension)
     for key, column in columns.items():
         if next(column, end) is not end:
             raise InputError(f"{position + 1} texts came with more {_PLURAL[key]}; give one for each")
 
 
-def _incoming(entry: Any, position: int, beside: Mapping[str, Any]) -> Incoming:
-    if type(entry) is Document and not beside:  # a corpus that is given again is mostly looked at
-        check_string(entry.text, "text", position)
-        check_string(entry.id, "id", position)
-        return Incoming(entry.id, entry.text, _as_json(entry.metadata, position), None)
-    record = entry._asdict() if isinstance(entry, Document) else entry
+def _entry(document: Any, position: int, beside: Mapping[str, Any], dimension: int) -> _Entry:
+    if type(document) is Document and not beside:  # the fast way, for a corpus of which most is unchanged
+        check_string(document.text, "text", position)
+        check_string(document.id, "id", position)
+        return _Entry(document.id, document.text, _as_json(document.metadata, position), None)
+    record = document._asdict() if isinstance(document, Document) else document
     record = dict(record) if isinstance(record, Mapping) else {"text": record}
     if unknown := [key for key in record if key not in _KEYS]:
-        raise InputError(f"document {position} has a {unknown[0]!r}; it may have {', '.join(_KEYS)}")
+        raise InputError(f"document {position} has the key {unknown[0]!r}; the keys are {', '.join(_KEYS)}")
     for key, value in beside.items():
         if record.get(key) is not None and not (key == "metadata" and not record[key]):
-            raise InputError(f"document {position} has its own {key}, and another beside it; give one")
+            raise InputError(f"document {position} has its own {key} and another in {_PLURAL[key]}=; give one of them")
         record[key] = value
-    given = {key: value for key, value in record.items() if value is not None or key in beside}
-    check_string(given.get("text"), "text", position)
-    if "id" in given:
-        check_string(given["id"], "id", position)
-    facts = _as_json(given["metadata"], position) if "metadata" in given else "{}"
-    vector = _vector(given["vector"], position) if "vector" in given else None
-    return Incoming(given.get("id"), given["text"], facts, vector)
+    values = {key: value for key, value in record.items() if value is not None or key in beside}
+    check_string(values.get("text"), "text", position)
+    if "id" in values:
+        check_string(values["id"], "id", position)
+    metadata = _as_json(values["metadata"], position) if "metadata" in values else "{}"
+    vector = _vector(values["vector"], position, dimension) if "vector" in values else None
+    return _Entry(values.get("id"), values["text"], metadata, vector)
 
 
-def batches(documents: Iterable[Incoming]) -> Iterator[list[Incoming]]:
-    """Yields the documents in order, at most 4,096 or some four million characters at a time."""
-    batch: list[Incoming] = []
-    characters = 0
-    for document in documents:
-        batch.append(document)
-        characters += len(document.text)
-        if len(batch) == BATCH or characters >= _BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
+def _check_alike(block: Sequence[_Entry], first: _Entry, start: int) -> None:
+    """Raise InputError unless all documents have an id or none, and all a vector or none."""
+    for position, entry in enumerate(block, start):
+        for word, mine, theirs in (("id", entry.id, first.id), ("vector", entry.vector, first.vector)):
+            if (mine is None) != (theirs is None):
+                has, other = ("no", "has one") if mine is None else ("a", "has none")
+                raise InputError(
+                    f"document {position} has {has} {word}, but document 0 {other}; give every document a {word}, "
+                    "or none"
+                )
 
 
 def check_strings(given: str | Iterable[str], word: str) -> list[str]:
-    """Returns ``given`` as a list, one string as a list of one; raises InputError naming the first that is unusable."""
+    """Return the strings as a list, one string as a list of one.
+
+    Raises:
+        InputError: One cannot be used; the message starts with ``word`` and its position.
+    """
     strings = [given] if isinstance(given, str) else list(given)
     for position, string in enumerate(strings):
         check_string(string, word, position)
@@ -126,49 +177,65 @@ def check_strings(given: str | Iterable[str], word: str) -> list[str]:
 
 
 def check_string(string: Any, word: str, position: int) -> None:
-    """Raises InputError where this is no string with something in it."""
+    """Raise InputError unless this is a string of valid Unicode that is not blank."""
     if not isinstance(string, str):
-        raise InputError(f"{word} {position} is a {type(string).__name__}; strings are needed")
+        raise InputError(f"{word} {position} is a {type(string).__name__}; give a string")
     if not string.strip():
         raise InputError(f"{word} {position} is empty or white space only; leave it out")
-    try:
-        string.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(f"{word} {position} is not valid Unicode ({error}); decode it anew") from error
+    if (place := lone_surrogate(string)) is not None:
+        raise InputError(
+            f"{word} {position} is not valid Unicode: it has a lone surrogate at position {place}; decode it again"
+        )
 
 
-def _vector(given: Any, position: int) -> NDArray[Any]:
+def _vector(given: Any, position: int, dimension: int) -> NDArray[Any]:
     try:
         vector = np.asarray(given)
     except ValueError as error:
-        raise InputError(f"vector {position} is no row of numbers ({error})") from error
+        raise InputError(f"vector {position} is not an array of numbers ({error}); give floats (D,)") from error
     if vector.ndim != 1 or vector.dtype.kind != "f":
-        raise InputError(f"vector {position} is {vector.dtype} of shape {vector.shape}; floats (D,) are needed")
+        raise InputError(f"vector {position} is {vector.dtype} of shape {vector.shape}; give floats (D,)")
+    if len(vector) != dimension:
+        raise InputError(f"vector {position} has dimension {len(vector)}, the index has {dimension}; use its encoder")
     return vector
 
 
-def _is_plain(facts: dict[Any, Any]) -> bool:
-    """Whether JSON certainly gives it back: strings, whole numbers, truths and nulls under strings."""
-    return all(type(name) is str and type(value) in _PLAIN for name, value in facts.items())
+def _matrix(given: NDArray[Any], start: int, *, unit_norm: bool) -> NDArray[np.float16]:
+    """Return vectors (N, D) as float16; ``start`` is the position of the first."""
+    matrix = as_matrix(given, np.float16, first=start)
+    norms = np.linalg.norm(given.astype(np.float32, copy=False), axis=1)
+    wrong = np.abs(norms - 1) > _MAX_NORM_ERROR if unit_norm else norms == 0
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        advice = "this encoder's have norm 1, so divide it by its norm" if unit_norm else "no text has that vector"
+        raise InputError(f"vector {start + row} has norm {norms[row]:.4g}; {advice}")
+    return matrix
 
 
-def _is_shallow(value: Any, depth: int = _DEEPEST) -> bool:
-    """Whether lists and objects stand in each other no deeper than anybody can read them back."""
+def _is_plain(metadata: dict[Any, Any]) -> bool:
+    """Return whether JSON certainly gives it back: strings, integers, booleans and nulls under string keys."""
+    return all(type(name) is str and type(value) in _PLAIN for name, value in metadata.items())
+
+
+def _is_shallow(value: Any, depth: int = _MAX_DEPTH) -> bool:
+    """Return whether lists and objects are nested at most ``depth`` levels."""
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
     return depth > 0 and all(_is_shallow(part, depth - 1) for part in parts)
 
 
 def _as_json(given: Any, position: int) -> str:
-    """Returns ``given`` as JSON text that gives it back exactly."""
+    """Return JSON text that gives the metadata back exactly."""
     try:
-        facts = dict(given) if isinstance(given, Mapping) else given
-        text = _JSON.encode(facts)
-        exact = isinstance(facts, dict) and (_is_plain(facts) or (_is_shallow(facts) and json.loads(text) == facts))
+        metadata = dict(given) if isinstance(given, Mapping) else given
+        text = _JSON.encode(metadata)
+        exact = isinstance(metadata, dict) and (
+            _is_plain(metadata) or (_is_shallow(metadata) and json.loads(text) == metadata)
+        )
     except (TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"metadata {position} is not JSON ({error}); give plain strings, numbers, lists") from error
+        raise InputError(f"metadata {position} is not JSON ({error}); give plain strings, numbers and lists") from error
     if not exact:
         raise InputError(
-            f"metadata {position} would not come back as it is; give a dict with string keys and lists, at most "
-            f"{_DEEPEST} in each other"
+            f"metadata {position} would change in JSON; give a dictionary with string keys, lists instead of tuples "
+            f"and at most {_MAX_DEPTH} levels"
         )
     return text

@@ -1,34 +1,32 @@
-"""A store ⇄ a folder that other programs read: Parquet, safetensors and JSON. No file of FAISS, no database.
+"""A store ⇄ a folder for other programs: Parquet, safetensors and JSON. Nothing is encoded in either direction.
 
-    documents.parquet    id, text, metadata (a JSON object as text), a row each
-    vectors.safetensors  embeddings, (N, D) float16, in the order of the rows
-    index.json           the encoder, its canaries, and the sha256 of the other two
-
-Knows no encoder: nothing is encoded on either way.
+documents.parquet    a row for each document: id, text, metadata (a JSON object as text)
+vectors.safetensors  embeddings, (N, D) float16, in the order of the rows
+index.json           the encoder, its canaries, and the SHA-256 of the other two
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simpair import __version__
 from simpair.errors import InputError, StoreCorrupt, StoreError, StoreNotFound, StoreVersion
-from simpair.files.disk import sha256, sync
-from simpair.store.documents import Document, Incoming, batches, read_given
+from simpair.files.disk import checksums, first_changed, new_folder
+from simpair.files.safetensors_header import embeddings_header, embeddings_offset
+from simpair.files.texts import lone_surrogate
+from simpair.store.documents import Document, read_blocks
 from simpair.store.records import Canary, RecordedEncoder
-from simpair.store.store import Batch, Store
-from simpair.vectors.exact import as_matrix
+from simpair.store.store import Store
+from simpair.vectors.inputs import as_matrix
 
 __all__ = ["export_store", "import_store"]
 
@@ -37,67 +35,86 @@ _DOCUMENTS = "documents.parquet"
 _VECTORS = "vectors.safetensors"
 _INDEX = "index.json"
 _PAGE = 4_096
-_MOST_ROWS = 1 << 62
+_MAX_ROWS = 1 << 62
+
+
+class _Facts(NamedTuple):
+    """The contents of ``index.json``.
+
+    Attributes:
+        encoder: The recorded encoder.
+        canaries: Its canaries.
+        documents: The number of documents.
+        last_row: The last row number used, so that an import continues behind it.
+    """
+
+    encoder: RecordedEncoder
+    canaries: list[Canary]
+    documents: int
+    last_row: int
 
 
 def export_store(store: Store, target: Path) -> int:
-    """Writes all documents to a new folder, which appears whole or not at all, and returns their number.
+    """Write all documents to a new folder, which appears whole or not at all, and return their number.
 
-    Writers wait; where the index is read-only, they do not, and a change is noticed.
+    Writers wait. If the index is read-only, they do not, and a change during the export is an error.
 
     Raises:
-        InputError: The folder is there and not empty, or pyarrow is not installed.
+        InputError: The folder exists and is not empty, or pyarrow is not installed.
         StoreError: The index was changed meanwhile.
     """
     parquet, arrow = _arrow("pyarrow.parquet"), _arrow("pyarrow")
     schema = arrow.schema([(name, arrow.string()) for name in ("id", "text", "metadata")])
     unwritable = store.read_only or not os.access(store.folder, os.W_OK)
     lock = nullcontext() if unwritable else store.write_lock()
-    with lock, _new_folder(target) as folder, (folder / _VECTORS).open("wb") as vectors:
+    with lock, _new_folder(target) as folder, (folder / _VECTORS).open("wb") as file:
         with store.reading():
-            begun, count, canaries = store.generation(), store.count(), store.canaries()
-        vectors.write(_head(count, store.encoder.dimension))
+            start, count, canaries = store.generation(), store.count(), store.canaries()
+        file.write(embeddings_header("F16", count, store.encoder.dimension, {"simpair": __version__}))
+        written = 0
         with parquet.ParquetWriter(folder / _DOCUMENTS, schema) as documents:
-            written = 0
-            for page, halves in _pages(store):
+            for page, vectors in _pages(store):
                 columns = [arrow.array(column, arrow.string()) for column in zip(*page, strict=True)]
                 documents.write_batch(arrow.record_batch(columns, schema))
-                vectors.write(halves.astype("<f2", copy=False).tobytes())
+                file.write(vectors.astype("<f2", copy=False).tobytes())
                 written += len(page)
         with store.reading():
-            if (store.generation(), written) != (begun, count):
+            if (store.generation(), written) != (start, count):
                 raise StoreError(f"{store.folder} was changed while it was exported; export it again")
-        vectors.flush()
-        _write_facts(folder, store.encoder, canaries, count, last_row=begun.last_row)
+        file.flush()
+        _write_facts(folder, _Facts(store.encoder, canaries, count, start.last_row))
     return count
 
 
 def import_store(source: Path, folder: Path, *, lock_timeout: float) -> int:
-    """Makes a new index in ``folder`` of what ``export_store`` wrote, whole or not at all; returns the documents.
+    """Make a new index in ``folder`` from an export, whole or not at all, and return the number of documents.
 
     Raises:
         StoreNotFound: The source holds no export.
         StoreVersion: A newer simpair wrote it.
-        StoreCorrupt: It is not as it was written.
-        InputError: The folder is there and not empty, or pyarrow is not installed.
+        StoreCorrupt: It was changed or is damaged.
+        InputError: The folder exists and is not empty, or pyarrow is not installed.
     """
     parquet = _arrow("pyarrow.parquet")
-    encoder, canaries, count, last_row = _read_facts(source)
-    vectors = _read_vectors(source / _VECTORS, count, encoder.dimension)
-    with _new_folder(folder) as unborn:
-        store = Store.create(unborn, encoder, canaries, lock_timeout=lock_timeout)
+    facts = _read_facts(source)
+    dimension = facts.encoder.dimension
+    vectors = _read_vectors(source / _VECTORS, facts.documents, dimension)
+    added = 0
+    with _new_folder(folder) as new:
+        store = Store.create(new, facts.encoder, facts.canaries, lock_timeout=lock_timeout)
         try:
-            store.reserve(last_row)  # so that no id that was a number comes back for another document
+            store.reserve(facts.last_row)  # so that no row number becomes the id of another document
             with parquet.ParquetFile(source / _DOCUMENTS) as documents:
-                given = read_given(_documents(documents), ids=None, metadata=None, vectors=vectors)
-                added = sum(map(partial(_add, store), batches(given)))
+                for block in read_blocks(_rows(documents), dimension=dimension, unit_norm=False):
+                    part = as_matrix(vectors[added : added + len(block.texts)], np.float16, first=added)
+                    added += len(store.add(block, part).ids)
         except (KeyError, TypeError, ValueError) as error:  # InputError is a ValueError
-            raise StoreCorrupt(f"{source} is not as it was exported ({error}); export the index again") from error
+            raise StoreCorrupt(f"{source} differs from what was exported ({error}); export the index again") from error
         finally:
             store.close()
-        if added != count:
-            raise StoreCorrupt(f"{source} holds {added} documents, not {count}; export the index again")
-    return count
+        if added != facts.documents:
+            raise StoreCorrupt(f"{source} holds {added} documents instead of {facts.documents}; export the index again")
+    return added
 
 
 def _pages(store: Store) -> Iterator[tuple[list[Any], NDArray[np.float16]]]:
@@ -105,83 +122,63 @@ def _pages(store: Store) -> Iterator[tuple[list[Any], NDArray[np.float16]]]:
     while True:
         with store.reading():
             page = store.page(after=after, size=_PAGE)
-            halves = store.vectors_of(list(page))
+            vectors = store.vectors_of(list(page))
         if not page:
             return
-        yield list(page.values()), halves
+        yield list(page.values()), vectors
         after = max(page)
 
 
-def _documents(file: Any) -> Iterator[Document]:
+def _rows(file: Any) -> Iterator[Document]:
     for batch in file.iter_batches(batch_size=_PAGE):
         for row in batch.to_pylist():
             yield Document(row["id"], row["text"], json.loads(row["metadata"]))
 
 
-def _add(store: Store, batch: list[Incoming]) -> int:
-    """Stores a batch as it was exported, whatever its vectors are long, and returns the number of documents."""
-    vectors = as_matrix(np.stack([np.asarray(document.vector) for document in batch]), np.float16)
-    names = [str(document.id) for document in batch]
-    texts, metadata = [document.text for document in batch], [document.metadata for document in batch]
-    return len(store.add(Batch(names, texts, metadata, vectors)).ids)
-
-
-def _head(count: int, dimension: int) -> bytes:
-    """The head of a safetensors file of one tensor: https://github.com/huggingface/safetensors#format."""
-    tensor = {"dtype": "F16", "shape": [count, dimension], "data_offsets": [0, 2 * count * dimension]}
-    text = json.dumps({"__metadata__": {"simpair": __version__}, "embeddings": tensor})
-    text += " " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text.encode()
-
-
 def _read_vectors(path: Path, count: int, dimension: int) -> NDArray[np.float16]:
-    """The (N, D) vectors of a file whose digest was right, mapped."""
-    head = _head(count, dimension)
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        try:
-            tensor = json.loads(file.read(min(length, 1 << 20)))["embeddings"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise StoreCorrupt(f"{path} has no embeddings ({error}); export the index again") from error
-    if tensor != json.loads(head[8:])["embeddings"] or path.stat().st_size != 8 + length + 2 * count * dimension:
-        raise StoreCorrupt(f"{path} is not {count} vectors {dimension} wide; export the index again")
+    """Return the vectors (N, D) of a file whose checksum was right, memory-mapped."""
+    try:
+        offset = embeddings_offset(path, "F16", count, dimension)
+    except (OSError, ValueError) as error:
+        raise StoreCorrupt(f"{path} cannot be read ({error}); export the index again") from error
     if not count:
         return np.empty((0, dimension), np.float16)
-    return np.memmap(path, "<f2", "r", offset=8 + length, shape=(count, dimension))
+    return np.memmap(path, "<f2", "r", offset=offset, shape=(count, dimension))
 
 
-def _write_facts(folder: Path, encoder: RecordedEncoder, canaries: list[Canary], count: int, *, last_row: int) -> None:
-    facts = {
+def _write_facts(folder: Path, facts: _Facts) -> None:
+    written = {
         "format_version": _FORMAT,
         "simpair": __version__,
-        "documents": count,
-        "last_row": last_row,
-        "encoder": encoder._asdict() | {"identity": dict(encoder.identity)},
-        "canaries": [canary._asdict() | {"vector": canary.vector.tolist()} for canary in canaries],
-        "sha256": {name: sha256(folder / name) for name in (_DOCUMENTS, _VECTORS)},
+        "documents": facts.documents,
+        "last_row": facts.last_row,
+        "encoder": facts.encoder._asdict() | {"identity": dict(facts.encoder.identity)},
+        "canaries": [canary._asdict() | {"vector": canary.vector.tolist()} for canary in facts.canaries],
+        "sha256": checksums(folder, (_DOCUMENTS, _VECTORS)),
     }
-    (folder / _INDEX).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / _INDEX).write_text(json.dumps(written, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _read_facts(source: Path) -> tuple[RecordedEncoder, list[Canary], int, int]:
+def _read_facts(source: Path) -> _Facts:
+    """Return the facts about an export whose checksums are right."""
     if not (source / _INDEX).is_file():
-        raise StoreNotFound(f"{source} holds no exported index: it has no {_INDEX}; check the path")
+        raise StoreNotFound(f"{source} holds no exported index: there is no {_INDEX}; check the path")
     try:
-        facts = json.loads((source / _INDEX).read_text(encoding="utf-8"))
-        version = facts["format_version"]
+        read = json.loads((source / _INDEX).read_text(encoding="utf-8"))
+        version = read["format_version"]
         if isinstance(version, int) and version > _FORMAT:
-            raise StoreVersion(f"{source} has format {version}; this simpair reads {_FORMAT}: update simpair")
-        encoder = _encoder(**facts["encoder"])
-        canaries = [_canary(**canary, dimension=encoder.dimension) for canary in facts["canaries"]]
-        count, last_row, digests = int(facts["documents"]), int(facts["last_row"]), dict(facts["sha256"])
-        if not 0 <= count <= last_row <= _MOST_ROWS:
-            raise ValueError(f"{count} documents in {last_row} rows")
-        right = all(sha256(source / name) == digests[name] for name in (_DOCUMENTS, _VECTORS))
+            raise StoreVersion(f"{source} has format {version}; this simpair reads format {_FORMAT}: update simpair")
+        encoder = _encoder(**read["encoder"])
+        canaries = [_canary(**canary, dimension=encoder.dimension) for canary in read["canaries"]]
+        facts = _Facts(encoder, canaries, int(read["documents"]), int(read["last_row"]))
+        if not 0 <= facts.documents <= facts.last_row <= _MAX_ROWS:
+            raise ValueError(f"{facts.documents} documents in {facts.last_row} rows")
+        changed = first_changed(source, {name: read["sha256"][name] for name in (_DOCUMENTS, _VECTORS)})
     except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise StoreCorrupt(f"{source / _INDEX} cannot be read ({error!r}); export the index again") from error
-    if not right:
-        raise StoreCorrupt(f"{source} is not as it was exported: a digest differs; export the index again")
-    return encoder, canaries, count, last_row
+    if changed is not None:
+        raise StoreCorrupt(f"{source / changed} is missing or was changed since its export; export the index again")
+    return facts
 
 
 def _encoder(**facts: Any) -> RecordedEncoder:
@@ -189,7 +186,7 @@ def _encoder(**facts: Any) -> RecordedEncoder:
     texts = [encoder.fingerprint, encoder.dtype, *dict(encoder.identity), *dict(encoder.identity).values()]
     _check_texts(*texts, *([] if encoder.source is None else [encoder.source]))
     if not isinstance(encoder.dimension, int) or encoder.dimension < 1:
-        raise ValueError(f"vectors {encoder.dimension!r} wide")
+        raise ValueError(f"the dimension is {encoder.dimension!r}")
     return encoder
 
 
@@ -203,36 +200,24 @@ def _canary(*, role: Any, text: Any, vector: Any, dimension: int) -> Canary:
 
 def _check_texts(*texts: Any) -> None:
     for text in texts:
-        if not isinstance(text, str):
-            raise TypeError(f"{text!r} is no text")
-        text.encode()  # half a surrogate pair, which JSON can spell, is a ValueError
+        if not isinstance(text, str) or lone_surrogate(text) is not None:
+            raise TypeError(f"{text!r} is not valid text")
 
 
 @contextmanager
 def _new_folder(target: Path) -> Iterator[Path]:
-    """A folder beside the target that takes its place when all went well."""
-    target = target.absolute()
+    """Yield a folder that becomes ``target`` if all goes well."""
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise InputError(f"{target} is there already; choose a new folder")
-    unborn = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(unborn, ignore_errors=True)
+        raise InputError(f"{target} exists already; choose a new folder")
     try:
-        unborn.mkdir(parents=True)
-        yield unborn
-        for path in unborn.iterdir():
-            sync(path)
-        if target.exists():
-            target.rmdir()
-        unborn.rename(target)
-        sync(target.parent)
+        with new_folder(target) as folder:
+            yield folder
     except OSError as error:
-        raise StoreError(f"{target} cannot be written ({error}); choose another folder or make room") from error
-    finally:
-        shutil.rmtree(unborn, ignore_errors=True)
+        raise StoreError(f"{target} cannot be written ({error}); choose another folder or free some space") from error
 
 
 def _arrow(name: str) -> Any:
     try:
         return import_module(name)
     except ImportError as error:
-        raise InputError(f"export and import need pyarrow ({error}); pip install pyarrow") from error
+        raise InputError(f"export and import need pyarrow ({error}); run pip install pyarrow") from error

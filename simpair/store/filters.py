@@ -1,6 +1,6 @@
-"""A wish about metadata → a query over fields; metadata → its fields. Knows no database.
+"""A filter on metadata → a query over fields; metadata → its fields.
 
-A field is one plain value under a name: a string, number, truth or null, or such an element of a list.
+A field is one plain value under a name: a string, number, boolean or null, or such an element of a list.
 """
 
 from __future__ import annotations
@@ -9,23 +9,31 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from simpair.errors import InputError
+from simpair.files.texts import lone_surrogate
 
 __all__ = ["Condition", "Field", "Where", "fields_of", "parse_where"]
 
 Where = Mapping[str, Any]
+"""A filter on metadata, such as ``{"language": ["en", "zh"], "year": {"$gte": 2020}}``; see :func:`parse_where`."""
 _Value = str | int | float | bytes | None
 
-_COMPARED = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
-_COMBINING = ("$and", "$or", "$nor", "$not")
-_OPERATORS = ("$eq", "$ne", "$in", "$nin", *_COMPARED)
-_LONGEST_LIST = 1_000
-_MOST_VALUES = 30_000
-_MOST_FIELDS = 50
-"""With eight operators each they stay below the parts that SQLite lets a query have."""
+_COMPARISONS = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
+_COMBINATIONS = ("$and", "$or", "$nor", "$not")
+_OPERATORS = ("$eq", "$ne", "$in", "$nin", *_COMPARISONS)
+_MAX_LIST = 1_000
+_MAX_VALUES = 30_000
+_MAX_FIELDS = 50
+"""With eight operators each, the query stays within the limits of SQLite."""
 
 
 class Field(NamedTuple):
-    """A value under a name, the ``place``-th of a list; a truth is one byte, for SQLite has no other way to tell it."""
+    """A value under a name.
+
+    Attributes:
+        name: The name.
+        place: The place in the list; 0 for a single value.
+        value: The value; a boolean is stored as one byte, because SQLite has no booleans.
+    """
 
     name: str
     place: int
@@ -33,77 +41,82 @@ class Field(NamedTuple):
 
 
 class Condition(NamedTuple):
-    """A query for the rows that meet a wish, and the values for its question marks."""
+    """A query for the rows that match a filter, and the values of its question marks."""
 
     sql: str
     values: tuple[_Value, ...]
 
 
 def fields_of(metadata: Mapping[str, Any]) -> Iterator[Field]:
-    """Yields the fields of a document's metadata; none for what is nested deeper than a list.
+    """Yield the fields of a document's metadata.
 
-    Nor for half a surrogate pair, which JSON can spell and nobody can ask for.
+    Values nested deeper than one list are left out. So are texts with a lone surrogate, which no filter can contain.
     """
     for name, given in metadata.items():
         for place, value in enumerate(given if isinstance(given, list) else [given]):
-            askable = _is_unicode(name) and _is_unicode(value if isinstance(value, str) else "")
-            if askable and not isinstance(value, list | dict):
+            texts = (name, value) if isinstance(value, str) else (name,)
+            if not isinstance(value, list | dict) and all(lone_surrogate(text) is None for text in texts):
                 yield Field(name, place, _stored(value))
 
 
 def parse_where(where: Where) -> Condition:
-    """Returns the query for documents that meet every entry of ``where``.
+    """Return the query for documents that match every entry of ``where``.
 
     An entry is ``field: value`` (equal), ``field: [values]`` (equal to one of them), or ``field: {operator: value, …}``
-    with the operators ``$eq $ne $in $nin $gt $gte $lt $lte``, all of which must hold. A list in the metadata meets an
-    entry when one of its elements does. ``$ne`` and ``$nin`` hold for whatever ``$eq`` and ``$in`` do not, so also for
-    documents without the field; of two conditions on a list, each may be met by another element. Numbers compare with
-    numbers and strings with strings, by their code points.
+    with the operators ``$eq $ne $in $nin $gt $gte $lt $lte``, all of which must hold. A list in the metadata matches if
+    one of its elements does; two operators may be met by different elements. ``$ne`` and ``$nin`` match exactly the
+    documents that ``$eq`` and ``$in`` do not, so also those without the field. Numbers compare with numbers, and
+    strings with strings by code point.
 
     Raises:
-        InputError: It is something else.
+        InputError: The filter has another form.
+
+    Example:
+        >>> parse_where({"year": {"$gte": 2020}, "language": ["en", "zh"]}).values
+        ('year', 2020, 'language', 'en', 'zh')
     """
     if not isinstance(where, Mapping) or not where:
         raise InputError(f"where is {where!r}; give a dictionary such as {{'year': {{'$gte': 2020}}}}")
-    if len(where) > _MOST_FIELDS:
-        raise InputError(f"where names {len(where)} fields; at most {_MOST_FIELDS} can be asked for")
-    wanted: list[Condition] = []
-    unwanted: list[Condition] = []
-    for name, wish in where.items():
-        if not isinstance(name, str):
-            raise InputError(f"where names a field {name!r}; names are strings")
-        if not _is_unicode(name):
-            raise InputError(f"where names a field {name!r}, which is not valid Unicode")
-        if name in _COMBINING and isinstance(wish, Mapping | list):
-            raise InputError(f"where has {name}; all entries must hold, there is no other way to combine them")
-        for operator, operand in _operations(name, wish):
-            negative = operator in ("$ne", "$nin")
-            (unwanted if negative else wanted).append(_condition(name, operator, operand))
-    first = wanted or [Condition("SELECT row FROM names", ())]
+    if len(where) > _MAX_FIELDS:
+        raise InputError(f"where names {len(where)} fields; give at most {_MAX_FIELDS}")
+    included: list[Condition] = []
+    excluded: list[Condition] = []
+    for name, entry in where.items():
+        for operator, operand in _operations(name, entry):
+            (excluded if operator in ("$ne", "$nin") else included).append(_condition(name, operator, operand))
+    first = included or [Condition("SELECT row FROM names", ())]
     sql = " INTERSECT ".join(condition.sql for condition in first)
-    sql += "".join(f" EXCEPT {condition.sql}" for condition in unwanted)
-    values = tuple(value for condition in [*first, *unwanted] for value in condition.values)
-    if len(values) > _MOST_VALUES:
-        raise InputError(f"where compares with {len(values)} values; at most {_MOST_VALUES} can be asked for")
+    sql += "".join(f" EXCEPT {condition.sql}" for condition in excluded)
+    values = tuple(value for condition in [*first, *excluded] for value in condition.values)
+    if len(values) > _MAX_VALUES:
+        raise InputError(f"where compares with {len(values)} values; give at most {_MAX_VALUES}")
     return Condition(sql, values)
 
 
-def _operations(name: str, wish: Any) -> list[tuple[str, Any]]:
-    if isinstance(wish, Mapping):
-        if not wish or any(operator not in _OPERATORS for operator in wish):
-            raise InputError(f"where[{name!r}] is {wish!r}; the operators are {' '.join(_OPERATORS)}")
-        return list(wish.items())
-    return [("$in" if isinstance(wish, list | tuple) else "$eq", wish)]
+def _operations(name: Any, entry: Any) -> list[tuple[str, Any]]:
+    """Return the operators and operands of an entry."""
+    if not isinstance(name, str) or lone_surrogate(name) is not None:
+        raise InputError(f"where has the field {name!r}; give strings of valid Unicode")
+    if name in _COMBINATIONS and isinstance(entry, Mapping | list):
+        raise InputError(
+            f"where has {name}, which is not supported; all entries must hold. For one of several values write "
+            "{'language': ['en', 'zh']}"
+        )
+    if isinstance(entry, Mapping):
+        if not entry or any(operator not in _OPERATORS for operator in entry):
+            raise InputError(f"where[{name!r}] is {entry!r}; the operators are {' '.join(_OPERATORS)}")
+        return list(entry.items())
+    return [("$in" if isinstance(entry, list | tuple) else "$eq", entry)]
 
 
 def _condition(name: str, operator: str, operand: Any) -> Condition:
     found = "SELECT row FROM fields WHERE name = ? AND "
-    if operator in _COMPARED:
+    if operator in _COMPARISONS:
         if isinstance(operand, bool) or not isinstance(operand, str | int | float):
             raise InputError(f"where[{name!r}] compares with {operand!r}; {operator} needs a number or a string")
-        kinds = "= 'text'" if isinstance(operand, str) else "IN ('integer', 'real')"
+        types = "= 'text'" if isinstance(operand, str) else "IN ('integer', 'real')"
         value = _operand(name, operand)
-        return Condition(f"{found}typeof(value) {kinds} AND value {_COMPARED[operator]} ?", (name, value))
+        return Condition(f"{found}typeof(value) {types} AND value {_COMPARISONS[operator]} ?", (name, value))
     several = operator in ("$in", "$nin")
     if several and not isinstance(operand, list | tuple):
         raise InputError(f"where[{name!r}] is {operand!r}; {operator} needs a list")
@@ -111,8 +124,8 @@ def _condition(name: str, operator: str, operand: Any) -> Condition:
 
 
 def _one_of(name: str, found: str, operands: Sequence[Any]) -> Condition:
-    if len(operands) > _LONGEST_LIST:
-        raise InputError(f"where[{name!r}] lists {len(operands)} values; at most {_LONGEST_LIST} can be asked for")
+    if len(operands) > _MAX_LIST:
+        raise InputError(f"where[{name!r}] lists {len(operands)} values; give at most {_MAX_LIST}")
     values = [_operand(name, operand) for operand in operands]
     plain = tuple(value for value in values if value is not None)
     marks = ", ".join("?" * len(plain))
@@ -121,27 +134,20 @@ def _one_of(name: str, found: str, operands: Sequence[Any]) -> Condition:
 
 
 def _operand(name: str, operand: Any) -> _Value:
+    place = f"where[{name!r}] compares with {operand!r}"
     if operand is not None and not isinstance(operand, str | int | float):
-        raise InputError(f"where[{name!r}] compares with {operand!r}; give strings, numbers, truths or None")
-    if isinstance(operand, str) and not _is_unicode(operand):
-        raise InputError(f"where[{name!r}] compares with {operand!r}, which is not valid Unicode")
+        raise InputError(f"{place}; give strings, numbers, booleans or None")
+    if isinstance(operand, str) and lone_surrogate(operand) is not None:
+        raise InputError(f"{place}, which is not valid Unicode; decode it again")
     if isinstance(operand, float) and operand != operand:
-        raise InputError(f"where[{name!r}] compares with nan, which equals nothing")
+        raise InputError(f"{place}, which equals nothing; give a number")
     if isinstance(operand, int) and not -(1 << 63) <= operand < 1 << 63:
-        raise InputError(f"where[{name!r}] compares with {operand}; whole numbers of at most 64 bits can be asked for")
+        raise InputError(f"{place}; give an integer of at most 64 bits")
     return _stored(operand)
 
 
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _stored(value: Any) -> _Value:
-    """Returns the value as SQLite keeps it: a truth as a byte, a whole number above 64 bits as the nearest real."""
+    """Return the value as SQLite stores it: a boolean as a byte, an integer above 64 bits as the nearest float."""
     if isinstance(value, bool):
         return bytes([value])
     if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:

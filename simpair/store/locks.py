@@ -1,4 +1,4 @@
-"""A folder → its one writer, who says who they are. Knows not what is written."""
+"""A folder → its one writer, by file locks that end with their process."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
-from filelock import BaseFileLock, FileLock, Timeout
+from filelock import FileLock, Timeout
 
 from simpair.errors import StoreError, StoreLocked
 
-__all__ = ["LOCK_FILES", "cache_lock", "locked_by", "write_lock"]
+__all__ = ["LOCK_FILES", "cache_lock", "locked_message", "write_lock"]
 
 _LOCK = "writer.lock"
 _HOLDER = "writer.txt"
@@ -23,29 +23,30 @@ LOCK_FILES = frozenset({_LOCK, _HOLDER, _CACHE_LOCK})
 
 @contextmanager
 def cache_lock(folder: Path, timeout: float) -> Iterator[None]:
-    """Makes the caller the one who writes caches in ``folder``; nobody else waits for that.
+    """Hold the lock for writing caches in ``folder``; nothing else waits for it.
 
     Raises:
-        StoreError: Another still does after ``timeout`` seconds, or the folder is read-only.
+        StoreLocked: Another process still holds it after ``timeout`` seconds.
+        StoreError: The folder is read-only.
     """
-    with _held(folder, FileLock(folder / _CACHE_LOCK), timeout):
+    with _locked(folder, _CACHE_LOCK, timeout):
         yield
 
 
 @contextmanager
 def write_lock(folder: Path, timeout: float) -> Iterator[None]:
-    """Makes the caller the one writer of ``folder``; the lock ends with its process, however that ends.
+    """Hold the lock for writing in ``folder``.
 
     Raises:
-        StoreLocked: Another is still writing after ``timeout`` seconds; the message says who, and since when.
+        StoreLocked: Another process still holds it after ``timeout`` seconds; the message names it.
         StoreError: The folder is read-only.
     """
-    with _held(folder, FileLock(folder / _LOCK), timeout):
+    with _locked(folder, _LOCK, timeout):
         try:
-            with suppress(OSError):  # on a full disk the lock holds, only its holder has no name
+            with suppress(OSError):  # on a full disk the lock holds, only the name of its holder is missing
                 since = f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S%z}"
-                told = f"process {os.getpid()} on {platform.node()} since {since}"
-                (folder / _HOLDER).write_text(told, encoding="utf-8")
+                holder = f"process {os.getpid()} on {platform.node()} since {since}"
+                (folder / _HOLDER).write_text(holder, encoding="utf-8")
             yield
         finally:
             with suppress(OSError):
@@ -53,11 +54,12 @@ def write_lock(folder: Path, timeout: float) -> Iterator[None]:
 
 
 @contextmanager
-def _held(folder: Path, lock: BaseFileLock, timeout: float) -> Iterator[None]:
+def _locked(folder: Path, name: str, timeout: float) -> Iterator[None]:
+    lock = FileLock(folder / name)
     try:
         lock.acquire(timeout=timeout)
     except Timeout as error:
-        raise StoreLocked(locked_by(folder)) from error
+        raise StoreLocked(locked_message(folder)) from error
     except OSError as error:
         raise StoreError(f"{folder} cannot be written ({error}); choose a folder you can write") from error
     try:
@@ -66,9 +68,9 @@ def _held(folder: Path, lock: BaseFileLock, timeout: float) -> Iterator[None]:
         lock.release()
 
 
-def locked_by(folder: Path) -> str:
-    """Returns what to tell who cannot have the lock."""
+def locked_message(folder: Path) -> str:
+    """Return the message for a process that cannot get the lock."""
     holder = "another process"
     with suppress(OSError, UnicodeDecodeError):
         holder = (folder / _HOLDER).read_text(encoding="utf-8")[:200] or holder
-    return f"{folder} is in use by {holder}; try again when it is done, or give a longer lock_timeout"
+    return f"{folder} is in use by {holder}; try again later, or give a longer lock_timeout"

@@ -1,4 +1,4 @@
-"""A database → one in the present format: made new, or brought up from an older one. Knows what a table is for."""
+"""An empty database → the tables of an index; a database → its format, or a refusal of any other."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from simpair.errors import StoreVersion
-from simpair.store.database import Database, damage
+from simpair.store.database import Database, corrupt
 from simpair.store.filters import fields_of
 
 __all__ = [
@@ -16,7 +16,6 @@ __all__ = [
     "content_digest",
     "create_tables",
     "field_rows",
-    "migrate",
     "next_generation",
     "read_meta",
     "reserve_rows",
@@ -25,10 +24,10 @@ __all__ = [
 
 FORMAT = 2
 
-# A row never changes and its number never comes back (AUTOINCREMENT), so whoever keeps rows in memory or in a cache
-# needs to learn only which came and which went. ``names`` answers for an id without a look at its text.
+# A row never changes and its number is never used again (AUTOINCREMENT). To update rows kept in memory or in a cache,
+# one needs to read only which were added and which were deleted. ``names`` finds an id without reading its text.
 _TABLES = (
-    "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID",
+    "CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID",
     "CREATE TABLE documents (row INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL, text TEXT NOT NULL, "
     "metadata TEXT NOT NULL)",
     "CREATE TABLE names (id TEXT PRIMARY KEY, row INTEGER NOT NULL, digest BLOB NOT NULL) WITHOUT ROWID",
@@ -36,8 +35,8 @@ _TABLES = (
     "CREATE TABLE fields (name TEXT NOT NULL, row INTEGER NOT NULL, place INTEGER NOT NULL, value, "
     "PRIMARY KEY (name, row, place)) WITHOUT ROWID",
     "CREATE TABLE canaries (role TEXT NOT NULL, text TEXT NOT NULL, vector BLOB NOT NULL)",
-    # The states this database went through, with the last row of each, and the rows that went after them: a cache
-    # of any of these states is still true of what it holds. A restored copy has other random names.
+    # The states (generations) of this database with the last row of each, and the rows deleted after them. A cache of
+    # any of these states is valid for the rows that are left. A restored copy has other random names.
     "CREATE TABLE history (number INTEGER PRIMARY KEY, name TEXT NOT NULL, last_row INTEGER NOT NULL)",
     "CREATE TABLE removed (number INTEGER NOT NULL, row INTEGER NOT NULL, PRIMARY KEY (number, row)) WITHOUT ROWID",
 )
@@ -48,81 +47,59 @@ INSERT INTO history SELECT ifnull(max(number), 0) + 1, lower(hex(randomblob(8)))
 
 
 def create_tables(db: Database, meta: Mapping[str, Any]) -> None:
-    """Makes the tables and writes ``meta``; inside ``writing()``."""
+    """Create the tables and write ``meta``. Call it inside ``writing()``."""
     for table in _TABLES:
         db.run(table)
-    db.run_many("INSERT OR REPLACE INTO meta VALUES (?, ?)", [("format_version", FORMAT), *meta.items()])
+    db.run_many("INSERT INTO meta VALUES (?, ?)", [("format_version", FORMAT), *meta.items()])
     next_generation(db)
 
 
 def next_generation(db: Database) -> None:
-    """Names the state that the present transaction leaves."""
+    """Number and name the state that the current transaction leaves."""
     db.run(_NEXT_GENERATION)
 
 
 def read_meta(db: Database) -> dict[str, Any]:
-    """Returns the table of facts about the index, in whatever format; inside ``reading()``.
+    """Return the table of facts about the index. Call it inside ``reading()``.
 
     Raises:
-        StoreVersion: A newer simpair wrote it.
-        StoreCorrupt: It has no format.
+        StoreVersion: Another version of simpair wrote the index in another format.
+        StoreCorrupt: The table names no format.
     """
     meta = dict(db.rows("SELECT key, value FROM meta"))
     version = meta.get("format_version")
     if not isinstance(version, int) or version < 1:
-        raise damage(db.folder, f"its meta table holds {meta}")
+        raise corrupt(db.folder, f"its meta table holds {meta}")
     if version > FORMAT:
-        raise StoreVersion(f"{db.folder} has format {version}; this simpair reads {FORMAT}: update simpair")
+        raise StoreVersion(f"{db.folder} has format {version}; this simpair reads format {FORMAT}: update simpair")
+    if version < FORMAT:
+        model = f" --model {meta['source']}" if meta.get("source") else ""
+        raise StoreVersion(
+            f"{db.folder} has format {version}, which an older simpair wrote; this one reads format {FORMAT}. Create "
+            f"the index again from its texts in a new folder: simpair index create NEW_FOLDER FILE{model}"
+        )
     return meta
 
 
-def migrate(db: Database) -> None:
-    """Brings a database of format 1 to the present one, whole or not at all; keeps every row number.
-
-    Format 1 had ids, texts, metadata and vectors in one table, and no digests and no canaries.
-    """
-    with db.writing(), db.spilling():
-        if read_meta(db)["format_version"] == FORMAT:  # another process was faster
-            return
-        last = db.one("SELECT seq FROM sqlite_sequence WHERE name = 'documents'")
-        db.teach("content_digest", 3, content_digest)
-        db.teach("vector_digest", 2, vector_digest)
-        db.run("ALTER TABLE documents RENAME TO documents_1")
-        create_tables(db, {})
-        db.run("INSERT INTO documents SELECT row, id, text, metadata FROM documents_1")
-        db.run("INSERT INTO names SELECT id, row, content_digest(id, text, metadata) FROM documents_1")
-        db.run("INSERT INTO vectors SELECT row, vector, vector_digest(row, vector) FROM documents_1")
-        for row, metadata in db.rows("SELECT row, metadata FROM documents_1"):
-            try:
-                db.run_many("INSERT INTO fields VALUES (?, ?, ?, ?)", field_rows(row, metadata))
-            except (ValueError, AttributeError) as error:
-                raise damage(db.folder, f"the metadata of row {row}: {error}") from error
-        db.run("DROP TABLE documents_1")
-        db.run("DELETE FROM meta WHERE key = 'generation'")
-        if last is not None:
-            reserve_rows(db, *last)
-        next_generation(db)
-
-
 def reserve_rows(db: Database, last: int) -> None:
-    """Makes rows count on from ``last``, as if those before it had been given."""
-    db.run("DELETE FROM sqlite_sequence WHERE name IN ('documents', 'documents_1')")
-    db.run("INSERT INTO sqlite_sequence VALUES ('documents', ?)", (last,))
+    """Number the next row ``last + 1``, as if the rows up to ``last`` had been used."""
+    db.run("DELETE FROM sqlite_sequence WHERE name = 'documents'")
+    db.run_many("INSERT INTO sqlite_sequence VALUES ('documents', ?)", [(last,)])
 
 
 def field_rows(row: int, metadata: str) -> Iterator[tuple[Any, ...]]:
-    """Yields what ``fields`` holds of a document: name, row, place, value."""
+    """Yield the rows of ``fields`` for a document: name, row, place, value."""
     for field in fields_of(json.loads(metadata)):
         yield field.name, row, field.place, field.value
 
 
 def content_digest(name: str, text: str, metadata: str) -> bytes:
-    """Returns 16 bytes that tell one document from another."""
+    """Return a digest of a document, 16 bytes."""
     parts = (name.encode(), text.encode(), metadata.encode())
     lengths = b"%d,%d,%d" % (len(parts[0]), len(parts[1]), len(parts[2]))
     return hashlib.blake2b(b"\0".join((lengths, *parts)), digest_size=16).digest()
 
 
 def vector_digest(row: int, vector: bytes) -> bytes:
-    """Returns 8 bytes that tell whether a vector is the one that was stored in this row."""
+    """Return a digest of a vector and its row, 8 bytes."""
     return hashlib.blake2b(row.to_bytes(8, "little", signed=True) + vector, digest_size=8).digest()

@@ -1,13 +1,11 @@
-"""Documents ⇄ rows of a database, which is the truth of an index.
-
-Knows no encoder and no search: a vector is a row of halves, metadata is the text of a JSON object.
-"""
+"""Blocks of documents ⇄ rows of the database of an index. The database is the source of truth; caches follow it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, closing
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, suppress
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -16,35 +14,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simpair.errors import InputError, StoreError, StoreNotFound
-from simpair.files.disk import sync
+from simpair.files.disk import replacing
 from simpair.store.database import Database
+from simpair.store.documents import Block
 from simpair.store.locks import LOCK_FILES, write_lock
-from simpair.store.records import Canary, RecordedEncoder, Records
+from simpair.store.records import Canary, IndexInfo, RecordedEncoder, Records, StoredDocument
 from simpair.store.schema import (
     FORMAT,
     content_digest,
     create_tables,
     field_rows,
-    migrate,
     next_generation,
-    read_meta,
     reserve_rows,
     vector_digest,
 )
 
-__all__ = ["Batch", "Store", "Stored"]
+__all__ = ["Store", "Stored"]
 
 _DATABASE = "documents.sqlite"
-_UNBORN = f"{_DATABASE}.new"
-
-
-class Batch(NamedTuple):
-    """N documents to store: their ids or None for the numbers of their rows, and (N, D) float16 vectors."""
-
-    ids: Sequence[str] | None
-    texts: Sequence[str]
-    metadata: Sequence[str]
-    vectors: NDArray[np.float16]
+_PAGE = 1_000
+_NEW_DATABASES = f".{_DATABASE}.*.new*"
+"""What a crash in ``create`` leaves: a database that was not yet in its place, and its journal."""
 
 
 class Stored(NamedTuple):
@@ -55,33 +45,25 @@ class Stored(NamedTuple):
 
 
 class Store(Records):
-    """The documents of an index: any number of readers, one writer at a time, each batch all or nothing."""
+    """The documents of an index: any number of readers, one writer at a time, one transaction per batch."""
 
     def __init__(self, db: Database, *, read_only: bool) -> None:
-        with db.reading():
-            version = read_meta(db)["format_version"]
-        if version < FORMAT:
-            if read_only:
-                raise StoreError(f"{db.folder} has format {version}; open it once to write, which makes it {FORMAT}")
-            migrate(db)
         self.read_only = read_only
         super().__init__(db)
 
     @classmethod
     def open(cls, folder: Path, *, lock_timeout: float, read_only: bool = False) -> Store:
-        """Returns the store in ``folder``; waits up to ``lock_timeout`` seconds for other processes, here and later.
-
-        An older format is brought to the present one.
+        """Return the store in ``folder``; ``lock_timeout`` is the seconds to wait for other processes.
 
         Raises:
-            StoreNotFound: There is none.
-            StoreVersion: A newer simpair made it.
+            StoreNotFound: The folder holds none.
+            StoreVersion: It has another format.
             StoreCorrupt: It is damaged.
         """
         if not (folder / _DATABASE).is_file():
             raise StoreNotFound(
-                f"{folder} holds no search index; check the path, "
-                "or make one: simpair index create, or SearchIndex.create"
+                f"{folder} holds no search index; check the path, or create one: simpair index create, or "
+                "SearchIndex.create"
             )
         db = Database(folder / _DATABASE, mode="ro" if read_only else "rw", timeout=lock_timeout)
         try:
@@ -94,7 +76,7 @@ class Store(Records):
     def create(
         cls, folder: Path, encoder: RecordedEncoder, canaries: Iterable[Canary], *, lock_timeout: float
     ) -> Store:
-        """Returns a new store in ``folder``, which is made where it does not exist.
+        """Return a new store in ``folder``, which is made if it does not exist.
 
         Raises:
             StoreError: The folder holds an index or other files, or cannot be written.
@@ -104,65 +86,58 @@ class Store(Records):
             _refuse_occupied(folder)
             with write_lock(folder, lock_timeout):
                 _refuse_occupied(folder)
-                _write_empty(folder / _UNBORN, encoder, canaries)
-                (folder / _UNBORN).replace(folder / _DATABASE)
-                sync(folder)
+                for left in folder.glob(_NEW_DATABASES):
+                    left.unlink(missing_ok=True)
+                with replacing(folder / _DATABASE) as new:
+                    _write_empty(new, encoder, canaries)
         except OSError as error:
             raise StoreError(f"{folder} cannot become an index ({error}); choose a folder you can write") from error
         return cls.open(folder, lock_timeout=lock_timeout)
 
     def close(self) -> None:
-        """Lets go of the database; a second call does nothing."""
+        """Close the database; closing again does nothing."""
         self.db.close()
 
-    def check_usable(self) -> None:
-        """Raises StoreError after ``close``, or in a fork of the process that opened the index."""
-        self.db.check_usable()
-
     def reading(self) -> AbstractContextManager[None]:
-        """Holds one state of the index for everything read inside; keep it short, writers wait for its end."""
+        """Hold one state of the index for all reads inside. Keep it short: writers wait for its end."""
         return self.db.reading()
 
-    @property
-    def lock_timeout(self) -> float:
-        """Seconds to wait for other processes."""
-        return self.db.timeout
+    def write_lock(self) -> AbstractContextManager[None]:
+        """Hold the lock that makes this process the only writer."""
+        return write_lock(self.folder, self.db.timeout)
 
-    def write_lock(self, timeout: float | None = None) -> AbstractContextManager[None]:
-        """Makes this process the one writer of the folder; None waits as long as everything else does."""
-        return write_lock(self.folder, self.db.timeout if timeout is None else timeout)
-
-    def add(self, batch: Batch, *, replace: bool = False) -> Stored:
-        """Stores N documents in one transaction.
+    def add(self, block: Block, vectors: NDArray[np.float16], *, replace: bool = False) -> Stored:
+        """Store N documents in one transaction.
 
         Args:
-            batch: The documents.
-            replace: Whether documents that have these ids go.
+            block: The documents.
+            vectors: Their vectors (N, D).
+            replace: Delete the stored documents with these ids.
 
         Raises:
-            InputError: An id comes twice or, unless it replaces, is stored already; nothing is written.
+            InputError: An id is given twice or, unless it replaces, is stored already; nothing is written.
             StoreLocked: Another process is writing.
         """
         self._check_writable()
-        blobs = [vector.tobytes() for vector in batch.vectors.astype("<f2", copy=False)]
+        blobs = [vector.tobytes() for vector in vectors.astype("<f2", copy=False)]
         with self.db.writing():
-            names = self.name(batch.ids, len(batch.texts), replace=replace)
+            names = self.assign_ids(block.ids, len(block.texts), replace=replace)
             if replace:
                 self._remove(names)
             first = self._next_row()
-            documents = list(zip(range(first, first + len(names)), names, batch.texts, batch.metadata, strict=True))
+            documents = list(zip(range(first, first + len(names)), names, block.texts, block.metadata, strict=True))
             self.db.run_many("INSERT INTO documents VALUES (?, ?, ?, ?)", documents)
             digests = ((name, row, content_digest(name, *rest)) for row, name, *rest in documents)
             self.db.run_many("INSERT INTO names VALUES (?, ?, ?)", digests)
-            vectors = ((row, blob, vector_digest(row, blob)) for row, blob in enumerate(blobs, first))
-            self.db.run_many("INSERT INTO vectors VALUES (?, ?, ?)", vectors)
+            checked = ((row, blob, vector_digest(row, blob)) for row, blob in enumerate(blobs, first))
+            self.db.run_many("INSERT INTO vectors VALUES (?, ?, ?)", checked)
             fields = chain.from_iterable(field_rows(row, metadata) for row, _, _, metadata in documents)
             self.db.run_many("INSERT INTO fields VALUES (?, ?, ?, ?)", fields)
             next_generation(self.db)
         return Stored(names, range(first, first + len(names)))
 
     def delete(self, ids: Iterable[str]) -> int:
-        """Removes the documents of these ids in one transaction and returns how many there were."""
+        """Delete the documents with these ids in one transaction and return how many there were."""
         self._check_writable()
         with self.db.writing():
             count = self._remove(ids)
@@ -170,19 +145,35 @@ class Store(Records):
                 next_generation(self.db)
         return count
 
+    def iterate(self) -> Iterator[StoredDocument]:
+        """Yield the documents in the order in which they were added, also those added meanwhile; reads page by page."""
+        after = 0
+        while True:
+            with self.reading():
+                page = self.page(after=after, size=_PAGE)
+            if not page:
+                return
+            yield from page.values()
+            after = max(page)
+
+    def info(self) -> IndexInfo:
+        """Return the facts about the index."""
+        with self.reading():
+            documents, encoder = self.count(), self.encoder
+        size = 0
+        for path in self.folder.iterdir():
+            with suppress(FileNotFoundError):  # a journal that was deleted meanwhile
+                size += path.stat().st_size
+        return IndexInfo(documents, encoder.dimension, encoder.source, encoder.fingerprint, FORMAT, size)
+
     def reserve(self, last_row: int) -> None:
-        """Makes rows, and so the ids of documents without one, count on from ``last_row``."""
+        """Number the next row, and so the next document without an id, ``last_row + 1``."""
         with self.db.writing():
             reserve_rows(self.db, last_row)
             next_generation(self.db)
 
-    def set_canaries(self, canaries: Iterable[Canary]) -> None:
-        """Records the canaries of an index that an older version made without."""
-        with self.db.writing():
-            _write_canaries(self.db, canaries)
-
     def compact(self) -> None:
-        """Gives the room of deleted documents back, and forgets what earlier states held."""
+        """Free the space of deleted documents, and forget the earlier generations."""
         self._check_writable()
         with self.db.writing():
             next_generation(self.db)
@@ -195,10 +186,13 @@ class Store(Records):
         if self.read_only:
             raise StoreError(f"{self.folder} was opened read-only; open it without read_only to write")
 
-    # What follows is called inside a transaction. The fields of what is removed stay until ``compact``: their row
-    # numbers never come back, and nobody finds a row that is not there.
+    # Call the following methods inside a transaction.
 
     def _remove(self, ids: Iterable[str]) -> int:
+        """Delete documents and return how many there were.
+
+        Their fields stay until ``compact``: row numbers are not used again, so these fields match no document.
+        """
         found = self.find(ids)
         rows = [(name.row,) for name in found.values()]
         state = self.generation().number + 1
@@ -208,48 +202,38 @@ class Store(Records):
         self.db.run_many("INSERT INTO removed VALUES (?, ?)", ((state, row) for (row,) in rows))
         return len(rows)
 
-    def name(self, ids: Sequence[str] | None, count: int, *, replace: bool = False) -> Sequence[str]:
-        """Returns the ids of the next ``count`` documents: those given, else their row numbers.
+    def assign_ids(self, ids: Sequence[str] | None, count: int, *, replace: bool = False) -> Sequence[str]:
+        """Return the ids of the next ``count`` documents: those given, or else their row numbers.
 
         Raises:
-            InputError: An id comes twice or, unless it replaces, is stored already.
+            InputError: An id is given twice or, unless it replaces, is stored already.
         """
         first = self._next_row()
         names = [str(row) for row in range(first, first + count)] if ids is None else ids
         if len(set(names)) < len(names):
-            seen: set[str] = set()
-            twice = next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-            raise InputError(f"the id {twice!r} is given twice; every document needs its own")
+            twice = next(name for name, times in Counter(names).items() if times > 1)
+            raise InputError(f"the id {twice!r} is given twice; give every document its own id")
         if not replace and (taken := self.find(names)):
             name = next(name for name in names if name in taken)
-            advice = (
-                "use upsert to replace it, or give another id"
-                if ids
-                else "give ids of your own: ids=, or an id field in the file"
-            )
+            advice = "give ids of your own" if ids is None else "use upsert to replace its document, or give another id"
             raise InputError(f"the id {name!r} is in the index already; {advice}")
         return names
 
 
 def _write_empty(path: Path, encoder: RecordedEncoder, canaries: Iterable[Canary]) -> None:
-    """Writes a database without documents to ``path``; one that a crash left there is thrown away."""
-    for left in (path, Path(f"{path}-journal")):
-        left.unlink(missing_ok=True)
+    """Write a database without documents to a new file."""
     with closing(Database(path, mode="rwc", timeout=0)) as db, db.creating():
         create_tables(db, encoder._asdict() | {"identity": json.dumps(dict(encoder.identity))})
-        _write_canaries(db, canaries)
-
-
-def _write_canaries(db: Database, canaries: Iterable[Canary]) -> None:
-    blobs = ((role, text, vector.astype("<f4").tobytes()) for role, text, vector in canaries)
-    db.run_many("INSERT INTO canaries VALUES (?, ?, ?)", blobs)
+        blobs = ((role, text, vector.astype("<f4").tobytes()) for role, text, vector in canaries)
+        db.run_many("INSERT INTO canaries VALUES (?, ?, ?)", blobs)
 
 
 def _refuse_occupied(folder: Path) -> None:
-    names = {path.name for path in folder.iterdir()} - {*LOCK_FILES, _UNBORN, f"{_UNBORN}-journal"}
+    names = {path.name for path in folder.iterdir() if not path.match(_NEW_DATABASES)} - LOCK_FILES
     if _DATABASE in names:
         raise StoreError(
-            f"{folder} holds an index already; add to it (simpair index add, or SearchIndex.open) or choose another"
+            f"{folder} holds an index already; add to it (simpair index add, or SearchIndex.open), or choose another "
+            "folder"
         )
     if names:
-        raise StoreError(f"{folder} holds other files ({min(names)}); an index needs a folder of its own")
+        raise StoreError(f"{folder} holds other files ({min(names)}); choose an empty folder for an index")

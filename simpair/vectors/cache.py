@@ -1,7 +1,7 @@
-"""An index of embeddings ⇄ a file that spares the next process building it, and a seal that proves whose it is.
+"""An exact index ⇄ a file beside the database, so that the next process need not build it again.
 
-A file that is damaged, or came from elsewhere, is not opened: FAISS accepts a flipped bit without a word, and reading
-a file made to harm it can corrupt memory. Knows no database: a state is a number and a name.
+A file that is damaged or came from another machine is not opened: FAISS does not notice a flipped bit, and reading a
+malicious file can corrupt memory. A JSON file beside the index holds its checksum and proves that it was written here.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from simpair.files.disk import sync
+from simpair.files.disk import replace_text, replacing
 from simpair.vectors.exact import ExactIndex
 
-__all__ = ["Cached", "cache_faults", "cached_states", "load_cache", "save_cache"]
+__all__ = ["Cached", "cached_states", "find_damaged_caches", "load_cache", "save_cache"]
 
 _log = logging.getLogger("simpair")
 _NAME = re.compile(r"faiss-(\d{1,18})-([0-9a-f]{16})\.index")
 
 
 class Cached(NamedTuple):
-    """The index of the state with that number and name."""
+    """The exact index of the state with that number and name."""
 
     number: int
     name: str
@@ -34,24 +34,24 @@ class Cached(NamedTuple):
 
 
 def load_cache(folder: Path, known: Callable[[int, str], bool], *, dimension: int) -> Cached | None:
-    """Returns the newest index that ``save_cache`` left of a known state, mapped read-only, or None."""
+    """Return the newest index that ``save_cache`` wrote of a known state, memory-mapped, or None."""
     for number, name in sorted(cached_states(folder), reverse=True):
         if not known(number, name):
             continue
         path = _path(folder, number, name)
         try:
-            told = _seal(path).read_bytes()
-            longest = float(json.loads(told)["longest"])
-            if told != _sealed(path, longest):
-                if told == _seal(path).read_bytes():  # else it was replaced meanwhile
-                    _log.warning("%s is damaged, or was not written here; it is built anew", path)
+            record = _record(path).read_text(encoding="utf-8")
+            max_norm = float(json.loads(record)["longest"])
+            if record != _expected_record(path, max_norm):
+                if record == _record(path).read_text(encoding="utf-8"):  # otherwise it was replaced meanwhile
+                    _log.warning("%s is damaged or was not written on this machine; rebuilding it", path)
                 continue
-            exact = ExactIndex.read(path, longest=longest)
+            exact = ExactIndex.read(path, max_norm=max_norm)
         except FileNotFoundError:  # it is being written, or was just replaced
             continue
         except (OSError, ValueError, TypeError, KeyError) as error:
-            if path.exists():  # else it was removed meanwhile, which FAISS has no word of its own for
-                _log.warning("%s cannot be read (%s); it is built anew", path, error)
+            if path.exists():  # otherwise it was removed meanwhile, for which FAISS has no error of its own
+                _log.warning("%s cannot be read (%s); rebuilding it", path, error)
             continue
         if exact.dimension == dimension:
             return Cached(number, name, exact)
@@ -59,82 +59,70 @@ def load_cache(folder: Path, known: Callable[[int, str], bool], *, dimension: in
 
 
 def save_cache(cached: Cached, folder: Path) -> Path:
-    """Writes an index for ``load_cache``, removes those of other states, and returns its path; one caller at a time.
+    """Write an index for ``load_cache``, remove those of other states, and return its path; one caller at a time.
 
     Raises:
         OSError: The folder cannot be written.
     """
     path = _path(folder, cached.number, cached.name)
-    try:
-        cached.exact.write(Path(f"{path}.tmp"))
-        # Without a seal the file is nothing: an old one goes first, the new one comes last.
-        _seal(path).unlink(missing_ok=True)
-        _publish(path)
-        Path(f"{_seal(path)}.tmp").write_bytes(_sealed(path, cached.exact.longest))
-        _publish(_seal(path))
-    except BaseException:
-        for half in folder.glob("faiss-*.tmp"):
-            half.unlink(missing_ok=True)
-        raise
-    for old in set(folder.glob("faiss-*")) - {path, _seal(path)}:
+    with replacing(path) as new:
+        cached.exact.write(new)
+        _record(path).unlink(missing_ok=True)  # an index without a record is not read, so the new record comes last
+    replace_text(_record(path), _expected_record(path, cached.exact.max_norm))
+    left = {*folder.glob("faiss-*"), *folder.glob(".faiss-*.new")}  # other states, and what a crash left
+    for old in left - {path, _record(path)}:
         old.unlink(missing_ok=True)
     return path
 
 
 def cached_states(folder: Path) -> list[tuple[int, str]]:
-    """Returns the numbers and names of the states of which there are caches, known or not."""
+    """Return the numbers and names of the states that have caches, known or not."""
     try:
         names = [_NAME.fullmatch(path.name) for path in folder.glob("faiss-*.index")]
     except OSError as error:
-        _log.warning("%s cannot be looked through for a cache (%s); it is built anew", folder, error)
+        _log.warning("%s cannot be listed (%s); rebuilding the cache", folder, error)
         return []
     return [(int(name[1]), name[2]) for name in names if name]
 
 
-def cache_faults(folder: Path) -> list[str]:
-    """Returns a line for each cache that is not what its seal says it was; it is built anew when needed.
+def find_damaged_caches(folder: Path) -> list[str]:
+    """Return a line for each cache that differs from its checksum; the next search rebuilds it.
 
-    One that came with its folder from elsewhere is no fault, though it is built anew too.
+    A cache that was copied with its folder is not damaged, though it is rebuilt, too.
     """
-    faults = []
+    problems = []
     try:
         paths = sorted(folder.glob("faiss-*.index"))
     except OSError as error:
-        return [f"the folder cannot be looked through for caches ({error})"]
+        return [f"the folder cannot be listed to check its caches ({error})"]
     for path in paths:
         try:
-            wanted, found = json.loads(_seal(path).read_bytes()), json.loads(_sealed(path, 0.0))
-            sound = wanted["sha256"] == found["sha256"]
-        except FileNotFoundError:  # no seal, so it was being written
+            record = json.loads(_record(path).read_text(encoding="utf-8"))
+            intact = record["sha256"] == json.loads(_expected_record(path, 0.0))["sha256"]
+        except FileNotFoundError:  # it has no record, so it is being written
             continue
         except (OSError, ValueError, TypeError, KeyError) as error:
-            faults.append(f"{path.name} cannot be read ({error!r})")
+            problems.append(f"{path.name} cannot be read ({error!r})")
         else:
-            faults += [] if sound else [f"{path.name} is damaged"]
-    return faults
+            problems += [] if intact else [f"{path.name} is damaged"]
+    return problems
 
 
 def _path(folder: Path, number: int, name: str) -> Path:
     return folder / f"faiss-{number}-{name}.index"
 
 
-def _seal(path: Path) -> Path:
+def _record(path: Path) -> Path:
+    """Return the path of the JSON file beside an index."""
     return path.with_suffix(".json")
 
 
-def _sealed(path: Path, longest: float) -> bytes:
-    """Returns what the seal of the file at ``path`` must say, whose longest vector has that length.
+def _expected_record(path: Path, max_norm: float) -> str:
+    """Return the record of the file at ``path`` as it is now; ``max_norm`` is the largest norm of its vectors.
 
-    Whoever sends a folder knows neither the inode nor the instant its files will get here, so cannot make a seal.
+    It contains the inode and the change time, which cannot be predicted on another machine.
     """
-    with path.open("rb") as file:
+    with path.open("rb") as file:  # one open file for both, because another process may replace it
         digest, status = hashlib.file_digest(file, "sha256").hexdigest(), os.fstat(file.fileno())
-    mark = {"machine": platform.node(), "inode": status.st_ino, "changed_ns": status.st_ctime_ns}
-    return json.dumps({"file": path.name, "sha256": digest, "longest": longest} | mark, indent=1).encode()
-
-
-def _publish(path: Path) -> None:
-    """Moves ``path.tmp`` to ``path`` once its bytes are on the disk."""
-    tmp = Path(f"{path}.tmp")
-    sync(tmp)
-    tmp.replace(path)
+    origin = {"machine": platform.node(), "inode": status.st_ino, "changed_ns": status.st_ctime_ns}
+    return json.dumps({"file": path.name, "sha256": digest, "longest": max_norm} | origin, indent=1)

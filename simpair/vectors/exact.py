@@ -1,12 +1,11 @@
-"""Embeddings → their nearest neighbours, exactly.
+"""Embeddings → their nearest neighbours, exactly. The only importer of faiss.
 
-Knows no text, no id and no database: a neighbour is a position in the order of building. The only importer of faiss.
+A neighbour is a row: the position of a vector in the order in which the index was built.
 """
 
 from __future__ import annotations
 
 import math
-import operator
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,23 +13,24 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import faiss
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from simpair.errors import InputError
+from simpair.vectors.inputs import Request, as_matrix, parse_request
 
-__all__ = ["ExactIndex", "Neighbours", "as_matrix"]
+__all__ = ["ExactIndex", "Neighbours"]
 
-_Float = TypeVar("_Float", np.float16, np.float32)
-_MARGIN = 8
-_SLACK = 2.0**-18
-_SLACK_OF_A_NUMBER = 2.0**-27
-"""Rows scanned beyond those asked for, and how far a scan's score may be from the true one for vectors of length 1: at
-least the first, and that much for each of their numbers."""
-_MOST_REACH = 1e38
+_EXTRA_ROWS = 8
+"""Rows scanned beyond those requested."""
+_MIN_TOLERANCE = 2.0**-18
+_TOLERANCE_PER_DIMENSION = 2.0**-24
+"""How far the score of a scan may be from the true one for vectors of norm 1: the larger of the first and D times the
+second, the bound for a sum of float32 in one lane. FAISS has 8 lanes or more with AVX2, one without."""
+_MAX_SCORE = 1e38
 _FEW_ROWS = 4_096
 _PAIRS = 4_096
 _POOLS: dict[int, ThreadPoolExecutor] = {}
@@ -38,7 +38,7 @@ _POOLS_LOCK = Lock()
 
 
 class Neighbours(NamedTuple):
-    """The nearest rows of a query, best first; equal scores in the order of the rows.
+    """The nearest rows of a query, best first; rows of equal score in ascending order.
 
     Attributes:
         scores: (K,) float32, inner products, higher is better.
@@ -50,7 +50,7 @@ class Neighbours(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """What one thread scans: some queries against rows ``start`` to ``stop`` of a segment, positions from ``first``."""
+    """The work of one thread: some queries against the rows ``start`` to ``stop`` of a segment."""
 
     segment: int
     queries: slice
@@ -59,85 +59,88 @@ class _Part(NamedTuple):
 
 
 class ExactIndex:
-    """N embeddings in half precision, scanned in full for every query.
+    """N embeddings in float16, all of which are compared with every query.
 
-    The scan is that of FAISS in single precision; what it finds is scored once more in double precision and rounded
-    to single, so that a score depends on the query and the vector alone, and on no instruction set.
+    FAISS scans in float32. The rows it finds are scored again in float64 and rounded to float32, so a score depends
+    only on the query and the vector, not on the processor.
 
     Attributes:
-        dimension: D, the width of a vector.
-        longest: The length of the longest vector, or more.
+        dimension: D, the dimension of the vectors.
+        max_norm: The largest norm of a vector, or an upper bound of it.
+
+    Example:
+        >>> ExactIndex.build([[1.0, 0.0], [0.0, 1.0]]).search([[0.8, 0.6]], k=1)[0].rows
+        array([0])
     """
 
-    def __init__(self, segments: Sequence[Any], dimension: int, longest: float) -> None:
+    def __init__(self, segments: Sequence[Any], dimension: int, max_norm: float) -> None:
         self.dimension = dimension
-        self.longest = longest
+        self.max_norm = max_norm
         self._segments = tuple(segments)
-        sizes = [0, *(int(segment.ntotal) for segment in segments)]
-        self._starts = np.cumsum(sizes)
-        self._codes = [_codes(segment, dimension) for segment in segments]
+        self._starts = np.cumsum([0, *(int(segment.ntotal) for segment in segments)])
+        self._vectors = [_vectors_of(segment, dimension) for segment in segments]
 
     @classmethod
     def build(cls, vectors: ArrayLike) -> ExactIndex:
-        """Returns the index of ``vectors``, (N, D) floats, kept as float16; N may be 0.
+        """Return the index of vectors (N, D) of floats, stored as float16; N may be 0.
 
         Raises:
-            InputError: They are not a matrix of floats, or a number is not finite in half precision.
+            InputError: They are not a matrix of floats, or a value is not finite in float16.
         """
-        halves = as_matrix(vectors, np.float16)
-        return cls([_flat(halves)] if len(halves) else [], halves.shape[1], _longest(halves))
+        matrix = as_matrix(vectors, np.float16)
+        return cls([_segment(matrix)] if len(matrix) else [], matrix.shape[1], _max_norm(matrix))
 
     @classmethod
-    def read(cls, path: Path, *, longest: float) -> ExactIndex:
-        """Returns the index that :meth:`write` wrote, mapped: a row comes from the file when it is asked for.
+    def read(cls, path: Path, *, max_norm: float) -> ExactIndex:
+        """Return the index that :meth:`write` wrote, memory-mapped.
 
         Args:
             path: The file.
-            longest: The length of its longest vector, which would take a look at all of them.
+            max_norm: The largest norm of its vectors, which is given because computing it reads the whole file.
 
         Raises:
-            OSError: The file cannot be read as one.
+            OSError: The file cannot be read, or is not an index.
         """
         try:
-            flat = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+            segment = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
         except RuntimeError as error:
             raise OSError(str(error)) from error
-        return cls([flat] if flat.ntotal else [], int(flat.d), longest)
+        return cls([segment] if segment.ntotal else [], int(segment.d), max_norm)
 
     def write(self, path: Path) -> None:
-        """Writes the index to a file.
+        """Write the index to a file.
 
         Raises:
             OSError: The disk refuses.
         """
+        segment = self._segments[0] if len(self._segments) == 1 else _segment(self.vectors())
         try:
-            faiss.write_index(self._segments[0] if len(self._segments) == 1 else _flat(self.vectors()), str(path))
+            faiss.write_index(segment, str(path))
         except RuntimeError as error:
             raise OSError(str(error)) from error
 
-    def extended(self, vectors: ArrayLike) -> ExactIndex:
-        """Returns an index of these vectors behind those of this one, which is left as it is.
+    def extended(self, vectors: NDArray[np.float16]) -> ExactIndex:
+        """Return an index of these vectors (M, D) behind those of this one, which does not change.
 
-        Few rows are copied: no more than a few segments stand beside the first, each larger than the next.
+        Small segments are merged, so few remain, each larger than the next, and large ones are not copied.
         """
-        added = as_matrix(vectors, np.float16, dimension=self.dimension)
-        kept, codes = list(self._segments), list(self._codes)
-        while len(kept) > 1 and len(codes[-1]) < 2 * len(added):
-            kept.pop()
-            added = np.concatenate([codes.pop(), added])
-        longest = max(self.longest, _longest(added))
-        return ExactIndex([*kept, _flat(added)] if len(added) else kept, self.dimension, longest)
+        segments, parts, added = list(self._segments), list(self._vectors), vectors
+        while len(segments) > 1 and len(parts[-1]) < 2 * len(added):
+            segments.pop()
+            added = np.concatenate([parts.pop(), added])
+        max_norm = max(self.max_norm, _max_norm(added))
+        return ExactIndex([*segments, _segment(added)] if len(added) else segments, self.dimension, max_norm)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
     def vectors(self, chosen: NDArray[np.bool_] | None = None) -> NDArray[np.float16]:
-        """Returns a copy of the vectors, where ``chosen``, (N,), is true or all: (rows, D) float16."""
-        parts = [codes if chosen is None else codes[chosen[at : at + len(codes)]] for at, codes in self._placed()]
+        """Return a copy of the vectors, or of those where ``chosen`` (N,) is true: (rows, D) float16."""
+        parts = [part if chosen is None else part[chosen[at : at + len(part)]] for at, part in self._placed()]
         return np.concatenate([np.empty((0, self.dimension), np.float16), *parts])
 
     def _placed(self) -> Iterator[tuple[int, NDArray[np.float16]]]:
-        return zip(self._starts.tolist(), self._codes)  # noqa: B905 (the last start is the end)
+        return zip(self._starts.tolist(), self._vectors)  # noqa: B905 (the last start is the end)
 
     def search(
         self,
@@ -147,76 +150,75 @@ class ExactIndex:
         members: NDArray[np.bool_] | None = None,
         min_score: float | None = None,
     ) -> list[Neighbours]:
-        """Returns the nearest rows of each of Q queries: ``k`` of them, or as many as there are.
+        """Return the nearest rows of each of Q queries: ``k`` of them, or as many as there are.
 
         Args:
             queries: (Q, D) floats.
-            k: How many rows at most; None for all.
-            members: (N,), whether a row may be found; None for all.
-            min_score: Only rows that score this or more; None for all.
+            k: The number of rows; None for all.
+            members: (N,) booleans, whether a row may be found; None for all.
+            min_score: Minimum score; rows with a lower one are dropped. None keeps all.
 
         Raises:
-            InputError: ``k`` is below 1, or the queries are not finite or not D wide.
+            InputError: ``k`` is below 1, or the queries are not finite or have another dimension.
         """
-        try:
-            k = None if k is None else operator.index(k)
-        except TypeError:
-            raise InputError(f"k is {k!r}; ask for a whole number of hits") from None
-        if k is not None and k < 1:
-            raise InputError(f"k is {k}; ask for 1 hit or more")
-        if min_score is not None and math.isnan(min_score):
-            raise InputError("min_score is nan, which no score reaches")
-        wanted = as_matrix(queries, np.float32, dimension=self.dimension)
-        reach = np.linalg.norm(wanted.astype(np.float64), axis=1) * self.longest
-        if (reach > _MOST_REACH).any():
-            raise InputError(f"query {int(np.argmax(reach))} is so long that its scores are beyond float32; shorten it")
+        return self.nearest(parse_request(queries, k, min_score, dimension=self.dimension), members)
+
+    def nearest(self, request: Request, members: NDArray[np.bool_] | None = None) -> list[Neighbours]:
+        """Return the nearest rows of each query of a request; ``members`` as in :meth:`search`.
+
+        Raises:
+            InputError: The norm of a query is so large that its scores overflow float32.
+        """
+        bounds = np.linalg.norm(request.queries.astype(np.float64), axis=1) * self.max_norm
+        if (bounds > _MAX_SCORE).any():
+            query = int(np.argmax(bounds))
+            raise InputError(f"query {query} has a norm so large that its scores overflow float32; scale it down")
+        tolerances = max(_MIN_TOLERANCE, _TOLERANCE_PER_DIMENSION * self.dimension) * np.maximum(bounds, 1)
         size = len(self) if members is None else int(np.count_nonzero(members))
-        nothing = Neighbours(np.empty(0, np.float32), np.empty(0, np.int64))
-        found = [nothing] * len(wanted)
-        most = size if k is None else min(k, size)
-        # FAISS keeps any of the rows that share the last score, and rounds: look on until that score ends.
-        pending, depth = np.arange(len(wanted)), min(most if min_score is None else min(most, 64), size)
+        count = size if request.k is None else min(request.k, size)
+        found = [Neighbours(np.empty(0, np.float32), np.empty(0, np.int64))] * len(request.queries)
+        # FAISS keeps any of the rows that share the last score, and rounds. Scan deeper until that score has ended.
+        pending, depth = np.arange(len(request.queries)), count if request.min_score is None else min(count, 64)
         while depth and len(pending):
-            depth = min(depth + _MARGIN, size)
-            scanned, rows = self._scan(wanted[pending], depth, members)
-            scores = self.score(wanted[pending], rows)
-            left = []
+            depth = min(depth + _EXTRA_ROWS, size)
+            scanned, rows = self._scan(request.queries[pending], depth, members)
+            scores = self.score(request.queries[pending], rows)
+            unfinished = []
             for place, query in enumerate(pending.tolist()):
-                enough = _last_wanted(scanned[place], most, min_score)
-                slack = max(_SLACK, _SLACK_OF_A_NUMBER * self.dimension) * max(1.0, float(reach[query]))
-                if depth < size and enough <= scanned[place, -1] + slack:
-                    left.append(query)
+                last = _last_needed(scanned[place], count, request.min_score)
+                if depth < size and last <= scanned[place, -1] + tolerances[query]:
+                    unfinished.append(query)
                 else:
-                    found[query] = _best(scores[place], rows[place], most, min_score)
-            pending, depth = np.array(left, np.int64), min(2 * depth, size)
+                    found[query] = _best(scores[place], rows[place], count, request.min_score)
+            pending, depth = np.array(unfinished, np.int64), min(2 * depth, size)
         return found
 
     def _scan(
         self, queries: NDArray[np.float32], depth: int, members: NDArray[np.bool_] | None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Returns scores and rows (Q, depth) of a scan, best first; there are that many members."""
+        """Return the scores and rows (Q, depth) of a scan, best first; there are at least ``depth`` members."""
         parts = self._parts(len(queries))
         found = list(_pool().map(lambda part: self._scan_part(part, queries, depth, members), parts))
         blocks = {part.queries.start: part.queries for part in parts}
         scores = np.empty((len(queries), depth), np.float32)
         rows = np.empty((len(queries), depth), np.int64)
         for start, block in blocks.items():
-            mine = [result for part, result in zip(parts, found, strict=True) if part.queries.start == start]
-            all_scores, all_rows = (np.concatenate(column, axis=1) for column in zip(*mine, strict=True))
+            results = [result for part, result in zip(parts, found, strict=True) if part.queries.start == start]
+            all_scores, all_rows = (np.concatenate(column, axis=1) for column in zip(*results, strict=True))
             order = np.lexsort((all_rows, -all_scores))[:, :depth]
             scores[block] = np.take_along_axis(all_scores, order, axis=1)
             rows[block] = np.take_along_axis(all_rows, order, axis=1)
         return scores, rows
 
     def _parts(self, count: int) -> list[_Part]:
-        """Returns the shares of a scan: of the queries where there are many, else of the rows."""
+        """Return the parts of a scan: of the queries if there are many, otherwise of the rows."""
         threads = _threads()
-        shares = threads if count >= 4 * threads else 1
-        bounds = np.linspace(0, count, shares + 1).astype(int).tolist()
+        blocks = threads if count >= 4 * threads else 1
+        bounds = np.linspace(0, count, blocks + 1).astype(int).tolist()
         parts = []
-        for number, codes in enumerate(self._codes):
-            cuts = 1 if shares > 1 or len(codes) < _FEW_ROWS else threads
-            edges = np.linspace(0, len(codes), cuts + 1).astype(int).tolist()
+        for number, vectors in enumerate(self._vectors):
+            cuts = 1 if blocks > 1 or len(vectors) < _FEW_ROWS else threads
+            edges = np.linspace(0, len(vectors), cuts + 1).astype(int).tolist()
             for queries in map(slice, bounds, bounds[1:]):
                 parts += [_Part(number, queries, start, stop) for start, stop in pairwise(edges)]
         return parts
@@ -224,7 +226,7 @@ class ExactIndex:
     def _scan_part(
         self, part: _Part, queries: NDArray[np.float32], depth: int, members: NDArray[np.bool_] | None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        first, size = int(self._starts[part.segment]), len(self._codes[part.segment])
+        first, size = int(self._starts[part.segment]), len(self._vectors[part.segment])
         selector: Any = None
         if members is not None:
             inside = np.zeros(size, bool)
@@ -239,57 +241,56 @@ class ExactIndex:
         return scores, rows + first
 
     def score(self, queries: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Returns the scores (Q, K) of rows (Q, K), those that a search gives them, for queries (Q, D)."""
+        """Return the scores (Q, K) of rows (Q, K) for queries (Q, D), the same that a search gives."""
         wide = queries.astype(np.float64)
         scores = np.empty(rows.size, np.float32)
-        asked, flat = np.repeat(np.arange(len(rows)), rows.shape[1]), rows.reshape(-1)
+        query_of, flat = np.repeat(np.arange(len(rows)), rows.shape[1]), rows.reshape(-1)
         for start in range(0, rows.size, _PAIRS):
             some = slice(start, start + _PAIRS)
-            scores[some] = np.einsum("nd,nd->n", self._gather(flat[some]).astype(np.float64), wide[asked[some]])
+            scores[some] = np.einsum("nd,nd->n", self._gather(flat[some]).astype(np.float64), wide[query_of[some]])
         return scores.reshape(rows.shape)
 
     def _gather(self, rows: NDArray[np.int64]) -> NDArray[np.float16]:
         vectors = np.empty((len(rows), self.dimension), np.float16)
-        for at, codes in self._placed():
-            inside = (rows >= at) & (rows < at + len(codes))
-            vectors[inside] = codes[rows[inside] - at]
+        for at, part in self._placed():
+            inside = (rows >= at) & (rows < at + len(part))
+            vectors[inside] = part[rows[inside] - at]
         return vectors
 
 
-def _last_wanted(scores: NDArray[np.float32], most: int, min_score: float | None) -> float:
-    """Returns the lowest score that belongs to the result, as far as a scan tells."""
-    last = float(scores[min(most, len(scores)) - 1])
-    if len(scores) < most:
-        last = -math.inf
+def _last_needed(scores: NDArray[np.float32], count: int, min_score: float | None) -> float:
+    """Return the lowest score that belongs to the result, according to a scan."""
+    last = float(scores[count - 1]) if len(scores) >= count else -math.inf
     return last if min_score is None else max(last, min_score)
 
 
-def _best(scores: NDArray[np.float32], rows: NDArray[np.int64], most: int, min_score: float | None) -> Neighbours:
-    order = np.lexsort((rows, -scores))[:most]
+def _best(scores: NDArray[np.float32], rows: NDArray[np.int64], count: int, min_score: float | None) -> Neighbours:
+    order = np.lexsort((rows, -scores))[:count]
     if min_score is not None:
         order = order[scores[order].astype(np.float64) >= min_score]
     return Neighbours(scores[order], rows[order])
 
 
-def _longest(halves: NDArray[np.float16]) -> float:
-    """Returns the length of the longest of these vectors (N, D); some megabytes at a time become wider."""
-    blocks = (halves[start : start + _PAIRS].astype(np.float64) for start in range(0, len(halves), _PAIRS))
+def _max_norm(vectors: NDArray[np.float16]) -> float:
+    """Return the largest norm of vectors (N, D); blocks of a few megabytes are converted to float64."""
+    blocks = (vectors[start : start + _PAIRS].astype(np.float64) for start in range(0, len(vectors), _PAIRS))
     return max((float(np.linalg.norm(block, axis=1).max()) for block in blocks), default=0.0)
 
 
-def _flat(halves: NDArray[np.float16]) -> Any:
-    flat = faiss.IndexScalarQuantizer(halves.shape[1], faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
-    # Its codes are these very halves, row after row: copied, they cannot be rounded a second time.
-    faiss.copy_array_to_vector(np.ascontiguousarray(halves).reshape(-1).view(np.uint8), flat.codes)
-    flat.ntotal = len(halves)
-    return flat
+def _segment(vectors: NDArray[np.float16]) -> Any:
+    """Return a FAISS index of vectors (N, D)."""
+    segment = faiss.IndexScalarQuantizer(vectors.shape[1], faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+    # Its codes are the float16 values, row after row. Copying them avoids a second rounding.
+    faiss.copy_array_to_vector(np.ascontiguousarray(vectors).reshape(-1).view(np.uint8), segment.codes)
+    segment.ntotal = len(vectors)
+    return segment
 
 
-def _codes(flat: Any, dimension: int) -> NDArray[np.float16]:
-    """Returns the (N, D) float16 vectors of a FAISS index, as a view of its memory, which it must outlive."""
-    codes = faiss.rev_swig_ptr(flat.codes.data(), int(flat.ntotal) * dimension * 2)
-    halves: NDArray[np.float16] = codes.view(np.float16).reshape(-1, dimension)
-    return halves
+def _vectors_of(segment: Any, dimension: int) -> NDArray[np.float16]:
+    """Return the vectors (N, D) of a FAISS index, a view of its memory that must not outlive it."""
+    codes = faiss.rev_swig_ptr(segment.codes.data(), int(segment.ntotal) * dimension * 2)
+    vectors: NDArray[np.float16] = codes.view(np.float16).reshape(-1, dimension)
+    return vectors
 
 
 def _threads() -> int:
@@ -297,9 +298,9 @@ def _threads() -> int:
 
 
 def _pool() -> ThreadPoolExecutor:
-    """Returns the threads of all scans, one for each core, so that many callers do not make more; each scans alone.
+    """Return the threads of all scans, one for each core, so that many callers do not start more.
 
-    A forked process makes its own.
+    A forked process starts its own.
     """
     with _POOLS_LOCK:
         if os.getpid() not in _POOLS:
@@ -307,22 +308,3 @@ def _pool() -> ThreadPoolExecutor:
             start = partial(faiss.omp_set_num_threads, 1)
             _POOLS[os.getpid()] = ThreadPoolExecutor(_threads(), thread_name_prefix="simpair-scan", initializer=start)
         return _POOLS[os.getpid()]
-
-
-def as_matrix(vectors: ArrayLike, dtype: type[_Float], *, dimension: int | None = None) -> NDArray[_Float]:
-    """Returns ``vectors``, (N, D) floats, as a C-contiguous matrix of ``dtype``, float16 or float32.
-
-    Raises:
-        InputError: They are not a matrix of floats ``dimension`` wide, or a number is not finite in that precision.
-    """
-    given = np.asarray(vectors)
-    if given.ndim != 2 or given.dtype.kind != "f" or not given.shape[1]:
-        raise InputError(f"the vectors are {given.dtype} of shape {given.shape}; floats of shape (N, D) are needed")
-    if dimension is not None and given.shape[1] != dimension:
-        raise InputError(f"the vectors are {given.shape[1]} wide; the index holds vectors {dimension} wide")
-    with np.errstate(over="ignore"):
-        matrix = given.astype(dtype, order="C", copy=False)
-    if not (finite := np.isfinite(matrix).all(axis=1)).all():
-        row, most = int(np.argmin(finite)), np.finfo(dtype).max
-        raise InputError(f"vector {row} holds NaN, an infinity, or a number above {most}; give finite numbers")
-    return matrix

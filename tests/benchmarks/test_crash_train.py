@@ -41,7 +41,7 @@ def digest(capsys: pytest.CaptureFixture[str]) -> str:
 def test_a_resumed_run_ends_as_the_whole_one_and_the_control_does_not(
     tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The newest checkpoint has no seal, and another step than its weights."""
+    """The newest checkpoint has no checksums, and another step than its weights."""
     run = tmp_path / "run"
     crash_train._train(run, tiny_model, resume=False, control=False)
     wanted = digest(capsys)
@@ -60,7 +60,7 @@ def test_a_resumed_run_ends_as_the_whole_one_and_the_control_does_not(
     (newest / "trainer_state.json").write_text(json.dumps(state), encoding="utf-8")
     (newest / "checkpoint.json").unlink()
     monkeypatch.setattr(
-        "simpair.training.trainer.trainer.check", lambda folder: None
+        "simpair.training.trainer.trainer.verify", lambda folder: None
     )  # to be undone behind the control
     crash_train._train(run, tiny_model, resume=True, control=True)
     assert digest(capsys) != wanted

@@ -220,7 +220,7 @@ class TestIndex:
         assert [(row["query"], row["text"]) for row in rows[::2]] == [("a blue cat",) * 2, (TEXTS[2],) * 2]
         assert [row["score"] for row in rows[::2]] == pytest.approx([1, 1], abs=1e-3)
         with SearchIndex.open(folder, tiny_encoder) as index:
-            assert [row["id"] for row in rows[:2]] == [hit.id for hit in index.search("a blue cat", 2)[0]]
+            assert [row["id"] for row in rows[:2]] == [hit.id for hit in index.search("a blue cat", 2)]
 
     def test_text_for_people(self, run: Callable[..., Ran], notes: Path, tiny_model: Path, tmp_path: Path) -> None:
         run("index", "create", tmp_path / "index", notes, "--model", tiny_model)

@@ -1,4 +1,4 @@
-"""``simpair index``: what streams into an index, and what it is asked beside a search."""
+"""``simpair index``: files become documents of an index, and its commands print what they did."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def made(run: Callable[..., Ran], tiny_model: Path, tmp_path: Path) -> Path:
     return tmp_path / "index"
 
 
-def test_conditions_and_thresholds_are_asked_for(run: Callable[..., Ran], made: Path) -> None:
+def test_filters_and_minimum_scores_limit_the_hits(run: Callable[..., Ran], made: Path) -> None:
     found = run("search", made, "cat number 3", "--where", '{"year": {"$gte": 2005}}', "-k", 99).rows
     assert {row["id"] for row in found} == {"d5", "d6", "d7", "d8"}
     (best,) = run("search", made, "cat number 3", "--min-score", "0.9999").rows
@@ -49,7 +49,7 @@ def test_conditions_and_thresholds_are_asked_for(run: Callable[..., Ran], made: 
         assert run("search", made, "cat", "--where", wrong).code == 2
 
 
-def test_documents_are_got_and_deleted(run: Callable[..., Ran], made: Path) -> None:
+def test_get_prints_documents_and_delete_removes_them(run: Callable[..., Ran], made: Path) -> None:
     assert run("get", made, "d3", "d1").rows == [
         {"id": name, "text": f"cat number {name[1]}", "metadata": {"year": 2000 + int(name[1])}}
         for name in ("d3", "d1")
@@ -61,17 +61,17 @@ def test_documents_are_got_and_deleted(run: Callable[..., Ran], made: Path) -> N
     assert run("check", made).rows == [{"folder": str(made), "documents": 8}]
 
 
-def test_a_damaged_index_is_told(run: Callable[..., Ran], made: Path) -> None:
+def test_check_reports_a_damaged_index(run: Callable[..., Ran], made: Path) -> None:
     run("search", made, "cat")
     (cached,) = made.glob("faiss-*.index")
     cached.write_bytes(b"damaged")
     ran = run("check", made)
     assert (ran.code, len(ran.rows)) == (1, 1)
-    assert cached.name in ran.rows[0]["fault"]
-    assert "1 faults" in ran.err
+    assert cached.name in ran.rows[0]["problem"]
+    assert "1 problems" in ran.err
 
 
-def test_an_index_is_exported_and_imported(run: Callable[..., Ran], made: Path, tmp_path: Path) -> None:
+def test_an_imported_export_gives_the_same_hits(run: Callable[..., Ran], made: Path, tmp_path: Path) -> None:
     assert run("export", made, tmp_path / "out").rows == [{"folder": str(tmp_path / "out"), "documents": 9}]
     assert run("import", tmp_path / "again", tmp_path / "out").rows == [
         {"folder": str(tmp_path / "again"), "documents": 9}
@@ -82,7 +82,7 @@ def test_an_index_is_exported_and_imported(run: Callable[..., Ran], made: Path, 
     assert not (tmp_path / "third").exists()
 
 
-def test_an_edited_file_is_added_again_at_the_price_of_what_changed(
+def test_adding_an_edited_file_again_encodes_only_the_changes(
     run: Callable[..., Ran], made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoded: list[str] = []
@@ -101,7 +101,7 @@ def test_an_edited_file_is_added_again_at_the_price_of_what_changed(
     assert sorted(encoded) == ["dog number 3", "new number"]
 
 
-def test_a_folder_stands_for_its_files_and_a_table_for_its_rows(
+def test_a_folder_is_read_with_its_files_and_a_table_by_row(
     run: Callable[..., Ran], tiny_model: Path, tmp_path: Path
 ) -> None:
     import pyarrow
@@ -125,7 +125,7 @@ def test_a_folder_stands_for_its_files_and_a_table_for_its_rows(
     assert "is a folder without a file" in run("add", tmp_path / "index", tmp_path / "none").err
 
 
-def test_a_hit_in_a_folder_without_ids_tells_its_file_and_line(
+def test_a_hit_in_a_folder_without_ids_has_its_file_and_line_as_id(
     capsys: pytest.CaptureFixture[str], tiny_model: Path, tmp_path: Path
 ) -> None:
     one, other = write(tmp_path / "all" / "a.txt", ["x", "", "y"]), write(tmp_path / "all" / "deep" / "b.md", ["z"])
@@ -136,7 +136,7 @@ def test_a_hit_in_a_folder_without_ids_tells_its_file_and_line(
 
 
 @pytest.mark.parametrize("content", [b"PAR1 and no more", None], ids=["damaged", "bytes in a cell"])
-def test_a_parquet_file_that_cannot_be_used_is_named(
+def test_an_unusable_parquet_file_is_named(
     run: Callable[..., Ran], tiny_model: Path, tmp_path: Path, content: bytes | None
 ) -> None:
     import pyarrow
@@ -154,18 +154,18 @@ def test_a_parquet_file_that_cannot_be_used_is_named(
 
 
 @pytest.mark.slow
-def test_after_an_interruption_the_same_files_go_on(tiny_model: Path, tmp_path: Path) -> None:
+def test_after_an_interruption_the_same_files_continue(tiny_model: Path, tmp_path: Path) -> None:
     lines = [f"line number {n} of the corpus" for n in range(10_000)]
     corpus = write(tmp_path / "corpus.txt", lines)
     command = [sys.executable, "-m", "simpair.cli", "index"]
     create = [*command, "create", str(tmp_path / "index"), "-", "--model", str(tiny_model)]
-    heeds = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what runs in the background would not
+    interruptible = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # background processes ignore SIGINT
     pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(create, **pipes, text=True, preexec_fn=heeds) as process:
+    with subprocess.Popen(create, **pipes, text=True, preexec_fn=interruptible) as process:
         assert process.stdin is not None
         assert process.stderr is not None
         process.stdin.writelines(f"{line}\n" for line in lines[:6_000])
-        process.stdin.flush()  # and more may come
+        process.stdin.flush()  # stdin stays open
         end = time.monotonic() + 60
         while time.monotonic() < end and not _count(tmp_path / "index"):
             time.sleep(0.05)
@@ -174,7 +174,7 @@ def test_after_an_interruption_the_same_files_go_on(tiny_model: Path, tmp_path: 
     assert process.returncode == 130, said
     kept = _count(tmp_path / "index")
     assert 0 < kept < 6_000
-    assert f"{kept:,} documents are kept" in said
+    assert f"{kept:,} documents were added" in said
     added = [*command, "add", str(tmp_path / "index"), str(corpus)]
     done = subprocess.run(added, capture_output=True, text=True, check=True)
     row = json.loads(done.stdout)

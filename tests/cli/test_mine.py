@@ -1,4 +1,4 @@
-"""``simpair mine``: a file that trains, what it tells, and what it refuses before the work."""
+"""``simpair mine`` writes a file to train on, prints a report, and refuses wrong input before a model loads."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def files(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["mined.jsonl", "mined.jsonl.gz"])
-def test_it_writes_what_mine_negatives_finds_and_tells_of_it(
+def test_it_writes_the_pairs_of_mine_negatives_and_prints_a_report(
     run: Callable[..., Ran], data: Path, corpus: Path, tiny_model: Path, tmp_path: Path, name: str
 ) -> None:
     out = tmp_path / name
@@ -68,7 +68,7 @@ def test_it_writes_what_mine_negatives_finds_and_tells_of_it(
     assert files(tmp_path) == sorted(["corpus.txt", name, "pairs.tsv"])
 
 
-def test_the_figures_are_lines_for_people(
+def test_the_report_as_text_has_a_line_for_each_figure(
     run: Callable[..., Ran], data: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     ran = run(data, "--out", tmp_path / "mined.jsonl", "--model", tiny_model, "--format", "text")
@@ -77,7 +77,9 @@ def test_the_figures_are_lines_for_people(
     assert names == expected
 
 
-def test_a_corpus_may_name_its_field(run: Callable[..., Ran], data: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_the_text_field_of_a_corpus_can_be_named(
+    run: Callable[..., Ran], data: Path, tiny_model: Path, tmp_path: Path
+) -> None:
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_text('{"passage": "the blue dog runs slow"}\n', encoding="utf-8")
     out = tmp_path / "mined.jsonl"
@@ -100,7 +102,7 @@ def test_a_corpus_may_name_its_field(run: Callable[..., Ran], data: Path, tiny_m
         ("mined.csv", "mined.csv must end in .jsonl or .jsonl.gz"),
     ],
 )
-def test_a_file_that_is_there_or_cannot_be_written_is_refused(
+def test_an_output_that_exists_or_cannot_be_written_is_refused(
     run: Callable[..., Ran], data: Path, tmp_path: Path, out: str, reason: str
 ) -> None:
     (tmp_path / "folder.jsonl").mkdir()
@@ -113,9 +115,7 @@ def test_a_file_that_is_there_or_cannot_be_written_is_refused(
 
 @pytest.mark.usefixtures("no_model")
 @pytest.mark.parametrize("label", ["1", "4.5"])
-def test_scored_pairs_given_by_mistake_are_refused_for_what_they_are(
-    run: Callable[..., Ran], tmp_path: Path, label: str
-) -> None:
+def test_scored_pairs_are_refused_for_their_kind(run: Callable[..., Ran], tmp_path: Path, label: str) -> None:
     path = tmp_path / "scored.csv"
     path.write_text(f"text1,text2,label\na,b,{label}\n", encoding="utf-8")
     ran = run(path, "--out", tmp_path / "mined.jsonl")
@@ -142,7 +142,7 @@ def test_a_number_out_of_range_is_wrong_usage(
     assert reason in ran.err
 
 
-def test_nothing_is_written_where_no_pair_finds_enough(
+def test_no_file_is_written_if_no_pair_finds_enough_negatives(
     run: Callable[..., Ran], data: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     ran = run(data, "--out", tmp_path / "mined.jsonl", "--model", tiny_model, "--count", 50)
@@ -151,7 +151,7 @@ def test_nothing_is_written_where_no_pair_finds_enough(
     assert files(tmp_path) == ["pairs.tsv"]
 
 
-def test_the_program_names_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_help_names_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
     assert "mine " in capsys.readouterr().out

@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 import sysconfig
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from simpair.cli import tour as guided_tour
 from simpair.cli.tour import DemoReport, Entry, read_documentation, run_demo, split_pairs
 from simpair.encoder.model import TwinTowerEncoder
 
@@ -91,7 +93,16 @@ class _Tour:
     def __init__(self, encoder: TwinTowerEncoder) -> None:
         self.lines: list[str] = []
         self.fingerprint = encoder.fingerprint
-        self.report: DemoReport = run_demo(self.lines.append, encoder, seconds=1.0, limit=300)
+        self.learner = encoder
+        tune = guided_tour._tune
+
+        def noted(say: Any, learner: TwinTowerEncoder, *others: Any, **options: Any) -> Any:
+            self.learner = learner
+            return tune(say, learner, *others, **options)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(guided_tour, "_tune", noted)
+            self.report: DemoReport = run_demo(self.lines.append, encoder, seconds=1.0, limit=300)
         self.changed = encoder.fingerprint != self.fingerprint
         self.text = "\n".join(self.lines)
 
@@ -116,7 +127,9 @@ class TestTour:
     def test_it_trains_a_copy(self, tour: _Tour) -> None:
         assert not tour.changed
         assert tour.report.steps >= 1
-        assert tour.report.mrr_before != tour.report.mrr_after
+        assert tour.learner.fingerprint != tour.fingerprint
+        # A slow machine has time for a step or two, which may leave every rank as it was.
+        assert tour.report.steps < 10 or tour.report.mrr_before != tour.report.mrr_after
 
     def test_it_keeps_to_its_time(self, tour: _Tour) -> None:
         assert tour.report.training_seconds < 10

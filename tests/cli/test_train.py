@@ -1,4 +1,4 @@
-"""``simpair train`` tells what it read, mixes what it is given, and refuses before the work."""
+"""``simpair train`` logs a report of the data, mixes several files, and refuses wrong input before training."""
 
 from __future__ import annotations
 
@@ -40,28 +40,30 @@ def files(tmp_path: Path) -> dict[str, Path]:
     return {name.split(".")[0]: tmp_path / name for name in contents}
 
 
-def of_sources(out: Path) -> dict[str, Any]:
+def sources_of(out: Path) -> dict[str, Any]:
     return json.loads((out / "run.json").read_text(encoding="utf-8"))["data"]
 
 
-def test_what_was_read_is_told_before_training(train: Callable[..., Ran], files: dict[str, Path], caplog: Any) -> None:
+def test_a_report_of_the_data_is_logged_before_training(
+    train: Callable[..., Ran], files: dict[str, Path], caplog: Any
+) -> None:
     ran = train(files["more"], "--dev", files["pairs"])
     assert ran.code == 0
     assert f"{files['more']}: 4 labelled pairs (text1 ← sentence1, text2 ← sentence2, label ← score)" in caplog.text
-    assert "rows also in the dev data, which makes scores there too good: 4" in caplog.text
-    assert ran.rows[0]["records"] == 4, "and nothing else on stdout"
+    assert "rows also in the dev data, which makes the dev scores too high: 4" in caplog.text
+    assert ran.rows[0]["records"] == 4, "the only output on stdout"
 
 
 def test_files_of_one_kind_are_one_source_and_of_several_a_source_each(
     train: Callable[..., Ran], files: dict[str, Path], tmp_path: Path
 ) -> None:
     assert train(files["pairs"], files["more"]).rows[0]["loss_name"] == "cosent"
-    assert [(name, found["rows"]) for name, found in of_sources(tmp_path / "out").items()] == [
+    assert [(name, found["rows"]) for name, found in sources_of(tmp_path / "out").items()] == [
         (f"{files['pairs']} and 1 more", 12)
     ]
     (tmp_path / "out").rename(tmp_path / "first")
     assert train(files["pairs"], files["asked"]).rows[0]["loss_name"] == "auto"
-    assert [found["kind"] for found in of_sources(tmp_path / "out").values()] == ["labelled", "positives"]
+    assert [found["kind"] for found in sources_of(tmp_path / "out").values()] == ["labelled", "positives"]
 
 
 def test_positives_and_triplets_are_two_sources(
@@ -70,7 +72,7 @@ def test_positives_and_triplets_are_two_sources(
     triplets = tmp_path / "triplets.jsonl"
     triplets.write_text('{"anchor": "a", "positive": "b", "negative": "c"}\n' * 4, encoding="utf-8")
     assert train(files["asked"], triplets).rows[0]["loss_name"] == "info_nce"
-    assert [found["kind"] for found in of_sources(tmp_path / "out").values()] == ["positives", "triplets"]
+    assert [found["kind"] for found in sources_of(tmp_path / "out").values()] == ["positives", "triplets"]
 
 
 def test_a_file_is_given_once(train: Callable[..., Ran], files: dict[str, Path]) -> None:
@@ -79,7 +81,7 @@ def test_a_file_is_given_once(train: Callable[..., Ran], files: dict[str, Path])
 
 def test_weights_make_each_file_a_source(train: Callable[..., Ran], files: dict[str, Path], tmp_path: Path) -> None:
     assert train(files["pairs"], files["more"], "--weights", 1, 3).code == 0
-    assert [found["share"] for found in of_sources(tmp_path / "out").values()] == [0.25, 0.75]
+    assert [found["fraction"] for found in sources_of(tmp_path / "out").values()] == [0.25, 0.75]
 
 
 def test_there_is_a_weight_for_each_file(train: Callable[..., Ran], files: dict[str, Path], tmp_path: Path) -> None:
@@ -89,7 +91,7 @@ def test_there_is_a_weight_for_each_file(train: Callable[..., Ran], files: dict[
     assert not (tmp_path / "out").exists()
 
 
-def test_empty_texts_are_refused_or_left_out(train: Callable[..., Ran], files: dict[str, Path], caplog: Any) -> None:
+def test_empty_texts_are_refused_or_skipped(train: Callable[..., Ran], files: dict[str, Path], caplog: Any) -> None:
     assert f"{files['gaps']}:2: text1 is empty" in train(files["gaps"]).err
     assert train(files["gaps"], "--skip-empty").rows[0]["records"] == 4
-    assert "rows left out, for an empty text or for want of a negative that others have: 1" in caplog.text
+    assert "rows left out, because a text is empty or a negative is missing: 1" in caplog.text

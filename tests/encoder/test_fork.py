@@ -1,4 +1,4 @@
-"""A process that has encoded, and forks: its children encode too, the same vectors, at once."""
+"""A process that has encoded and then forks: its children encode the same embeddings, without blocking."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def same(found):
     return all(np.allclose(mine, wanted, rtol=0, atol=near) for mine, wanted in zip(found, expected, strict=True))
 
 def child(work, seconds=20):
-    '''Whether the work is true in a forked process, in time.'''
+    '''Return the exit code of a forked process: 0 if work() is true in it; or a message if it blocks.'''
     pid = os.fork()
     if not pid:
         try:
@@ -49,16 +49,16 @@ def child(work, seconds=20):
         time.sleep(0.01)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    return "the child hangs"
+    return "the child blocks"
 """
 _AFTER = """
 expected = encode()
-begun = time.monotonic()
+start = time.monotonic()
 for _ in range(3):
     assert (found := child(lambda: same(encode()))) == 0, found
 assert (found := child(lambda: child(lambda: same(encode())) == 0)) == 0, found
-print(f"{time.monotonic() - begun:.2f} s for five children")
-assert same(encode()), "the parent goes on"
+print(f"{time.monotonic() - start:.2f} s for five children")
+assert same(encode()), "the parent encodes after the forks"
 """
 _BEFORE = """
 work = lambda: all(np.isfinite(part).all() for part in encode())
@@ -75,25 +75,25 @@ with multiprocessing.get_context("fork").Pool(2) as pool:
 """
 _DURING = """
 expected = encode()
-going, wrong = threading.Event(), []
+stop, wrong = threading.Event(), []
 def work():
-    while not going.is_set():
+    while not stop.is_set():
         if not same(encode()):
             wrong.append(1)
 threads = [threading.Thread(target=work) for _ in range(2)]
 for thread in threads:
     thread.start()
 found = []
-for turn in range(60):
-    time.sleep(0.0013 * (turn % 9))
+for number in range(60):
+    time.sleep(0.0013 * (number % 9))
     found.append(child(lambda: same(encode())))
     if found[-1]:
         break
-going.set()
+stop.set()
 for thread in threads:
     thread.join(30)
 assert found == [0] * 60, found
-assert not wrong, "the parent's own threads go on"
+assert not wrong, "the threads of the parent encode during the forks"
 """
 _LOCKED = """
 from simpair.encoder.workers import run_on_workers
@@ -119,23 +119,23 @@ assert np.allclose(np.concatenate(parts), np.tile(expected[0], (30, 1)), rtol=0,
 """
 _BUSY = """
 expected = encode()
-going = threading.Event()
+stop = threading.Event()
 def work():
-    while not going.is_set():
+    while not stop.is_set():
         encoder.encode(texts)
 threads = [threading.Thread(target=work) for _ in range(8)]
 for thread in threads:
     thread.start()
 longest = 0.0
-for turn in range(8):
+for _ in range(8):
     time.sleep(0.01)
-    begun = time.monotonic()
+    start = time.monotonic()
     pid = os.fork()
     if not pid:
         os._exit(0 if same(encode()) else 3)
-    longest = max(longest, time.monotonic() - begun)
+    longest = max(longest, time.monotonic() - start)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-going.set()
+stop.set()
 for thread in threads:
     thread.join(30)
 assert longest < 5, longest
@@ -148,22 +148,22 @@ def work():
     try:
         list(stream)
     except RuntimeError as error:
-        return "before a fork" in str(error)
+        return "before the process forked" in str(error)
 assert (found := child(work)) == 0, found
 assert len(np.concatenate(list(stream))) == 60 * len(texts) - 4096
 """
 _BAR = """
 from tqdm import tqdm
 expected = encode()
-tqdm.get_lock().acquire()  # as a bar that another thread draws may have at a fork
+tqdm.get_lock().acquire()  # as another thread that draws a bar may hold it during a fork
 assert (found := child(lambda: same(encode()))) == 0, found
 """
-_HANGS = """
+_CONTROL = """
 expected = encode()
 lock = threading.Lock()
 lock.acquire()
 encode = lambda: lock.acquire()
-assert child(lambda: same(encode()), seconds=1) == "the child hangs"
+assert child(lambda: same(encode()), seconds=1) == "the child blocks"
 encode = lambda: [part + 1 for part in expected]
 assert child(lambda: same(encode())) == 3
 """
@@ -185,39 +185,41 @@ def _run(script: str, folder: Path, *, dtype: str = "float32", **environment: st
     [
         pytest.param(_AFTER, id="after encoding"),
         pytest.param(_BEFORE, id="before encoding"),
-        pytest.param(_STREAM, id="with a stream half drawn"),
-        pytest.param(_CHILD_STREAM, id="but not with its parent's stream"),
-        pytest.param(_BAR, id="whatever a bar of another thread holds"),
-        pytest.param(_BUSY, id="soon, however many threads encode", marks=pytest.mark.slow),
+        pytest.param(_STREAM, id="with a stream half read"),
+        pytest.param(_CHILD_STREAM, id="but not the stream of its parent"),
+        pytest.param(_BAR, id="while another thread holds the lock of a bar"),
+        pytest.param(_BUSY, id="soon, while many threads encode", marks=pytest.mark.slow),
         pytest.param(_LOCKED, id="with no lock that a worker holds"),
         pytest.param(_MULTIPROCESSING, id="by multiprocessing", marks=pytest.mark.slow),
         pytest.param(_DURING, id="while threads encode", marks=pytest.mark.slow),
     ],
 )
-def test_a_forked_process_encodes_as_its_parent(tiny_model: Path, script: str) -> None:
+def test_a_forked_process_encodes_like_its_parent(tiny_model: Path, script: str) -> None:
     ended = _run(script, tiny_model)
     assert ended.returncode == 0, ended.stderr
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(110)
-@pytest.mark.parametrize("wish", ["true", "false"])
-def test_a_forked_process_encodes_whatever_tokenizers_are_told_of_threads(tiny_model: Path, wish: str) -> None:
-    """Where they are told nothing, they go without threads in a child."""
-    ended = _run(_AFTER, tiny_model, TOKENIZERS_PARALLELISM=wish)
+@pytest.mark.parametrize("parallelism", ["true", "false"])
+def test_a_forked_process_encodes_with_any_setting_of_tokenizers_parallelism(
+    tiny_model: Path, parallelism: str
+) -> None:
+    """Without the setting, tokenizers uses no threads in a child; the other tests cover that."""
+    ended = _run(_AFTER, tiny_model, TOKENIZERS_PARALLELISM=parallelism)
     assert ended.returncode == 0, ended.stderr
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(110)
 @pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
-def test_a_forked_process_encodes_in_other_dtypes_too(tiny_model: Path, dtype: str) -> None:
+def test_a_forked_process_encodes_in_every_dtype(tiny_model: Path, dtype: str) -> None:
     ended = _run(_AFTER, tiny_model, dtype=dtype)
     assert ended.returncode == 0, ended.stderr
 
 
 @pytest.mark.slow
-def test_a_child_that_hangs_or_differs_would_be_caught(tiny_model: Path) -> None:
-    """The control."""
-    ended = _run(_HANGS, tiny_model)
+def test_a_child_that_blocks_or_differs_is_detected(tiny_model: Path) -> None:
+    """The control of the tests above."""
+    ended = _run(_CONTROL, tiny_model)
     assert ended.returncode == 0, ended.stderr

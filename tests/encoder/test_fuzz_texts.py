@@ -346,15 +346,15 @@ def _large(kind: str, size: int) -> str:
     return _LARGE[kind] * (size // len(_LARGE[kind].encode()))
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("kind", _LARGE)
 @pytest.mark.parametrize("size", [400_000, pytest.param(10_000_000, marks=pytest.mark.slow)])
 def test_a_large_text_has_the_vector_of_its_beginning(tiny_encoder: TwinTowerEncoder, kind: str, size: int) -> None:
-    """Its first 64 tokens, or the one unknown word that it is."""
+    """Its first 64 tokens, or the one unknown word that it is; in time of the processor, which others may keep busy."""
     text = _large(kind, size)
-    begun = time.monotonic()
+    begun = time.process_time()
     vector = tiny_encoder.encode(text, on_truncation="ignore")
-    assert time.monotonic() - begun < 2 + size / 250_000
+    assert time.process_time() - begun < 2 + size / 250_000
     beginning = tiny_encoder.encode(_large(kind, 60_000), on_truncation="ignore")
     np.testing.assert_allclose(vector, beginning, rtol=0, atol=1e-6)
 

@@ -1,4 +1,4 @@
-"""simpair.encoder.pooling against the same poolings written with numpy, text by text."""
+"""simpair.encoder.pooling against the same pooling in numpy, text by text."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def _batch(lengths: tuple[int, ...], places: list[int]) -> PackedBatch:
     return PackedBatch(torch.zeros(sum(lengths), dtype=torch.int64), lengths, torch.tensor(places))
 
 
-def test_every_mode_has_an_oracle() -> None:
+def test_every_mode_is_compared_with_numpy() -> None:
     assert set(_ORACLES) == set(get_args(PoolingMode))
 
 
-def test_hand_worked_numbers() -> None:
+def test_values_worked_out_by_hand() -> None:
     states = torch.tensor([[1.0, -1.0], [3.0, 5.0], [9.0, -2.0]])
     batch = _batch((1, 2), [0, 1])
     expected = {
@@ -51,7 +51,7 @@ def test_hand_worked_numbers() -> None:
 
 @pytest.mark.parametrize("mode", sorted(_ORACLES))
 @given(data=st.data(), lengths=st.lists(st.integers(1, 7), min_size=1, max_size=8))
-def test_each_text_is_pooled_alone_and_put_in_its_place(
+def test_each_text_is_pooled_alone_and_keeps_its_place(
     mode: PoolingMode, data: st.DataObject, lengths: list[int]
 ) -> None:
     lengths.sort()
@@ -65,7 +65,7 @@ def test_each_text_is_pooled_alone_and_put_in_its_place(
 
 
 @pytest.mark.parametrize("mode", sorted(_ORACLES))
-def test_half_precision_states_are_summed_in_float32(mode: PoolingMode) -> None:
+def test_bfloat16_states_are_summed_in_float32(mode: PoolingMode) -> None:
     states = torch.full((3000, 1), 1.0, dtype=torch.bfloat16)
     found = pool(states, _batch((3000,), [0]), mode)
     expected = 3000 / 3000**0.5 if mode == "mean_sqrt_len_tokens" else 1.0

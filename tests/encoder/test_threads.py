@@ -1,11 +1,11 @@
-"""One encoder, many threads: whatever they ask for at a time, each gets what it would get alone."""
+"""Many threads call one encoder at once: each gets the embeddings that it would get alone."""
 
 from __future__ import annotations
 
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +25,8 @@ _ROLES: tuple[Role | None, ...] = ("query", "document", None)
 _SIZES = (1, 1, 1, 2, 3, 5, 17, 300)
 _THREADS = 8
 
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 
 class _Call(NamedTuple):
     dtype: Dtype
@@ -33,8 +35,8 @@ class _Call(NamedTuple):
     streamed: bool
 
 
-class _Found(NamedTuple):
-    """What a caller finds of its own surroundings, and must find again."""
+class _State(NamedTuple):
+    """State of the process and the encoders, which calls must not change."""
 
     training: tuple[bool, ...]
     threads: int
@@ -42,24 +44,15 @@ class _Found(NamedTuple):
     random_states: tuple[Any, ...]
 
 
-@pytest.fixture(autouse=True)
-def two_threads() -> Iterator[None]:
-    """Two threads whatever the machine has, and what was there before afterwards."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def encoders(make_checkpoint: Callable[..., Checkpoint], tmp_path: Path) -> dict[Dtype, TwinTowerEncoder]:
-    """One encoder a dtype, with a prompt a role."""
+    """One encoder for each dtype, with a prompt for each role."""
     prompts = {"query": "query: ", "document": "the text "}
     write_checkpoint(tmp_path / "model", make_checkpoint(prompts=prompts))
     return {dtype: TwinTowerEncoder.from_pretrained(tmp_path / "model", device="cpu", dtype=dtype) for dtype in _DTYPES}
 
 
-def _draw_calls(count: int, texts: list[str]) -> list[_Call]:
+def _random_calls(count: int, texts: list[str]) -> list[_Call]:
     source = random.Random(8)
     return [
         _Call(
@@ -72,7 +65,7 @@ def _draw_calls(count: int, texts: list[str]) -> list[_Call]:
     ]
 
 
-def _answer(encoders: dict[Dtype, TwinTowerEncoder], call: _Call) -> NDArray[np.float32]:
+def _encode(encoders: dict[Dtype, TwinTowerEncoder], call: _Call) -> NDArray[np.float32]:
     encoder = encoders[call.dtype]
     if call.streamed:
         blocks = encoder.encode_stream(iter(call.texts), role=call.role, on_truncation="ignore")
@@ -80,38 +73,40 @@ def _answer(encoders: dict[Dtype, TwinTowerEncoder], call: _Call) -> NDArray[np.
     return encoder.encode(list(call.texts), role=call.role, on_truncation="ignore")
 
 
-def _look_around(encoders: dict[Dtype, TwinTowerEncoder]) -> _Found:
-    born: list[int] = []
-    thread = threading.Thread(target=lambda: born.append(torch.get_num_threads()))
+def _state(encoders: dict[Dtype, TwinTowerEncoder]) -> _State:
+    counts: list[int] = []
+    thread = threading.Thread(target=lambda: counts.append(torch.get_num_threads()))
     thread.start()
     thread.join()
     states = (torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state()))
     modes = tuple(module.training for encoder in encoders.values() for module in encoder.modules())
-    return _Found(modes, torch.get_num_threads(), born[0], states)
+    return _State(modes, torch.get_num_threads(), counts[0], states)
 
 
-def _wrong_answers(encoders: dict[Dtype, TwinTowerEncoder], texts: list[str], *, calls: int, kinds: int) -> list[str]:
-    """The calls, of ``calls`` made from 8 threads, whose answers are not those of the one thread that asked first."""
-    asked = _draw_calls(kinds, texts)
-    expected = [_answer(encoders, call) for call in asked]
+def _wrong_results(encoders: dict[Dtype, TwinTowerEncoder], texts: list[str], *, calls: int, kinds: int) -> list[str]:
+    """Make ``calls`` calls from 8 threads; return those whose embeddings differ from the ones of a single thread."""
+    distinct = _random_calls(kinds, texts)
+    expected = [_encode(encoders, call) for call in distinct]
     start = threading.Barrier(_THREADS)
 
-    def ask(thread: int) -> list[str]:
+    def call_often(thread: int) -> list[str]:
         source = random.Random(thread)
         wrong: list[str] = []
         start.wait(30)
         threads = torch.get_num_threads()
         for _ in range(calls // _THREADS):
             number = source.randrange(kinds)
-            found = _answer(encoders, asked[number])
+            found = _encode(encoders, distinct[number])
             if found.shape != expected[number].shape or not np.allclose(found, expected[number], rtol=0, atol=1e-6):
-                wrong.append(f"thread {thread}: {asked[number]!r:.200}")
+                wrong.append(f"thread {thread}: {distinct[number]!r:.200}")
         if torch.get_num_threads() != threads:
-            wrong.append(f"thread {thread} computed with {threads} threads, and is left with {torch.get_num_threads()}")
+            wrong.append(
+                f"thread {thread} had {threads} threads before the calls and has {torch.get_num_threads()} after"
+            )
         return wrong
 
     with ThreadPoolExecutor(_THREADS) as callers:
-        return [line for lines in callers.map(ask, range(_THREADS)) for line in lines]
+        return [line for lines in callers.map(call_often, range(_THREADS)) for line in lines]
 
 
 @pytest.mark.timeout(120)
@@ -119,7 +114,7 @@ def _wrong_answers(encoders: dict[Dtype, TwinTowerEncoder], texts: list[str], *,
 @pytest.mark.parametrize(
     ("calls", "kinds"), [(320, 40), pytest.param(5_000, 150, marks=pytest.mark.slow)], ids=["some", "many"]
 )
-def test_threads_get_what_one_thread_gets_and_leave_all_as_it_was(
+def test_threads_get_the_results_of_one_thread_and_change_no_state(
     encoders: dict[Dtype, TwinTowerEncoder],
     mixed_texts: Callable[[int], list[str]],
     training: bool,
@@ -129,15 +124,15 @@ def test_threads_get_what_one_thread_gets_and_leave_all_as_it_was(
     for encoder in encoders.values():
         encoder.train(training)
     torch.manual_seed(5)
-    before = _look_around(encoders)
-    wrong = _wrong_answers(encoders, mixed_texts(300), calls=calls, kinds=kinds)
+    before = _state(encoders)
+    wrong = _wrong_results(encoders, mixed_texts(300), calls=calls, kinds=kinds)
     assert not wrong, "\n".join(wrong[:10])
-    assert _look_around(encoders) == before
+    assert _state(encoders) == before
     assert before.training[0] is training
 
 
-class _Shared:
-    """A tokenizer that keeps the role of the call in itself, as an encoder with shared state would."""
+class _SharedState:
+    """A tokenizer that stores the role of a call in an attribute, so concurrent calls overwrite it."""
 
     def __init__(self, encoder: TwinTowerEncoder) -> None:
         self._tokens = encoder.tokenizer
@@ -153,20 +148,20 @@ class _Shared:
 
 
 @pytest.mark.timeout(120)
-def test_an_encoder_with_shared_state_would_be_caught(
+def test_an_encoder_with_shared_state_is_detected(
     encoders: dict[Dtype, TwinTowerEncoder], mixed_texts: Callable[[int], list[str]]
 ) -> None:
-    """The control."""
+    """The control of the test above."""
     for encoder in encoders.values():
-        encoder.tokenizer = _Shared(encoder)  # type: ignore[assignment]
-    assert _wrong_answers(encoders, mixed_texts(300), calls=160, kinds=40)
+        encoder.tokenizer = _SharedState(encoder)  # type: ignore[assignment]
+    assert _wrong_results(encoders, mixed_texts(300), calls=160, kinds=40)
 
 
 @pytest.mark.timeout(60)
-def test_the_first_calls_of_all_threads_may_come_at_a_time(
+def test_the_first_calls_may_be_concurrent(
     make_checkpoint: Callable[..., Checkpoint], mixed_texts: Callable[[int], list[str]]
 ) -> None:
-    """What is laid out or started at the first call is laid out or started by eight at once."""
+    """Eight threads at once lay out the weights and start the workers, which happens in the first call."""
     texts, checkpoint = mixed_texts(120), make_checkpoint()
     expected = TwinTowerEncoder(checkpoint).encode(texts, on_truncation="ignore")
     for _ in range(5):
@@ -182,7 +177,7 @@ def test_the_first_calls_of_all_threads_may_come_at_a_time(
 
 
 @pytest.mark.timeout(60)
-def test_streams_may_be_drawn_in_turns_and_left_lying(
+def test_streams_may_be_interleaved_and_closed_early(
     tiny_encoder: TwinTowerEncoder, mixed_texts: Callable[[int], list[str]]
 ) -> None:
     texts = mixed_texts(500) * 20

@@ -1,4 +1,4 @@
-"""simpair.encoder.workers: the order of results, errors, threads and laziness."""
+"""simpair.encoder.workers: order of results, errors, threads, and reading of the stream."""
 
 from __future__ import annotations
 
@@ -13,24 +13,17 @@ import torch
 from simpair.encoder import workers
 from simpair.encoder.workers import run_on_workers
 
-
-@pytest.fixture(autouse=True)
-def two_threads() -> Iterator[None]:
-    """Two threads whatever the machine has, and what was there before afterwards."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("two_threads")
 
 
 @pytest.mark.parametrize("parallel", [True, False])
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 100])
-def test_results_come_in_the_order_of_the_work(count: int, parallel: bool) -> None:
+def test_results_have_the_order_of_the_items(count: int, parallel: bool) -> None:
     work = [(number, 2) for number in range(count)]
     assert list(run_on_workers(pow, work, parallel=parallel)) == [number**2 for number in range(count)]
 
 
-def test_the_order_holds_when_the_first_item_is_the_slowest() -> None:
+def test_the_order_is_kept_if_the_first_item_is_the_slowest() -> None:
     last = threading.Event()
 
     def wait_for_the_second(number: int) -> int:
@@ -48,14 +41,14 @@ def _threads_used(count: int, *, parallel: bool) -> set[str]:
     return set(run_on_workers(lambda _: threading.current_thread().name, [(0,)] * count, parallel=parallel))
 
 
-def test_much_work_runs_on_workers_and_little_work_runs_here() -> None:
+def test_many_items_run_on_workers_and_few_on_the_calling_thread() -> None:
     here = threading.current_thread().name
     assert here not in _threads_used(50, parallel=True)
     assert _threads_used(3, parallel=True) == {here}
     assert _threads_used(50, parallel=False) == {here}
 
 
-def test_one_thread_means_no_workers() -> None:
+def test_with_one_thread_there_are_no_workers() -> None:
     torch.set_num_threads(1)
     assert _threads_used(50, parallel=True) == {threading.current_thread().name}
 
@@ -75,7 +68,7 @@ def _fail_at(position: int) -> Callable[[int], int]:
 
 @pytest.mark.parametrize("parallel", [True, False])
 @pytest.mark.parametrize("position", [0, 3, 49])
-def test_an_error_in_the_work_is_raised_here_after_the_results_before_it(position: int, parallel: bool) -> None:
+def test_an_error_of_an_item_is_raised_after_the_earlier_results(position: int, parallel: bool) -> None:
     results = run_on_workers(_fail_at(position), [(number,) for number in range(50)], parallel=parallel)
     assert list(islice(results, position)) == list(range(position))
     with pytest.raises(ArithmeticError, match=f"item {position}"):
@@ -84,56 +77,56 @@ def test_an_error_in_the_work_is_raised_here_after_the_results_before_it(positio
 
 
 def _threads_of_a_new_thread() -> int:
-    """What torch tells a thread that starts now: the count that the last caller anywhere asked for."""
+    """Return the number of threads that torch gives a thread started now: the number that was set last."""
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(torch.get_num_threads).result()
 
 
-def test_the_thread_count_comes_back_after_the_last_result() -> None:
+def test_the_number_of_threads_is_restored_after_the_last_result() -> None:
     list(run_on_workers(lambda number: number, [(number,) for number in range(50)], parallel=True))
     assert torch.get_num_threads() == _threads_of_a_new_thread() == 2
 
 
-def test_the_thread_count_comes_back_when_the_results_are_left_lying() -> None:
+def test_the_number_of_threads_is_restored_if_the_results_are_closed() -> None:
     results = run_on_workers(lambda number: number, [(number,) for number in range(50)], parallel=True)
     assert next(iter(results)) == 0
     results.close()  # type: ignore[attr-defined]
     assert torch.get_num_threads() == _threads_of_a_new_thread() == 2
 
 
-def test_callers_at_a_time_share_the_workers() -> None:
+def test_concurrent_callers_share_the_workers() -> None:
     with ThreadPoolExecutor(6) as callers:
         names = callers.map(lambda _: _threads_used(50, parallel=True), range(6))
         assert len(set().union(*names)) == 2
 
 
-def test_work_that_was_left_lying_is_not_begun() -> None:
-    begun: list[int] = []
-    results = run_on_workers(begun.append, [(number,) for number in range(50)], parallel=True)
+def test_items_are_not_computed_after_the_results_are_closed() -> None:
+    started: list[int] = []
+    results = run_on_workers(started.append, [(number,) for number in range(50)], parallel=True)
     next(iter(results))
     results.close()  # type: ignore[attr-defined]
     list(run_on_workers(lambda number: number, [(number,) for number in range(50)], parallel=True))
-    assert len(begun) <= 5
+    assert len(started) <= 5
 
 
 @pytest.mark.parametrize("parallel", [True, False])
-def test_work_is_drawn_as_results_are_taken(parallel: bool) -> None:
-    drawn = 0
+def test_items_are_read_as_results_are_taken(parallel: bool) -> None:
+    num_read = 0
 
     def stream() -> Iterator[tuple[int]]:
-        nonlocal drawn
-        while drawn < 1000:
-            drawn += 1
-            yield (drawn,)
+        nonlocal num_read
+        while num_read < 1000:
+            num_read += 1
+            yield (num_read,)
 
     results = run_on_workers(lambda number: number, stream(), parallel=parallel)
-    assert drawn == 0
+    assert num_read == 0
     for taken, _ in zip(range(1, 11), results, strict=False):
-        assert drawn <= taken + 4
+        assert num_read <= taken + 4
     results.close()  # type: ignore[attr-defined]
 
 
-def test_an_error_in_the_stream_of_work_is_raised_here() -> None:
+def test_an_error_of_the_stream_is_raised_after_the_earlier_results() -> None:
     def stream() -> Iterator[tuple[int]]:
         yield from [(number,) for number in range(20)]
         raise LookupError("no more work")
@@ -146,20 +139,20 @@ def test_an_error_in_the_stream_of_work_is_raised_here() -> None:
     assert torch.get_num_threads() == 2
 
 
-def test_workers_that_could_not_start_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    begin, begun = threading.Thread.start, []
+def test_a_pool_that_failed_to_start_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    original_start, started = threading.Thread.start, []
 
     def start(thread: threading.Thread) -> None:
-        begun.append(thread)
-        if len(begun) == 2:
+        started.append(thread)
+        if len(started) == 2:
             raise RuntimeError("can't start new thread")
-        begin(thread)
+        original_start(thread)
 
     monkeypatch.setattr(workers, "_POOLS", {})
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", start)
         with pytest.raises(RuntimeError, match="new thread"):
             list(run_on_workers(lambda item: item, [(n,) for n in range(9)], parallel=True))
-    begun[0].join(10)
-    assert not begun[0].is_alive(), "it waits for the one that never came, and the process for it"
+    started[0].join(10)
+    assert not started[0].is_alive(), "the first worker still waits for the second, which did not start"
     assert list(run_on_workers(lambda item: item, [(n,) for n in range(9)], parallel=True)) == list(range(9))

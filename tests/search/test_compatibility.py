@@ -1,4 +1,4 @@
-"""canaries.py: another encoder is refused, and so is the same one when it gives other vectors."""
+"""compatibility.py: another encoder is refused, and so is the same one if it gives other embeddings."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ __all__ = ["encoder", "folder", "index"]
 
 
 class Drifted(HashEncoder):
-    """The same by its fingerprint, with other vectors: ``share`` of another text's."""
+    """The same fingerprint with other embeddings: ``fraction`` of another text's is added."""
 
-    def __init__(self, share: float, dtype: str = "float32", role: str = "query") -> None:
+    def __init__(self, fraction: float, dtype: str = "float32", role: str = "query") -> None:
         super().__init__()
-        self.share, self.dtype, self.role = share, dtype, role
+        self.fraction, self.dtype, self.role = fraction, dtype, role
 
     def _drift(self, texts: list[str], role: str) -> Any:
         vectors = self._encode(texts)
         if role == self.role:
-            vectors = vectors + self.share * self._encode([f"{text}!" for text in texts])
+            vectors = vectors + self.fraction * self._encode([f"{text}!" for text in texts])
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
     def encode_query(self, texts: list[str], /) -> Any:
@@ -36,30 +36,21 @@ class Drifted(HashEncoder):
 
 
 @pytest.mark.parametrize("role", ["query", "document"])
-def test_canaries_tell_of_an_encoder_that_gives_other_vectors(index: SearchIndex, folder: Path, role: str) -> None:
-    for share, dtype in ((0.02, "float32"), (0.15, "int8")):
-        SearchIndex.open(folder, Drifted(share, dtype, role)).close()
-    for share, dtype in ((0.2, "float32"), (0.2, "bfloat16"), (0.5, "int8")):
-        with pytest.raises(EncoderMismatch, match=f"as a {role} comes back with cosine"):
-            SearchIndex.open(folder, Drifted(share, dtype, role))
+def test_canaries_detect_an_encoder_that_gives_other_embeddings(index: SearchIndex, folder: Path, role: str) -> None:
+    for fraction, dtype in ((0.02, "float32"), (0.15, "int8")):
+        SearchIndex.open(folder, Drifted(fraction, dtype, role)).close()
+    for fraction, dtype in ((0.2, "float32"), (0.2, "bfloat16"), (0.5, "int8")):
+        with pytest.raises(EncoderMismatch, match=f"as a {role} has cosine"):
+            SearchIndex.open(folder, Drifted(fraction, dtype, role))
 
 
-def test_an_index_of_int8_opens_with_float32(tmp_path: Path) -> None:
+def test_an_index_made_with_int8_opens_with_float32(tmp_path: Path) -> None:
     SearchIndex.create(tmp_path / "index", Drifted(0.15, "int8")).close()
     SearchIndex.open(tmp_path / "index", HashEncoder()).close()
 
 
-def test_what_differs_in_another_encoder_is_named(index: SearchIndex, folder: Path) -> None:
+def test_the_error_names_what_differs_in_another_encoder(index: SearchIndex, folder: Path) -> None:
     other = HashEncoder("beef" * 16)
     other.identity["pooling"] = "cls"
     with pytest.raises(EncoderMismatch, match=r"weights cafe and not beef; pooling mean and not cls"):
         SearchIndex.open(folder, other)
-
-
-def test_an_index_of_the_first_format_gets_canaries_from_its_encoder(tmp_path: Path) -> None:
-    with SearchIndex.create(tmp_path / "index", HashEncoder()) as index, index._store.db.writing():
-        index._store.db.run("DELETE FROM canaries")
-    SearchIndex.open(tmp_path / "index", HashEncoder(), read_only=True).close()
-    SearchIndex.open(tmp_path / "index", HashEncoder()).close()
-    with pytest.raises(EncoderMismatch, match="cosine"):
-        SearchIndex.open(tmp_path / "index", Drifted(0.5))

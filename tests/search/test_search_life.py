@@ -1,4 +1,4 @@
-"""search.py: what can be asked of an index, and what its caches do over its life."""
+"""index.py: queries, filters and documents; the caches of an index over its life."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.hash_encoder import TEXTS, HashEncoder, encoder, folder, index
 __all__ = ["encoder", "folder", "index"]
 
 
-def test_embeddings_are_queries_too(index: SearchIndex, encoder: HashEncoder) -> None:
+def test_embeddings_can_be_queries(index: SearchIndex, encoder: HashEncoder) -> None:
     index.add(TEXTS)
     assert index.search(encoder.encode_query(["text 3", "text 5"]), 4) == index.search(["text 3", "text 5"], 4)
     for queries in (np.ones((2, 15), np.float32), np.full((1, 16), np.nan), np.ones((1, 16), int)):
@@ -33,36 +33,36 @@ def test_embeddings_are_queries_too(index: SearchIndex, encoder: HashEncoder) ->
             index.search(queries)
 
 
-def test_a_threshold_gives_all_that_reach_it_and_no_other(index: SearchIndex) -> None:
+def test_a_minimum_score_gives_all_hits_that_reach_it(index: SearchIndex) -> None:
     index.add(TEXTS)
-    (everything,) = index.search("text 3", k=None)
+    everything = index.search("text 3", k=None)
     assert len(everything) == 30
     for least in (everything[7].score, 0.0, 2.0, -1.0):
-        (hits,) = index.search("text 3", k=None, min_score=least)
+        hits = index.search("text 3", k=None, min_score=least)
         assert hits == [hit for hit in everything if hit.score >= least]
-        assert index.search("text 3", k=5, min_score=least) == [hits[:5]]
+        assert index.search("text 3", k=5, min_score=least) == hits[:5]
 
 
-def test_more_like_a_document_leaves_out_the_document(index: SearchIndex) -> None:
+def test_similar_leaves_out_the_document_itself(index: SearchIndex) -> None:
     index.add(["same", "same", "other", "third"], ids=list("abcd"), metadata=[{"n": n} for n in range(4)])
     first, second = index.similar(["a", "c"], k=2)
     assert first[0].id == "b"
     assert len(first) == len(second) == 2
     assert "c" not in [hit.id for hit in second]
-    assert index.similar("a", k=None)[0][0].id == "b"
-    assert len(index.similar("a", k=None)[0]) == 3
-    assert [hit.id for hit in index.similar("a", where={"n": [0, 3]})[0]] == ["d"]
-    assert [hit.id for hit in index.similar("a", min_score=0.99)[0]] == ["b"]
-    with pytest.raises(InputError, match="'nobody' is not in the index"):
-        index.similar("nobody")
+    assert index.similar("a", k=None)[0].id == "b"
+    assert len(index.similar("a", k=None)) == 3
+    assert [hit.id for hit in index.similar("a", where={"n": [0, 3]})] == ["d"]
+    assert [hit.id for hit in index.similar("a", min_score=0.99)] == ["b"]
+    with pytest.raises(InputError, match="'unknown' is not in the index"):
+        index.similar("unknown")
     assert index.similar("a", np.int64(2)) == index.similar("a", 2)
     for k in (0, 1.5, "2"):
         with pytest.raises(InputError, match=f"k is {k!r}"):
             index.similar("a", k)  # type: ignore[arg-type]
 
 
-def test_documents_are_got_asked_for_and_iterated_over(index: SearchIndex, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("simpair.search.index._PAGE", 7)
+def test_get_contains_and_iteration(index: SearchIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("simpair.store.store._PAGE", 7)
     index.add(TEXTS, ids=TEXTS)
     assert [document.text for document in index] == TEXTS
     assert index.get(["text 9", "text 0", "text 9"]) == [Document(t, t, {}) for t in ("text 9", "text 0", "text 9")]
@@ -87,9 +87,9 @@ def test_a_cache_serves_later_states_of_the_same_index(
     index.delete(["3", "4"])
     index.add(["late one", "late two"])
     with SearchIndex.open(folder, HashEncoder(), read_only=True) as again:
-        monkeypatch.setattr("simpair.search.snapshot._read", lambda store: pytest.fail("all was read anew"))
-        assert {hit.text for hit in again.search("late one", 99)[0]} == {document.text for document in index}
-        assert again.search("late one", 1)[0][0].text == "late one"
+        monkeypatch.setattr("simpair.search.snapshot._read", lambda store: pytest.fail("all vectors were read again"))
+        assert {hit.text for hit in again.search("late one", 99)} == {document.text for document in index}
+        assert again.search("late one", 1)[0].text == "late one"
     assert cached.exists()
 
 
@@ -105,15 +105,15 @@ def as_it_was_before(index: SearchIndex, folder: Path, later: Callable[[SearchIn
     return SearchIndex.open(folder, HashEncoder())
 
 
-def test_a_restored_copy_does_not_take_the_cache_of_what_came_after_it(index: SearchIndex, folder: Path) -> None:
+def test_a_restored_copy_does_not_use_the_cache_of_a_later_state(index: SearchIndex, folder: Path) -> None:
     index.add(["a", "b"])
     with as_it_was_before(index, folder, lambda other: other.add("lost")) as restored:
         restored.add("instead")
-        assert [hit.text for hit in restored.search("lost", 9)[0] if hit.score > 0.99] == []
-        assert restored.search("instead", 1)[0][0].text == "instead"
+        assert [hit.text for hit in restored.search("lost", 9) if hit.score > 0.99] == []
+        assert restored.search("instead", 1)[0].text == "instead"
 
 
-def test_a_cache_of_what_a_restored_copy_never_was_stands_in_nobodys_way(index: SearchIndex, folder: Path) -> None:
+def test_a_restored_copy_replaces_the_cache_of_a_lost_state(index: SearchIndex, folder: Path) -> None:
     index.add(["a", "b"])
     with as_it_was_before(index, folder, lambda other: [other.add(f"lost {n}") for n in range(5)]) as restored:
         (stale,) = folder.glob("faiss-*.index")
@@ -122,7 +122,7 @@ def test_a_cache_of_what_a_restored_copy_never_was_stands_in_nobodys_way(index: 
     assert present != stale
 
 
-def test_optimize_leaves_no_vector_of_what_was_deleted(index: SearchIndex, folder: Path) -> None:
+def test_optimize_removes_the_vectors_of_deleted_documents(index: SearchIndex, folder: Path) -> None:
     index.add(TEXTS)
     index.search("a")
     (before,) = (path.stat().st_size for path in folder.glob("faiss-*.index"))
@@ -130,12 +130,10 @@ def test_optimize_leaves_no_vector_of_what_was_deleted(index: SearchIndex, folde
     index.optimize()
     (after,) = (path.stat().st_size for path in folder.glob("faiss-*.index"))
     assert after == before - 30 * 16 * 2
-    assert index.search("a") == [[]]
+    assert index.search("a") == []
 
 
-def test_much_that_is_loose_makes_a_new_cache(
-    index: SearchIndex, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_many_changes_make_a_new_cache(index: SearchIndex, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("simpair.search.snapshot._FEW", 10)
     index.add(TEXTS)
     index.search("a")
@@ -147,10 +145,10 @@ def test_much_that_is_loose_makes_a_new_cache(
     index.search("a")
     assert set(folder.glob("faiss-*")) != before
     assert len(list(folder.glob("faiss-*.index"))) == 1
-    assert len(index.search("a", 99)[0]) == 31
+    assert len(index.search("a", 99)) == 31
 
 
-def test_optimizing_gives_room_back_and_changes_no_answer(index: SearchIndex, folder: Path) -> None:
+def test_optimize_frees_space_and_changes_no_hit(index: SearchIndex, folder: Path) -> None:
     index.add([f"{text} " * 50 for text in TEXTS * 20], metadata=[{"n": n} for n in range(600)])
     index.delete(str(number) for number in range(1, 500))
     before, size = index.search("text 3", 20), index.info().bytes_on_disk
@@ -163,34 +161,34 @@ def test_optimizing_gives_room_back_and_changes_no_answer(index: SearchIndex, fo
     assert index.add("next") == ["601"]
 
 
-def test_a_writer_between_scan_and_fetch_makes_no_wrong_hit(
+def test_a_write_during_a_search_makes_no_wrong_hit(
     index: SearchIndex, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index.add(TEXTS, ids=TEXTS)
-    search, scans = ExactIndex.search, []
+    search, scans = ExactIndex.nearest, []
 
     def beside_a_writer(exact: ExactIndex, *arguments: Any, **options: Any) -> Any:
         scans.append(len(scans))
         found = search(exact, *arguments, **options)
-        # The last scan holds the state that it scans: writers wait.
+        # During the last scan writers wait.
         with SearchIndex.open(folder, HashEncoder(), lock_timeout=0) as writer, suppress(StoreError):
             writer.delete(f"text {7 + scans[-1]}")
         return found
 
-    monkeypatch.setattr(ExactIndex, "search", beside_a_writer)
-    (hits,) = index.search("text 7", 30)
-    assert scans == [0, 1, 2, 3], "three without holding writers off, and one that does"
+    monkeypatch.setattr(ExactIndex, "nearest", beside_a_writer)
+    hits = index.search("text 7", 30)
+    assert scans == [0, 1, 2, 3], "three without a lock, and one during which writers wait"
     assert [hit.text for hit in hits] == [hit.id for hit in hits]
     assert {hit.id for hit in hits} == {document.id for document in index}
     assert len(hits) == 27
 
 
-def test_compacting_at_any_moment_of_a_search_is_no_damage(
+def test_compacting_during_a_search_is_not_reported_as_damage(
     index: SearchIndex, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index.add(TEXTS, ids=TEXTS)
-    search, scans = ExactIndex.search, []
-    present, compacted = Finder._present, []
+    search, scans = ExactIndex.nearest, []
+    present, compacted = Finder._current, []
 
     def beside_a_writer(exact: ExactIndex, *arguments: Any, **options: Any) -> Any:
         found = search(exact, *arguments, **options)
@@ -208,14 +206,14 @@ def test_compacting_at_any_moment_of_a_search_is_no_damage(
                 writer._store.compact()
         return found
 
-    monkeypatch.setattr(ExactIndex, "search", beside_a_writer)
-    monkeypatch.setattr(Finder, "_present", then_compacted)
-    (hits,) = index.search("text 7", 30)
+    monkeypatch.setattr(ExactIndex, "nearest", beside_a_writer)
+    monkeypatch.setattr(Finder, "_current", then_compacted)
+    hits = index.search("text 7", 30)
     assert compacted == [1]
     assert {hit.id for hit in hits} == set(TEXTS) - {"text 1", "text 2", "text 3"}
 
 
-def test_a_check_tells_of_a_damaged_database_and_a_damaged_cache(index: SearchIndex, folder: Path) -> None:
+def test_check_reports_a_damaged_database_and_a_damaged_cache(index: SearchIndex, folder: Path) -> None:
     index.add(TEXTS)
     index.search("a")
     assert index.check() == []
@@ -223,24 +221,24 @@ def test_a_check_tells_of_a_damaged_database_and_a_damaged_cache(index: SearchIn
     cached.write_bytes(cached.read_bytes()[:-1])
     with closing(sqlite3.connect(folder / "documents.sqlite")) as other:
         other.executescript("UPDATE vectors SET vector = zeroblob(32) WHERE row = 4")
-    faults = index.check()
-    assert len(faults) == 2
-    assert "row 4" in faults[0]
-    assert cached.name in faults[1]
+    problems = index.check()
+    assert len(problems) == 2
+    assert "row 4" in problems[0]
+    assert cached.name in problems[1]
 
 
-def test_info_tells_what_an_index_is(index: SearchIndex, folder: Path) -> None:
+def test_info_returns_the_facts(index: SearchIndex, folder: Path) -> None:
     index.add(TEXTS)
     info = index.info()
     assert info[:5] == (30, 16, "/models/hash", "cafe" * 16, 2)
     assert info.bytes_on_disk == sum(path.stat().st_size for path in folder.iterdir())
 
 
-def test_a_read_only_index_leaves_the_folder_as_it_is(index: SearchIndex, folder: Path) -> None:
+def test_a_read_only_index_does_not_change_the_folder(index: SearchIndex, folder: Path) -> None:
     index.add(TEXTS)
     before = sorted(path.name for path in folder.iterdir())
     with SearchIndex.open(folder, HashEncoder(), read_only=True) as reader:
-        assert reader.search("text 3", 1)[0][0].text == "text 3"
+        assert reader.search("text 3", 1)[0].text == "text 3"
         for write in (lambda: reader.add("x"), lambda: reader.delete("1"), reader.optimize):
             with pytest.raises(StoreError, match="read-only"):
                 write()
@@ -248,11 +246,11 @@ def test_a_read_only_index_leaves_the_folder_as_it_is(index: SearchIndex, folder
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-def test_a_fork_opens_its_own_and_searches(index: SearchIndex, folder: Path) -> None:
+def test_a_forked_process_can_open_its_own_and_search(index: SearchIndex, folder: Path) -> None:
     index.add(TEXTS)
-    before = index.search(TEXTS, 3)  # the threads that scan are those of the parent
+    before = index.search(TEXTS, 3)  # starts the scanning threads in the parent
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of forks beside threads
+        warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of forks with threads
         child = os.fork()
     if not child:
         try:
@@ -268,7 +266,7 @@ def test_a_fork_opens_its_own_and_searches(index: SearchIndex, folder: Path) -> 
     assert os.waitstatus_to_exitcode(ended[1]) == 42, "a child that hangs ends with 0 here"
 
 
-def test_logs_stay_silent_over_a_whole_life(index: SearchIndex, caplog: pytest.LogCaptureFixture) -> None:
+def test_nothing_is_logged_in_normal_use(index: SearchIndex, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "simpair"):
         index.add(TEXTS)
         index.search("a")
@@ -279,10 +277,10 @@ def test_logs_stay_silent_over_a_whole_life(index: SearchIndex, caplog: pytest.L
     assert caplog.records == []
 
 
-def test_a_check_and_a_first_search_keep_no_writer_waiting(
+def test_writers_wait_only_a_page_for_check_and_the_first_search(
     index: SearchIndex, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They read a page at a time; only what SQLite looks for itself is read in one piece."""
+    """Both read page by page; only SQLite's own check is one transaction."""
     monkeypatch.setattr("simpair.store.audit._PAGE", 5)
     monkeypatch.setattr("simpair.search.snapshot._PAGE", 5)
     index.add(TEXTS, ids=TEXTS, metadata=[{"n": n} for n in range(30)])
@@ -298,14 +296,14 @@ def test_a_check_and_a_first_search_keep_no_writer_waiting(
     with SearchIndex.open(folder, HashEncoder(), read_only=True) as other:
         monkeypatch.setattr(type(index._store), "reading", beside_a_writer)
         assert other.check() == []
-        (hits,) = other.search("text 3", 99)
+        hits = other.search("text 3", 99)
         monkeypatch.undo()
         assert len(turns) > 20
         assert {hit.id for hit in hits} == set(TEXTS)
         assert other.search("text 3", 99) == index.search("text 3", 99)
 
 
-def test_readers_of_a_compacted_index_leave_its_cache(
+def test_readers_of_a_compacted_index_keep_its_cache(
     index: SearchIndex, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("simpair.search.snapshot._FEW", 5)
@@ -315,18 +313,18 @@ def test_readers_of_a_compacted_index_leave_its_cache(
         index.delete(str(n) for n in range(20, 25))
         index.optimize()
         caches = sorted(path.name for path in folder.glob("faiss-*"))
-        monkeypatch.setattr("simpair.search.snapshot._read", lambda store: pytest.fail("all was read anew"))
+        monkeypatch.setattr("simpair.search.snapshot._read", lambda store: pytest.fail("all vectors were read again"))
         assert before[0] == before[1]
         assert one.search("text 3", 5) == other.search("text 3", 5) == index.search("text 3", 5)
         assert sorted(path.name for path in folder.glob("faiss-*")) == caches
 
 
-def test_what_is_no_id_is_in_no_index(index: SearchIndex) -> None:
+def test_an_invalid_id_is_in_no_index(index: SearchIndex) -> None:
     for name in ("\ud800", "", None, b"a"):
         assert name not in index
 
 
-def test_a_name_without_a_document_is_told(index: SearchIndex, folder: Path) -> None:
+def test_a_name_without_a_document_is_reported(index: SearchIndex, folder: Path) -> None:
     index.add("a", ids="a")
     with closing(sqlite3.connect(folder / "documents.sqlite")) as other:
         other.executescript("DELETE FROM documents")

@@ -1,4 +1,4 @@
-"""transfer.py: an index that is exported comes back as it was, or not at all."""
+"""export.py: an exported index is imported exactly as it was, or not at all."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.search.test_compatibility import Drifted
 __all__ = ["encoder", "folder", "index"]
 
 
-def test_an_exported_index_comes_back_as_it_was(index: SearchIndex, folder: Path, tmp_path: Path) -> None:
+def test_an_exported_index_is_imported_exactly(index: SearchIndex, folder: Path, tmp_path: Path) -> None:
     index.add(["你好\0", "b"], ids=["né\0", "b"], metadata=[{"n": [1, {"x": None}], "名": "\ud800"}, {}])
     index.delete("b")
     index.add(TEXTS)
@@ -39,8 +39,8 @@ def test_an_exported_index_comes_back_as_it_was(index: SearchIndex, folder: Path
             SearchIndex.open(tmp_path / "again", Drifted(0.5))
 
 
-def test_a_text_without_a_direction_is_exported_and_comes_back(tmp_path: Path) -> None:
-    """Some encoders give zeros for a text that has none of their words; a canary may be such a text."""
+def test_a_zero_embedding_is_exported_and_imported(tmp_path: Path) -> None:
+    """Some encoders return zeros for a text without a known word; a canary may be such a text."""
 
     class OfFewWords(HashEncoder):
         def _encode(self, texts: list[str]) -> Any:
@@ -52,17 +52,17 @@ def test_a_text_without_a_direction_is_exported_and_comes_back(tmp_path: Path) -
     SearchIndex.from_export(tmp_path / "exported", tmp_path / "again").close()
     for name in ("index", "again"):
         with SearchIndex.open(tmp_path / name, OfFewWords()) as index:
-            assert [hit.score for hit in index.search("known")[0]] == pytest.approx([1, 0], abs=1e-3)
+            assert [hit.score for hit in index.search("known")] == pytest.approx([1, 0], abs=1e-3)
             assert index.check() == []
 
 
-def test_an_empty_index_is_exported_too(index: SearchIndex, tmp_path: Path) -> None:
+def test_an_empty_index_is_exported_and_imported(index: SearchIndex, tmp_path: Path) -> None:
     assert index.export(tmp_path / "exported") == 0
     with SearchIndex.from_export(tmp_path / "exported", tmp_path / "again") as again:
         assert len(again) == 0
 
 
-def test_other_programs_read_an_export(index: SearchIndex, tmp_path: Path) -> None:
+def test_pyarrow_and_safetensors_read_an_export(index: SearchIndex, tmp_path: Path) -> None:
     import pyarrow.parquet
     from safetensors.numpy import load_file
 
@@ -76,13 +76,13 @@ def test_other_programs_read_an_export(index: SearchIndex, tmp_path: Path) -> No
     assert np.array_equal(vectors, index.vectors([str(n) for n in range(1, 31)]).astype(np.float16))
 
 
-def test_an_export_that_is_not_as_it_was_written_makes_no_index(index: SearchIndex, tmp_path: Path) -> None:
+def test_a_changed_export_is_refused_and_makes_no_index(index: SearchIndex, tmp_path: Path) -> None:
     index.add(TEXTS)
     sound = tmp_path / "sound"
     index.export(sound)
     facts = json.loads((sound / "index.json").read_text())
 
-    def tell(folder: Path, **changed: Any) -> None:
+    def rewrite(folder: Path, **changed: Any) -> None:
         (folder / "index.json").write_text(json.dumps(facts | changed))
 
     def flip(path: Path) -> None:
@@ -90,47 +90,47 @@ def test_an_export_that_is_not_as_it_was_written_makes_no_index(index: SearchInd
         data[-9] ^= 1
         path.write_bytes(data)
 
-    spoils: list[Any] = [
+    changes: list[Any] = [
         lambda folder: flip(folder / "vectors.safetensors"),
         lambda folder: flip(folder / "documents.parquet"),
         lambda folder: (folder / "documents.parquet").unlink(),
         lambda folder: (folder / "index.json").write_text("{"),
-        lambda folder: tell(folder, documents=29),
-        lambda folder: tell(folder, encoder=facts["encoder"] | {"dimension": 8}),
-        lambda folder: tell(folder, encoder={}),
-        lambda folder: tell(folder, canaries=[1]),
-        lambda folder: tell(folder, sha256={}),
-        lambda folder: tell(folder, last_row=10**30),
-        lambda folder: tell(folder, last_row=-1),
-        lambda folder: tell(folder, encoder=facts["encoder"] | {"fingerprint": ["x"]}),
-        lambda folder: tell(folder, encoder=facts["encoder"] | {"source": {}}),
-        lambda folder: tell(folder, encoder=facts["encoder"] | {"dtype": "\ud800"}),
-        lambda folder: tell(folder, encoder=facts["encoder"] | {"identity": 3}),
-        lambda folder: tell(folder, encoder=facts["encoder"] | {"dimension": -1}),
-        lambda folder: tell(folder, canaries=[facts["canaries"][0] | {"role": {}}]),
-        lambda folder: tell(folder, canaries=[facts["canaries"][0] | {"vector": [1.0]}]),
+        lambda folder: rewrite(folder, documents=29),
+        lambda folder: rewrite(folder, encoder=facts["encoder"] | {"dimension": 8}),
+        lambda folder: rewrite(folder, encoder={}),
+        lambda folder: rewrite(folder, canaries=[1]),
+        lambda folder: rewrite(folder, sha256={}),
+        lambda folder: rewrite(folder, last_row=10**30),
+        lambda folder: rewrite(folder, last_row=-1),
+        lambda folder: rewrite(folder, encoder=facts["encoder"] | {"fingerprint": ["x"]}),
+        lambda folder: rewrite(folder, encoder=facts["encoder"] | {"source": {}}),
+        lambda folder: rewrite(folder, encoder=facts["encoder"] | {"dtype": "\ud800"}),
+        lambda folder: rewrite(folder, encoder=facts["encoder"] | {"identity": 3}),
+        lambda folder: rewrite(folder, encoder=facts["encoder"] | {"dimension": -1}),
+        lambda folder: rewrite(folder, canaries=[facts["canaries"][0] | {"role": {}}]),
+        lambda folder: rewrite(folder, canaries=[facts["canaries"][0] | {"vector": [1.0]}]),
     ]
-    for number, spoil in enumerate(spoils):
-        folder = tmp_path / f"spoiled {number}"
+    for number, change in enumerate(changes):
+        folder = tmp_path / f"changed {number}"
         shutil.copytree(sound, folder)
-        spoil(folder)
+        change(folder)
         with pytest.raises(StoreCorrupt, match="export the index again"):
             SearchIndex.from_export(folder, tmp_path / "made")
         assert not (tmp_path / "made").exists()
     folder = tmp_path / "newer"
     shutil.copytree(sound, folder)
-    tell(folder, format_version=2)
+    rewrite(folder, format_version=2)
     with pytest.raises(StoreVersion, match="format 2"):
         SearchIndex.from_export(folder, tmp_path / "made")
     with pytest.raises(StoreNotFound):
         SearchIndex.from_export(tmp_path / "nowhere", tmp_path / "made")
     for target in (sound, index):
-        with pytest.raises(InputError, match="is there already"):
+        with pytest.raises(InputError, match="exists already"):
             index.export(sound) if target is sound else SearchIndex.from_export(sound, index._store.folder)
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
 
 
-def test_an_index_that_changes_while_it_is_exported_is_not_exported(
+def test_an_index_that_changes_during_an_export_is_not_exported(
     index: SearchIndex, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("simpair.store.export._PAGE", 10)
@@ -148,12 +148,12 @@ def test_an_index_that_changes_while_it_is_exported_is_not_exported(
         with pytest.raises(StoreError, match="changed while it was exported"):
             reader.export(tmp_path / "exported")
         assert not (tmp_path / "exported").exists()
-        # Where the index is open to write, writers wait instead.
+        # If the index is open for writing, writers wait instead.
         with pytest.raises(StoreError, match="in use by process"):
             index.export(tmp_path / "exported")
 
 
-def test_an_imported_index_gives_no_id_a_second_time(index: SearchIndex, tmp_path: Path) -> None:
+def test_an_imported_index_assigns_no_id_twice(index: SearchIndex, tmp_path: Path) -> None:
     assert index.add(["x", "y", "z"]) == ["1", "2", "3"]
     index.delete(["1", "3"])
     index.export(tmp_path / "exported")
@@ -164,7 +164,7 @@ def test_an_imported_index_gives_no_id_a_second_time(index: SearchIndex, tmp_pat
         assert [document.id for document in again] == ["2", "5", "6"]
 
 
-def test_an_export_goes_into_the_folder_one_stands_in(
+def test_an_export_is_written_to_a_relative_path(
     index: SearchIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index.add("x")

@@ -1,4 +1,4 @@
-"""filters.py: whatever is asked of metadata, SQLite answers as Python does."""
+"""filters.py: SQLite finds the documents that Python finds for the same filter."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def _meets_one(value: Any, operation: str, operand: Any) -> bool:
 
 def _meets(metadata: dict[str, Any], where: dict[str, Any]) -> bool:
     """The oracle."""
-    for name, wish in where.items():
-        operations = wish if isinstance(wish, dict) else {"$in" if isinstance(wish, list) else "$eq": wish}
+    for name, entry in where.items():
+        operations = entry if isinstance(entry, dict) else {"$in" if isinstance(entry, list) else "$eq": entry}
         values = metadata.get(name, [])
         values = values if isinstance(values, list) else [values]
         for operation, operand in operations.items():
@@ -65,7 +65,7 @@ _operations = st.one_of(
     st.tuples(st.sampled_from(["$in", "$nin"]), st.lists(_plain, max_size=4)),
     st.tuples(st.sampled_from(sorted(_COMPARE)), _numbers | _texts),
 )
-_wishes = _plain | st.lists(_plain, max_size=4) | st.lists(_operations, min_size=1, max_size=3).map(dict)
+_entries = _plain | st.lists(_plain, max_size=4) | st.lists(_operations, min_size=1, max_size=3).map(dict)
 _metadata = st.dictionaries(
     st.sampled_from(_NAMES), _plain | st.lists(_plain, max_size=3) | st.just({"deep": 1}), max_size=4
 )
@@ -79,20 +79,20 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SearchIndex]:
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
-def test_a_condition_is_met_by_what_python_says(index: SearchIndex, data: st.DataObject) -> None:
+def test_a_filter_matches_what_python_matches(index: SearchIndex, data: st.DataObject) -> None:
     facts = data.draw(st.lists(_metadata, min_size=1, max_size=6))
-    where = data.draw(st.dictionaries(st.sampled_from(_NAMES), _wishes, min_size=1, max_size=2))
+    where = data.draw(st.dictionaries(st.sampled_from(_NAMES), _entries, min_size=1, max_size=2))
     index.delete([document.id for document in index])
     index.upsert(Document(str(number), f"text {number}", given) for number, given in enumerate(facts))
     expected = {str(number) for number, given in enumerate(facts) if _meets(given, where)}
     assert index.count(where) == len(expected)
-    (hits,) = index.search("text 0", k=None, where=where)
+    hits = index.search("text 0", k=None, where=where)
     assert {hit.id for hit in hits} == expected
-    (few,) = index.search("text 0", k=2, where=where)
+    few = index.search("text 0", k=2, where=where)
     assert few == hits[:2], "always k hits where k exist"
 
 
-def test_a_whole_number_of_any_size_is_ordered(index: SearchIndex) -> None:
+def test_integers_of_any_size_are_ordered(index: SearchIndex) -> None:
     index.delete([document.id for document in index])
     sizes = [-(10**400), -(10**30), 0, 10**30, 10**400]
     index.add([f"text {n}" for n in range(5)], metadata=[{"size": size} for size in sizes])
@@ -100,7 +100,7 @@ def test_a_whole_number_of_any_size_is_ordered(index: SearchIndex) -> None:
     assert index.count({"size": {"$lte": 0}}) == 3
 
 
-def test_what_nobody_can_ask_for_stops_no_document(index: SearchIndex) -> None:
+def test_metadata_with_lone_surrogates_is_stored(index: SearchIndex) -> None:
     before = len(index)
     index.add("x", metadata=[{"\ud800": 1, "a": "\udfff", "fine": 1}])
     assert index.count({"fine": 1}) == 1
@@ -133,32 +133,32 @@ def test_what_nobody_can_ask_for_stops_no_document(index: SearchIndex) -> None:
     ],
     ids=lambda where: repr(where)[:40],
 )
-def test_what_is_no_condition_is_refused(index: SearchIndex, where: Any) -> None:
+def test_an_invalid_filter_is_refused(index: SearchIndex, where: Any) -> None:
     with pytest.raises(InputError, match="where"):
         index.search("x", where=where)
 
 
-def test_conditions_are_not_combined_and_a_field_may_have_such_a_name(index: SearchIndex) -> None:
+def test_or_is_refused_as_an_operator_and_allowed_as_a_field(index: SearchIndex) -> None:
     with pytest.raises(InputError, match="all entries must hold"):
         index.search("x", where={"$or": [{"a": 1}, {"b": 2}]})
     index.add("x", metadata=[{"$or": "mine"}])
     assert index.count({"$or": "mine"}) == 1
 
 
-def test_names_and_values_are_never_part_of_the_query() -> None:
+def test_names_and_values_are_never_part_of_the_sql() -> None:
     hostile = "x'; DROP TABLE documents; --"
     condition = parse_where({hostile: hostile, "b": {"$ne": hostile}, "c": [hostile, None]})
     assert hostile not in condition.sql
     assert condition.values.count(hostile) == 4
 
 
-def test_a_condition_counts_only_what_is_there(tmp_path: Path) -> None:
+def test_a_filter_counts_no_deleted_documents(tmp_path: Path) -> None:
     with SearchIndex.create(tmp_path / "index", HashEncoder()) as index:
         index.add(["a", "b", "c"], ids=list("abc"), metadata=[{"n": 1}] * 3)
         index.delete("a")
         index.upsert(Document("b", "b", {"n": 2}))
         assert index.count({"n": 1}) == 1
-        assert [hit.id for hit in index.search("b", where={"n": 1})[0]] == ["c"]
+        assert [hit.id for hit in index.search("b", where={"n": 1})] == ["c"]
         assert index.count({"n": {"$ne": 1}}) == 1
         index.optimize()
         assert index.count({"n": 1}) == index.count({"n": 2}) == 1

@@ -1,4 +1,4 @@
-"""fine_tune reads what users have, trains in place, and says what it did."""
+"""fine_tune reads data in any form, trains in place, and returns a report."""
 
 import json
 
@@ -23,7 +23,7 @@ def test_scored_pairs_train_in_place_and_report_before_and_after(tiny_encoder):
     assert not tiny_encoder.training
 
 
-def test_retrieval_pairs_take_the_loss_without_labels(tiny_encoder):
+def test_retrieval_pairs_train_with_info_nce(tiny_encoder):
     report = fine_tune(tiny_encoder, ASKED, dev=ASKED, epochs=20, batch_size=8, learning_rate=1e-3)
     assert report.loss_name == "info_nce"
     assert report.after.mrr_at_k > report.before.mrr_at_k
@@ -100,7 +100,7 @@ def test_nothing_reaches_stdout(tiny_encoder, capfd):
     assert capfd.readouterr().out == ""
 
 
-def test_what_would_train_nothing_or_the_wrong_thing_is_refused_first(tiny_encoder, tmp_path):
+def test_wrong_settings_are_refused_before_training(tiny_encoder, tmp_path):
     (tmp_path / "file").write_text("")
     before = tiny_encoder.fingerprint
     for error, data, options in (
@@ -127,8 +127,8 @@ def test_what_would_train_nothing_or_the_wrong_thing_is_refused_first(tiny_encod
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_an_encoder_names_the_checkpoint_that_has_its_weights(tiny_model, tmp_path):
-    """An index records the name: the one it was loaded from would be that of other weights."""
+def test_the_source_of_an_encoder_is_the_checkpoint_with_its_weights(tiny_model, tmp_path):
+    """An index records the source; the checkpoint from which the encoder was loaded has other weights."""
     encoder = TwinTowerEncoder.from_pretrained(tiny_model)
     assert encoder.source == str(tiny_model)
     fine_tune(encoder, PAIRS, max_steps=1)
@@ -140,7 +140,7 @@ def test_an_encoder_names_the_checkpoint_that_has_its_weights(tiny_model, tmp_pa
     assert TwinTowerEncoder.from_pretrained(encoder.source).fingerprint == encoder.fingerprint
 
 
-def test_mini_batches_give_the_same_weights_and_bfloat16_others_that_are_near(tiny_model):
+def test_mini_batches_give_the_same_weights_and_bfloat16_similar_ones(tiny_model):
     found = {}
     for name, options in {"whole": {}, "mini": {"mini_batch_size": 5}, "bf16": {"bf16": True}}.items():
         encoder = TwinTowerEncoder.from_pretrained(tiny_model)
@@ -156,12 +156,12 @@ def test_mini_batches_give_the_same_weights_and_bfloat16_others_that_are_near(ti
         fine_tune(TwinTowerEncoder.from_pretrained(tiny_model), PAIRS, mini_batch_size=-1)
 
 
-def test_a_run_that_never_saved_a_whole_checkpoint_begins_anew(tiny_model, tmp_path, caplog):
+def test_a_run_without_a_complete_checkpoint_starts_from_the_beginning(tiny_model, tmp_path, caplog):
     fine_tune(
         TwinTowerEncoder.from_pretrained(tiny_model), PAIRS, max_steps=2, batch_size=8, output_dir=tmp_path / "run"
     )
-    for sealed in (tmp_path / "run").glob("checkpoint-*/checkpoint.json"):
-        sealed.unlink()
+    for checksums in (tmp_path / "run").glob("checkpoint-*/checkpoint.json"):
+        checksums.unlink()
     prints = []
     for options in ({"output_dir": tmp_path / "run", "resume": True}, {}):
         encoder = TwinTowerEncoder.from_pretrained(tiny_model)
@@ -171,7 +171,7 @@ def test_a_run_that_never_saved_a_whole_checkpoint_begins_anew(tiny_model, tmp_p
     assert "no checkpoint is complete" in caplog.text
 
 
-def test_records_may_be_drawn_from_anything(tiny_model):
+def test_records_may_be_any_iterable(tiny_model):
     prints = []
     for data in (PAIRS, iter(PAIRS), ({"sentence1": a, "sentence2": b, "score": label} for a, b, label in PAIRS)):
         encoder = TwinTowerEncoder.from_pretrained(tiny_model)
@@ -180,18 +180,18 @@ def test_records_may_be_drawn_from_anything(tiny_model):
     assert prints[0] == prints[1] == prints[2]
 
 
-def test_the_way_to_train_reaches_the_trainer_from_the_command_line(tiny_model, tmp_path):
+def test_options_of_the_command_line_reach_the_trainer(tiny_model, tmp_path):
     path = tmp_path / "pairs.csv"
     path.write_text("text1,text2,label\n" + "".join(f"{a},{b},{label}\n" for a, b, label in PAIRS), encoding="utf-8")
     command = ["train", str(path), "--base", str(tiny_model), "--out", str(tmp_path / "out"), "--loss", "angle"]
     assert main([*command, "--bf16", "--mini-batch-size", "3"]) == 0
     (arguments,) = (tmp_path / "out").glob("checkpoint-*/training_args.json")
-    told = json.loads(arguments.read_text(encoding="utf-8"))
-    assert (told["loss"], told["bf16"], told["mini_batch_size"]) == ("angle", True, 3)
-    assert told["save_total_limit"] == 2, "though the trainer does without it while it saves"
+    saved = json.loads(arguments.read_text(encoding="utf-8"))
+    assert (saved["loss"], saved["bf16"], saved["mini_batch_size"]) == ("angle", True, 3)
+    assert saved["save_total_limit"] == 2, "though the trainer resets it while it saves"
 
 
-def test_the_best_epoch_on_dev_is_kept_and_a_run_that_gets_no_better_stops(tiny_encoder, tmp_path):
+def test_the_best_epoch_on_dev_is_kept_and_early_stopping_works(tiny_encoder, tmp_path):
     patience = EarlyStoppingCallback(early_stopping_patience=2)
     wanted = {"eval_strategy": "epoch", "load_best_model_at_end": True, "metric_for_best_model": "mrr_at_10"}
     report = fine_tune(
@@ -217,9 +217,9 @@ def test_dev_data_may_have_different_numbers_of_negatives(tiny_encoder):
     fine_tune(tiny_encoder, ASKED, dev=dev, batch_size=8, arguments={"eval_strategy": "epoch"})
 
 
-def test_a_tenth_of_the_steps_warms_up(tiny_encoder, tmp_path):
+def test_a_tenth_of_the_steps_is_warm_up(tiny_encoder, tmp_path):
     fine_tune(
         tiny_encoder, PAIRS, epochs=5, batch_size=4, arguments={"gradient_accumulation_steps": 2}, output_dir=tmp_path
     )
-    told = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))
-    assert told["arguments"]["warmup_steps"] == 1, "of the ten that are taken"
+    saved = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))
+    assert saved["arguments"]["warmup_steps"] == 1, "a tenth of ten steps"

@@ -1,4 +1,4 @@
-"""losses: hand-worked numbers, invariances, and gradients against finite differences."""
+"""Losses: hand-computed values, invariances, and gradients compared with finite differences."""
 
 import math
 
@@ -17,10 +17,10 @@ from simpair.training.losses import (
 )
 
 
-def at_angles(*degrees: float, length: float = 1.0) -> torch.Tensor:
-    """Returns vectors (N, 2) in the plane: the cosine of two of them is that of the difference of their angles."""
+def at_angles(*degrees: float, norm: float = 1.0) -> torch.Tensor:
+    """Return vectors (N, 2) in the plane; the cosine of two of them is the cosine of the difference of their angles."""
     radians = torch.tensor(degrees, dtype=torch.float64).deg2rad()
-    return length * torch.stack([radians.cos(), radians.sin()], dim=1)
+    return norm * torch.stack([radians.cos(), radians.sin()], dim=1)
 
 
 def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -39,7 +39,7 @@ LOSSES = {
 every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
 
 
-# --- hand-worked numbers
+# --- hand-computed values
 
 
 def test_cosine_mse_of_known_angles():
@@ -55,7 +55,7 @@ def test_cosent_of_known_angles():
     assert loss.item() == pytest.approx(by_hand)
 
 
-def test_cosent_leaves_pairs_of_equal_labels_alone():
+def test_cosent_ignores_pairs_of_equal_labels():
     loss = cosent(at_angles(0, 0, 0), at_angles(60, 90, 0), torch.tensor([1, 0, 0]), scale=2)
     assert loss.item() == pytest.approx(math.log(1 + math.exp(2 * (0 - 0.5)) + math.exp(2 * (1 - 0.5))))
 
@@ -81,22 +81,22 @@ def test_angle_of_known_angles():
     # in the plane the score is |cos + sin| of the difference of the angles: 1 at 0, √2 at 45, 1 at 90 degrees
     loss = angle(at_angles(45, 90), at_angles(0, 0), torch.tensor([0.0, 1.0]), scale=2)
     assert loss.item() == pytest.approx(math.log(1 + math.exp(2 * (math.sqrt(2) - 1))))
-    with pytest.raises(ValueError, match="3 wide"):
+    with pytest.raises(ValueError, match="dimension 3"):
         angle(random(2, 3), random(2, 3), torch.tensor([0.0, 1.0]))
 
 
-def test_symmetric_info_nce_is_the_mean_of_both_directions_and_knows_right_answers_in_both():
+def test_symmetric_info_nce_is_the_mean_of_both_directions_and_masks_both():
     anchors, positives = random(4, 3), random(4, 3, seed=1)
     both = info_nce(anchors, positives, symmetric=True)
     assert both.item() == pytest.approx((info_nce(anchors, positives) + info_nce(positives, anchors)).item() / 2)
-    same = random(4, 4, seed=2) > 0.3
-    back = info_nce(positives, anchors, same=same.T)
-    both = info_nce(anchors, positives, same=same, symmetric=True)
-    assert both.item() == pytest.approx((info_nce(anchors, positives, same=same) + back).item() / 2)
+    mask = random(4, 4, seed=2) > 0.3
+    back = info_nce(positives, anchors, false_negative_mask=mask.T)
+    both = info_nce(anchors, positives, false_negative_mask=mask, symmetric=True)
+    assert both.item() == pytest.approx((info_nce(anchors, positives, false_negative_mask=mask) + back).item() / 2)
 
 
 def test_similarity_distillation_of_known_angles():
-    # the student's cosines of text 0 with 1 and 2: 1/2 and 0; the teacher's, in another width: 0 and 1; and so on
+    # the student's cosines of text 0 with 1 and 2: 1/2 and 0; the teacher's, in another dimension: 0 and 1; and so on
     student, teacher = at_angles(0, 60, 90), torch.tensor([[1.0, 0, 0], [0, 1, 0], [1, 0, 0]], dtype=torch.float64)
     cosines = {(0, 1): 0.5, (0, 2): 0.0, (1, 2): math.cos(math.radians(30))}
     wanted = {(0, 1): 0.0, (0, 2): 1.0, (1, 2): 0.0}
@@ -109,11 +109,11 @@ def test_similarity_distillation_of_known_angles():
         )
     assert similarity_distillation(student, teacher, scale=2).item() == pytest.approx(by_hand / 3)
     assert similarity_distillation(student, student * 3).item() == pytest.approx(0, abs=1e-12)
-    with pytest.raises(ValueError, match="two texts"):
+    with pytest.raises(ValueError, match="two or more"):
         similarity_distillation(student[:1], teacher[:1])
 
 
-def test_matryoshka_is_the_weighted_sum_over_the_first_numbers():
+def test_matryoshka_is_the_weighted_sum_over_the_dimensions():
     left, right = random(4, 6), random(4, 6, seed=1)
     by_hand = 2 * info_nce(left[:, :2], right[:, :2]) + 3 * info_nce(left, right)
     assert matryoshka(info_nce, left, right, dims=(2, 6), weights=(2, 3)).item() == pytest.approx(by_hand.item())
@@ -123,11 +123,11 @@ def test_matryoshka_is_the_weighted_sum_over_the_first_numbers():
             matryoshka(info_nce, left, right, dims=dims)
 
 
-# --- what the losses must not depend on
+# --- invariances
 
 
 @every_loss
-def test_lengths_and_the_order_of_the_batch_do_not_matter(loss):
+def test_norms_do_not_matter(loss):
     left, right = random(5, 4), random(5, 4, seed=1)
     assert loss(left * torch.tensor([[1e-3], [1], [2], [3], [1e3]]), right * 7).item() == pytest.approx(
         loss(left, right).item()
@@ -140,20 +140,20 @@ def test_the_order_of_the_batch_does_not_matter():
     for loss in (cosine_mse, cosent):
         shuffled = loss(left[order], right[order], labels[order])
         assert shuffled.item() == pytest.approx(loss(left, right, labels).item())
-    same = random(6, 6, seed=2) > 0.5
-    shuffled = info_nce(left[order], right[order], same=same[order][:, order])
-    assert shuffled.item() == pytest.approx(info_nce(left, right, same=same).item())
+    mask = random(6, 6, seed=2) > 0.5
+    shuffled = info_nce(left[order], right[order], false_negative_mask=mask[order][:, order])
+    assert shuffled.item() == pytest.approx(info_nce(left, right, false_negative_mask=mask).item())
     assert distillation(left[order], right[order]).item() == pytest.approx(distillation(left, right).item())
 
 
-def test_cosent_asks_for_the_order_of_the_labels_only():
+def test_cosent_depends_on_the_order_of_the_labels_only():
     left, right = random(4, 3), random(4, 3, seed=1)
     first = cosent(left, right, torch.tensor([0.0, 0.1, 0.2, 0.2]))
     assert cosent(left, right, torch.tensor([-1, 3, 5, 5])).item() == first.item()
     assert cosent(left, right, torch.tensor([0.2, 0.1, 0.0, 0.0])).item() != first.item()
 
 
-def test_losses_fall_when_the_right_texts_come_closer():
+def test_losses_fall_when_similar_texts_come_closer():
     labels = torch.tensor([1.0, 0.0])
     good, bad = at_angles(10, 80), at_angles(80, 10)
     origin = at_angles(0, 0)
@@ -173,28 +173,31 @@ def test_negatives_are_further_candidates_of_every_anchor():
     assert info_nce(anchors, positives, negatives).item() == pytest.approx(by_hand.item())
 
 
-def test_candidates_marked_same_are_left_out_and_the_diagonal_never_is():
+def test_masked_candidates_are_left_out_but_never_the_diagonal():
     anchors, positives, negatives = random(3, 4), random(3, 4, seed=1), random(1, 4, seed=2)
-    same = torch.eye(3, 4, dtype=torch.bool)
-    assert info_nce(anchors, positives, negatives, same=same).item() == info_nce(anchors, positives, negatives).item()
-    same[:, 3] = True
-    assert info_nce(anchors, positives, negatives, same=same).item() == pytest.approx(
+    mask = torch.eye(3, 4, dtype=torch.bool)
+    assert (
+        info_nce(anchors, positives, negatives, false_negative_mask=mask).item()
+        == info_nce(anchors, positives, negatives).item()
+    )
+    mask[:, 3] = True
+    assert info_nce(anchors, positives, negatives, false_negative_mask=mask).item() == pytest.approx(
         info_nce(anchors, positives).item()
     )
-    assert info_nce(anchors, positives, same=torch.ones(3, 3, dtype=torch.bool)).item() == 0
+    assert info_nce(anchors, positives, false_negative_mask=torch.ones(3, 3, dtype=torch.bool)).item() == 0
 
 
-def test_a_repeated_positive_marked_same_gives_no_gradient_against_itself():
+def test_a_masked_repeated_positive_gives_no_gradient_against_itself():
     anchors, positive = random(2, 4).requires_grad_(), random(1, 4, seed=1)
-    same = torch.tensor([[True, True], [True, True]])
-    info_nce(anchors, positive.repeat(2, 1), same=same).backward()
+    mask = torch.tensor([[True, True], [True, True]])
+    info_nce(anchors, positive.repeat(2, 1), false_negative_mask=mask).backward()
     assert anchors.grad.abs().max() == 0
     anchors.grad = None
-    info_nce(anchors, positive.repeat(2, 1)).backward()  # unmarked, it costs log 2, which nothing can lower
+    info_nce(anchors, positive.repeat(2, 1)).backward()  # without the mask the loss is log 2, which cannot be lowered
     assert info_nce(anchors, positive.repeat(2, 1)).item() == pytest.approx(math.log(2))
 
 
-# --- numbers that must stay finite
+# --- finite results
 
 
 @pytest.mark.parametrize("labels", [[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]])
@@ -223,7 +226,7 @@ def test_half_precision_input_gives_a_float32_scalar_near_the_exact_one(loss, dt
     assert result.item() == pytest.approx(loss(left.double(), right.double()).item(), rel=1e-5)
 
 
-def test_the_labels_dtype_does_not_reach_the_loss():
+def test_the_dtype_of_the_labels_does_not_change_the_loss():
     left, right = random(3, 4, dtype=torch.float32), random(3, 4, seed=1, dtype=torch.float32)
     for loss in (cosine_mse, cosent):
         results = [loss(left, right, torch.tensor([0, 1, 1], dtype=dtype)) for dtype in (torch.int64, torch.float64)]
@@ -232,7 +235,7 @@ def test_the_labels_dtype_does_not_reach_the_loss():
 
 
 @every_loss
-def test_autocast_does_not_reach_the_arithmetic(loss):
+def test_autocast_does_not_change_the_loss(loss):
     left, right = random(4, 16, dtype=torch.float32), random(4, 16, seed=1, dtype=torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert (left @ right.T).dtype == torch.bfloat16  # the control: autocast is on
@@ -241,9 +244,9 @@ def test_autocast_does_not_reach_the_arithmetic(loss):
 
 
 @every_loss
-@pytest.mark.parametrize("length", [0.0, 1e-30, 1e15])
-def test_zero_tiny_and_huge_embeddings_stay_finite(loss, length):
-    left = (random(4, 4, dtype=torch.float32) * length).requires_grad_()
+@pytest.mark.parametrize("norm", [0.0, 1e-30, 1e15])
+def test_zero_tiny_and_huge_embeddings_stay_finite(loss, norm):
+    left = (random(4, 4, dtype=torch.float32) * norm).requires_grad_()
     result = loss(left, random(4, 4, seed=1, dtype=torch.float32))
     result.backward()
     assert result.isfinite()
@@ -256,19 +259,19 @@ def test_large_scales_do_not_overflow():
     assert info_nce(left, right, at_angles(0).float(), scale=1e4).isfinite()
 
 
-# --- a programmer's slips
+# --- errors
 
 
 def test_shapes_that_would_broadcast_are_refused():
     left, right = random(3, 4), random(3, 4)
     for loss in (cosine_mse, cosent):
-        with pytest.raises(ValueError, match=r"labels \(3, 1\) must be one a pair, \(3,\)"):
+        with pytest.raises(ValueError, match=r"labels \(3, 1\) must have one label per pair, \(3,\)"):
             loss(left, right, torch.zeros(3, 1))
-        with pytest.raises(ValueError, match="one shape"):
+        with pytest.raises(ValueError, match="the same shape"):
             loss(left, right[:1], torch.zeros(3))
-    with pytest.raises(ValueError, match="one shape"):
+    with pytest.raises(ValueError, match="the same shape"):
         info_nce(left, right[:1])
-    with pytest.raises(ValueError, match=r"same \(1, 3\)"):
-        info_nce(left, right, same=torch.zeros(1, 3, dtype=torch.bool))
-    with pytest.raises(ValueError, match="one shape"):
+    with pytest.raises(ValueError, match=r"false_negative_mask \(1, 3\)"):
+        info_nce(left, right, false_negative_mask=torch.zeros(1, 3, dtype=torch.bool))
+    with pytest.raises(ValueError, match="the same shape"):
         distillation(left, right[:1])

@@ -1,4 +1,4 @@
-"""cache.py: a cache that is damaged, foreign or of another state is never opened."""
+"""cache.py: a cache that is damaged, copied or of another state is never opened."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from simpair.vectors import cache
-from simpair.vectors.cache import Cached, cache_faults, cached_states, load_cache, save_cache
+from simpair.vectors.cache import Cached, cached_states, find_damaged_caches, load_cache, save_cache
 from simpair.vectors.exact import ExactIndex
 from tests.vectors.test_exact import same, unit_vectors
 
@@ -40,33 +40,33 @@ def test_a_cache_gives_the_same_neighbours_and_vectors(tmp_path: Path) -> None:
     assert (loaded.vectors(chosen) == index.vectors(chosen)).all()
 
 
-def test_an_empty_index_has_a_cache_too(tmp_path: Path) -> None:
+def test_an_empty_index_has_a_cache(tmp_path: Path) -> None:
     save_cache(Cached(3, NAME, ExactIndex.build(np.empty((0, 24), np.float32))), tmp_path)
     loaded = load(tmp_path)
     assert loaded is not None
     assert [len(found.rows) for found in loaded.search(unit_vectors(2), 3)] == [0, 0]
 
 
-def test_a_cache_of_another_state_is_not_taken(tmp_path: Path) -> None:
+def test_a_cache_of_another_state_is_not_used(tmp_path: Path) -> None:
     saved(tmp_path)
     assert load(tmp_path, number=4) is None
     assert load(tmp_path, name=NAME[::-1]) is None
     assert load(tmp_path, dimension=25) is None
 
 
-def test_saving_removes_the_caches_of_other_generations_and_what_a_crash_left(tmp_path: Path) -> None:
+def test_saving_removes_other_caches_and_the_files_of_a_crash(tmp_path: Path) -> None:
     saved(tmp_path)
-    (tmp_path / "faiss-4-cd.index.tmp").write_bytes(b"half a file")
+    (tmp_path / f".faiss-4-{NAME}.index.0badcafe.new").write_bytes(b"half a file")
     save_cache(Cached(5, NAME, ExactIndex.build(unit_vectors(5))), tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {f"faiss-5-{NAME}.index", f"faiss-5-{NAME}.json"}
 
 
-def reseal(folder: Path, **facts: object) -> None:
-    """Rewrites the seal as if the cache file, whatever it holds now, had been written here."""
+def rewrite_record(folder: Path, **facts: object) -> None:
+    """Rewrite the record as if the present cache file had been written here."""
     status = (folder / FILE).stat()
-    seal = folder / f"faiss-3-{NAME}.json"
-    mark = {"inode": status.st_ino, "changed_ns": status.st_ctime_ns}
-    seal.write_text(json.dumps(json.loads(seal.read_text()) | mark | facts, indent=1))
+    record = folder / f"faiss-3-{NAME}.json"
+    origin = {"inode": status.st_ino, "changed_ns": status.st_ctime_ns}
+    record.write_text(json.dumps(json.loads(record.read_text()) | origin | facts, indent=1))
 
 
 def flip_a_bit(path: Path) -> None:
@@ -75,46 +75,46 @@ def flip_a_bit(path: Path) -> None:
     path.write_bytes(damaged)
 
 
-def test_a_flipped_bit_is_found_by_the_digest_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_flipped_bit_is_found_by_the_checksum_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     saved(tmp_path)
     path = tmp_path / FILE
     flip_a_bit(path)
-    reseal(tmp_path)
+    rewrite_record(tmp_path)
     with caplog.at_level(logging.WARNING, "simpair"):
         assert load(tmp_path) is None
     assert path.name in caplog.text
-    assert cache_faults(tmp_path) == [f"{path.name} is damaged"]
-    # The control: FAISS itself takes the damaged file without a word.
+    assert find_damaged_caches(tmp_path) == [f"{path.name} is damaged"]
+    # The control: FAISS itself reads the damaged file without an error.
     assert faiss.read_index(str(path)).ntotal == 100
 
 
-def test_a_file_that_is_replaced_while_it_is_read_is_no_damage(
+def test_a_file_replaced_while_it_is_read_is_not_reported_as_damaged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index = saved(tmp_path)
-    sealed = cache._sealed
+    expected = cache._expected_record
 
-    def beside_a_writer(path: Path, longest: float) -> bytes:
-        monkeypatch.setattr(cache, "_sealed", sealed)
+    def beside_a_writer(path: Path, max_norm: float) -> str:
+        monkeypatch.setattr(cache, "_expected_record", expected)
         save_cache(Cached(3, NAME, index), tmp_path)  # the same state once more, so under the same name
-        return sealed(path, longest)
+        return expected(path, max_norm)
 
-    monkeypatch.setattr(cache, "_sealed", beside_a_writer)
+    monkeypatch.setattr(cache, "_expected_record", beside_a_writer)
     with caplog.at_level("WARNING", "simpair"):
         assert load(tmp_path) is None
     assert not caplog.records
     assert load(tmp_path) is not None
 
 
-def test_a_file_that_goes_between_its_digest_and_its_opening_is_no_damage(
+def test_a_file_removed_before_it_is_opened_is_not_reported_as_damaged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saved(tmp_path)
     read = ExactIndex.read
 
-    def gone(path: Path, *, longest: float) -> ExactIndex:
+    def gone(path: Path, *, max_norm: float) -> ExactIndex:
         path.unlink()
-        return read(path, longest=longest)
+        return read(path, max_norm=max_norm)
 
     monkeypatch.setattr(ExactIndex, "read", gone)
     with caplog.at_level("WARNING", "simpair"):
@@ -126,21 +126,21 @@ def test_a_truncated_file_is_not_opened(tmp_path: Path) -> None:
     saved(tmp_path)
     path = tmp_path / FILE
     path.write_bytes(path.read_bytes()[:-300])
-    reseal(tmp_path)
+    rewrite_record(tmp_path)
     assert load(tmp_path) is None
 
 
-def test_a_copied_folder_is_not_trusted_though_every_byte_agrees(tmp_path: Path) -> None:
+def test_a_copied_cache_is_not_opened_though_every_byte_is_equal(tmp_path: Path) -> None:
     here, copy = tmp_path / "here", tmp_path / "copy"
     here.mkdir()
     saved(here)
     shutil.copytree(here, copy)
     assert load(copy) is None
     assert load(here) is not None
-    assert cache_faults(copy) == cache_faults(here) == [], "it is no fault of a copy to be one"
+    assert find_damaged_caches(copy) == find_damaged_caches(here) == [], "a copy is not damaged"
 
 
-def test_a_file_that_faiss_cannot_read_is_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_faiss_cannot_read_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unreadable(*_: object) -> None:
         raise RuntimeError("read error")
 
@@ -149,9 +149,7 @@ def test_a_file_that_faiss_cannot_read_is_no_cache(tmp_path: Path, monkeypatch: 
     assert load(tmp_path) is None
 
 
-def test_a_cache_that_cannot_be_written_leaves_the_one_before_and_no_half(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_leaves_the_previous_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved(tmp_path)
     before = sorted(tmp_path.iterdir())
 
@@ -166,7 +164,7 @@ def test_a_cache_that_cannot_be_written_leaves_the_one_before_and_no_half(
     assert load(tmp_path) is not None
 
 
-def test_a_folder_that_cannot_be_looked_through_has_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_listed_has_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved(tmp_path)
 
     def refused(*_: object) -> None:
@@ -175,4 +173,4 @@ def test_a_folder_that_cannot_be_looked_through_has_no_cache(tmp_path: Path, mon
     monkeypatch.setattr(Path, "glob", refused)
     assert load(tmp_path) is None
     assert cached_states(tmp_path) == []
-    assert "Input/output error" in cache_faults(tmp_path)[0]
+    assert "Input/output error" in find_damaged_caches(tmp_path)[0]

@@ -1,7 +1,4 @@
-"""Sources → what is said of them before training: how many rows, of which kind, and what looks wrong.
-
-Knows no model and no loss.
-"""
+"""Sources → a report before training: how many rows, of which kind, and what looks wrong."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ _KINDS: dict[Kind, str] = {
     "positives": "pairs of anchor and positive",
     "triplets": "triplets",
 }
-_LEVELS, _BINS = 8, 10
+_MAX_LEVELS, _BINS = 8, 10
 
 
 class SourceReport(NamedTuple):
@@ -31,22 +28,22 @@ class SourceReport(NamedTuple):
     Attributes:
         name: Its name.
         kind: The kind of its records.
-        rows: Records.
-        share: Of the batches, 0 to 1.
-        fields: Field of a record → the name it was read under.
-        negatives: Of each record.
-        scale: The lowest and the highest label where they were read.
-        labels: What labels there are, from 0 to 1 → how many; of more than eight, tenths of the scale.
-        left_out: Rows left out, for an empty text or since the loss cannot take them beside the others.
-        duplicates: Pairs that stand there before, case, width, blanks and punctuation aside.
-        contradictions: Pairs that stand there with more than one label, in the same sense.
-        in_dev: Pairs that also stand in the dev data, in the same sense; None without any.
+        rows: Number of records.
+        fraction: The fraction of the batches that it gets, 0 to 1.
+        fields: Field of a record → the name of its column.
+        negatives: Number of negatives per record.
+        scale: The lowest and the highest label of the scale on which labels were read.
+        labels: Label, from 0 to 1 → number of records; tenths of the scale if there are more than eight labels.
+        left_out: Rows left out because a text is empty, or because the loss needs a negative and they have none.
+        duplicates: Pairs that occurred before; case, width, spaces and punctuation are ignored.
+        contradictions: Pairs that occur with more than one label, compared in the same way.
+        in_dev: Pairs that also occur in the dev data, compared in the same way; None without dev data.
     """
 
     name: str
     kind: Kind
     rows: int
-    share: float
+    fraction: float
     fields: Mapping[str, str]
     negatives: int
     scale: tuple[float, float]
@@ -58,51 +55,51 @@ class SourceReport(NamedTuple):
 
 
 def report_sources(
-    sources: Sequence[Source], *, shares: Sequence[float] | None = None, dev: Records | None = None
+    sources: Sequence[Source], *, fractions: Sequence[float] | None = None, dev: Records | None = None
 ) -> list[SourceReport]:
-    """Returns a report of each source, with its share of the batches (None: as many as its rows)."""
+    """Return a report of each source, with its fraction of the batches (default: its fraction of the rows)."""
     total = sum(len(source.records) for source in sources)
-    held_out = None if dev is None else set(_keys(dev))
+    dev_keys = None if dev is None else set(_keys(dev))
     return [
-        _report(source, len(source.records) / total if shares is None else shares[number], held_out)
+        _report(source, len(source.records) / total if fractions is None else fractions[number], dev_keys)
         for number, source in enumerate(sources)
     ]
 
 
 def describe(report: SourceReport) -> str:
-    """Returns a report as lines for people."""
+    """Return a report as lines of text."""
     fields = {field: name for field, name in report.fields.items() if field != "negatives" or report.negatives}
     names = ", ".join(f"{field} ← {name}" if field != name else name for field, name in fields.items())
     each = f" of {report.negatives} negatives each" if report.negatives > 1 else ""
-    share = f", {report.share:.0%} of the batches" if report.share < 1 else ""
-    lines = [f"{report.name}: {report.rows:,} {_KINDS[report.kind]}{each}{share} ({names})"]
+    fraction = f", {report.fraction:.0%} of the batches" if report.fraction < 1 else ""
+    lines = [f"{report.name}: {report.rows:,} {_KINDS[report.kind]}{each}{fraction} ({names})"]
     if report.labels:
         scale = "" if report.scale == (0, 1) else f"from {report.scale[0]:g} to {report.scale[1]:g}, read as 0 to 1: "
         lines.append(f"labels {scale}" + ", ".join(f"{label}: {count:,}" for label, count in report.labels.items()))
     counted = (
-        (report.left_out, "left out, for an empty text or for want of a negative that others have"),
+        (report.left_out, "left out, because a text is empty or a negative is missing"),
         (report.duplicates, "repeated"),
-        (report.contradictions, "of pairs that have several labels, of which one at most is right"),
-        (report.in_dev or 0, "also in the dev data, which makes scores there too good"),
+        (report.contradictions, "of pairs with several different labels"),
+        (report.in_dev or 0, "also in the dev data, which makes the dev scores too high"),
     )
     lines += [f"rows {what}: {count:,}" for count, what in counted if count]
     return "\n  ".join(lines)
 
 
 def pair_key(text1: str, text2: str) -> tuple[str, str]:
-    """Returns the same for two pairs that differ in order, case, width of characters, blanks or punctuation alone."""
+    """Return a key that is equal for pairs that differ only in order, case, character width, spaces or punctuation."""
     first, second = sorted((_letters(text1), _letters(text2)))
     return first, second
 
 
-def _report(source: Source, share: float, held_out: set[tuple[str, str]] | None) -> SourceReport:
+def _report(source: Source, fraction: float, dev_keys: set[tuple[str, str]] | None) -> SourceReport:
     first = source.records[0]
     keys = list(_keys(source.records))
     return SourceReport(
         name=source.name,
         kind=source.kind,
         rows=len(keys),
-        share=share,
+        fraction=fraction,
         fields=source.fields,
         negatives=len(first.negatives) if isinstance(first, RetrievalPair) else 0,
         scale=source.scale,
@@ -110,7 +107,7 @@ def _report(source: Source, share: float, held_out: set[tuple[str, str]] | None)
         left_out=source.left_out,
         duplicates=len(keys) - len(set(keys)),
         contradictions=_contradictions(keys, source.records),
-        in_dev=None if held_out is None else sum(key in held_out for key in keys),
+        in_dev=None if dev_keys is None else sum(key in dev_keys for key in keys),
     )
 
 
@@ -119,7 +116,7 @@ def _keys(records: Records) -> Iterable[tuple[str, str]]:
 
 
 def _contradictions(keys: Sequence[tuple[str, str]], records: Records) -> int:
-    """How many records are of a pair that has another label elsewhere."""
+    """Return the number of records whose pair has another label elsewhere."""
     labels: defaultdict[tuple[str, str], set[float]] = defaultdict(set)
     for key, record in zip(keys, records, strict=True):
         if isinstance(record, ScoredPair):
@@ -128,8 +125,9 @@ def _contradictions(keys: Sequence[tuple[str, str]], records: Records) -> int:
 
 
 def _labels(records: Records) -> dict[str, int]:
+    """Return how often each label occurs, or each tenth of the scale if there are many labels."""
     counts = Counter(record.label for record in records if isinstance(record, ScoredPair))
-    if len(counts) <= _LEVELS:
+    if len(counts) <= _MAX_LEVELS:
         return {f"{label:.4g}": counts[label] for label in sorted(counts)}
     bins = Counter({number: 0 for number in range(_BINS)})
     for label, count in counts.items():

@@ -35,9 +35,10 @@ from ..data.pairs import RetrievalPair, ScoredPair
 from ..evaluation.evaluate import evaluate_pairs
 from ..losses import cosent, distillation, info_nce, matryoshka, similarity_distillation
 from ..trainer.arguments import TwinTowerTrainingArguments
-from ..trainer.checkpoints import newest_sound
+from ..trainer.batches import embed_columns, false_negative_mask
+from ..trainer.checkpoints import newest_complete
 from ..trainer.run_file import RUN_FILE, check_run, write_run
-from ..trainer.trainer import TwinTowerTrainer, embed_columns, right_answers
+from ..trainer.trainer import TwinTowerTrainer
 from .sources import (
     dev_pairs,
     distillation_texts,
@@ -202,17 +203,20 @@ class RecipeTrainer(TwinTowerTrainer):
             return self._distilled(text1, inputs["targets"])
         if "labels" in inputs:
             return self._nested(partial(cosent, labels=inputs["labels"], scale=_SCALE), text1, *others)
-        same = right_answers(inputs)
+        same = false_negative_mask(inputs)
 
         def ranked(anchors: Tensor, positives: Tensor, *negatives: Tensor) -> Tensor:
-            return info_nce(anchors, positives, torch.cat(negatives) if negatives else None, scale=_SCALE, same=same)
+            candidates = torch.cat(negatives) if negatives else None
+            return info_nce(anchors, positives, candidates, scale=_SCALE, false_negative_mask=same)
 
         return self._nested(ranked, text1, *others)
 
     def _distilled(self, embeddings: Tensor, targets: Tensor) -> Tensor:
         """The whole embedding goes where the teacher's is; a short form has the same neighbours."""
         same = targets @ targets.T > 0.999
-        whole = info_nce(embeddings, targets, scale=_SCALE, same=same) + 10 * distillation(embeddings, targets)
+        whole = info_nce(embeddings, targets, scale=_SCALE, false_negative_mask=same) + 10 * distillation(
+            embeddings, targets
+        )
         short = (similarity_distillation(embeddings[:, :width], targets, scale=_SCALE) for width in self._stage.short)
         return sum(short, start=whole)
 
@@ -301,7 +305,7 @@ def train(student: TwinTowerEncoder, material: Material, work: Path, stage: Stag
         stage=stage,
     )
     work.mkdir(parents=True, exist_ok=True)
-    found = newest_sound(work)
+    found = newest_complete(work)
     trainer.train(resume_from_checkpoint=None if found is None else str(found))
 
 

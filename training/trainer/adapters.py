@@ -1,6 +1,6 @@
-"""An encoder → the same one with low-rank adapters to train, and merged again; the only importer of peft.
+"""An encoder → the same encoder with low-rank adapters to train, merged at the end; the only importer of peft.
 
-Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models" (arXiv 2106.09685). Knows no data and no loss.
+Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models" (arXiv 2106.09685).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from simpair.errors import InputError, ModelCorrupt, UnsupportedModel
 __all__ = ["is_adapted", "lora"]
 
 _NAME = "default"
-"""Of the adapter, as peft calls the only one."""
+"""The name of the adapter; it is the default of peft."""
 
 
 @contextmanager
@@ -32,24 +32,31 @@ def lora(
     dropout: float = 0.0,
     target_modules: str | Sequence[str] = "all-linear",
 ) -> Iterator[TwinTowerEncoder]:
-    """Inside, the encoder trains low-rank adapters and dense heads alone; at the end they are merged into its weights.
+    """Train only low-rank adapters and dense layers within the block; merge them into the weights at its end.
 
-    What a trainer saves inside is merged already, so it opens everywhere; a run is not resumed from it. An exception
-    leaves the encoder as it was before.
+    Checkpoints that a trainer saves within the block are merged already, so they open like any other; a run cannot be
+    resumed from them. An exception leaves the encoder as it was before.
 
     Args:
         encoder: Tied or untied, of any architecture with linear layers; changed in place.
-        rank: Of the product of two matrices that is added to each linear layer.
-        alpha: The product is multiplied by ``alpha / rank``; default: twice the rank.
-        dropout: Of the adapters' inputs in training.
-        target_modules: Names of the layers, or ``all-linear``.
+        rank: Rank of the matrix that is added to the weight of each linear layer.
+        alpha: The matrix is multiplied by ``alpha / rank``. Default: twice the rank.
+        dropout: Dropout probability of the adapters' inputs in training.
+        target_modules: Names of the adapted layers, or ``all-linear``.
 
     Raises:
         InputError: peft is not installed, a number is out of range, or no layer has such a name.
-        UnsupportedModel: A tower is a table of embeddings, which has no layers.
+        UnsupportedModel: A tower is a table of static embeddings, which has no linear layers.
+
+    Example:
+        >>> with lora(encoder, rank=8):
+        ...     fine_tune(encoder, "pairs.csv")
     """
     if not (rank >= 1 and 0 <= dropout < 1 and (alpha is None or alpha > 0)):
-        raise InputError(f"rank is {rank}, alpha {alpha}, dropout {dropout}; expected 1 or more, above 0, and below 1")
+        raise InputError(
+            f"rank is {rank}, alpha {alpha} and dropout {dropout}; expected a rank of 1 or more, an alpha above 0 and "
+            "a dropout from 0 to below 1"
+        )
     config = _config(rank, 2 * rank if alpha is None else alpha, dropout, target_modules)
     sides = [side for side in (encoder, encoder.query) if side is not None]
     towers, heads = [side.tower for side in sides], [side.heads.layers() for side in sides]
@@ -71,7 +78,7 @@ def lora(
 
 
 def is_adapted(encoder: TwinTowerEncoder) -> bool:
-    """Whether adapters are in the encoder now."""
+    """Return whether the encoder has adapters now."""
     return isinstance(encoder.tower, _AdaptedTower)
 
 
@@ -85,10 +92,10 @@ def _config(rank: int, alpha: int, dropout: float, target_modules: str | Sequenc
 
 
 def _adapted(side: TwinTowerEncoder, config: Any) -> _AdaptedTower:
-    """A tower of transformers with the weights of this one, and adapters; it is trained where this one was."""
+    """Return a tower of transformers with the same weights and adapters, on the same device."""
     checkpoint = side.checkpoint()
     if checkpoint.config.get("model_type") == STATIC:
-        raise UnsupportedModel("a table of embeddings has no linear layers to adapt; train it as it is")
+        raise UnsupportedModel("a table of static embeddings has no linear layers to adapt; train it without lora")
     tower = _AdaptedTower(AutoConfig.from_config(checkpoint.config))
     tower.load(checkpoint.tensors)
     tower.adapt(config)
@@ -96,10 +103,14 @@ def _adapted(side: TwinTowerEncoder, config: Any) -> _AdaptedTower:
 
 
 class _AdaptedTower(AutoTower):
-    """A tower whose weights are frozen, but for the adapters beside its linear layers."""
+    """A tower with frozen weights and trainable adapters beside its linear layers."""
 
     def adapt(self, config: Any) -> None:
-        """Put the adapters in, which change nothing at first."""
+        """Add the adapters; they change nothing until they are trained.
+
+        Raises:
+            InputError: No layer has such a name.
+        """
         from peft import inject_adapter_in_model
 
         try:
@@ -108,7 +119,7 @@ class _AdaptedTower(AutoTower):
             raise InputError(f"target_modules: {str(error)[:200]}") from None
 
     def tensors(self) -> dict[str, Tensor]:
-        """The weights with the adapters merged, under the names of the checkpoint."""
+        """Return the weights with the adapters merged, under the names of the checkpoint."""
         merged = {}
         for name, tensor in super().tensors().items():
             if ".lora_" in name:
@@ -122,10 +133,10 @@ class _AdaptedTower(AutoTower):
         return merged
 
     def load(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Take merged weights: the adapters then add nothing.
+        """Load merged weights and reset the adapters, so that they add nothing.
 
         Raises:
-            ModelCorrupt: Tensors are missing, unknown or misshapen.
+            ModelCorrupt: Tensors are missing, unknown or of another shape.
         """
         if not list(self.model.parameters()):
             return super().load(tensors)
@@ -134,13 +145,13 @@ class _AdaptedTower(AutoTower):
         with torch.no_grad():
             for name, weight in self.model.state_dict().items():
                 plain = name.replace(".base_layer.", ".")
-                if ".lora_B." in name or ".lora_embedding_A." in name:  # the factor that begins as 0
+                if ".lora_B." in name or ".lora_embedding_A." in name:  # the factor that is 0 at first
                     weight.zero_()
                 elif plain in tensors:
                     weight.copy_(tensors[plain])
         return {}
 
     def _layer(self, name: str) -> Any:
-        """The adapted layer that a weight is of, or None."""
+        """Return the adapted layer of a weight, or None."""
         owner, inside, _ = name.partition(".base_layer.")
         return self.model.get_submodule(owner) if inside else None

@@ -1,4 +1,4 @@
-"""A signal to end → a checkpoint, and then the end. Knows the trainer's callbacks and no model."""
+"""A signal to end → a checkpoint, then the end of the run."""
 
 from __future__ import annotations
 
@@ -17,12 +17,16 @@ _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if
 
 
 class SaveAtSignal(TrainerCallback):
-    """Lets a run that is told to stop finish its step, save a checkpoint, and stop; a second signal ends it at once.
+    """Finishes the current step, saves a checkpoint and ends the run at a signal; a second signal ends it immediately.
 
-    A context manager, for the main thread; the run is inside it. Ctrl-C comes out of the run as ``KeyboardInterrupt``,
-    SIGTERM and SIGHUP as ``SystemExit`` with the status that a shell gives to what it ended, 143 and 129. For one
-    process: several would have to agree on the step. Before the first step and after the last one, signals do what they
-    do elsewhere, and those that are ignored stay so.
+    A context manager around the run, for the main thread. Ctrl-C then raises ``KeyboardInterrupt`` from the run;
+    SIGTERM and SIGHUP raise ``SystemExit`` with the usual exit codes, 143 and 129. It works for one process: several
+    would have to agree on the step. Before the first step and after the last one, signals have their usual effect;
+    ignored signals stay ignored.
+
+    Example:
+        >>> with SaveAtSignal() as at_signal:
+        ...     fine_tune(encoder, "pairs.csv", output_dir="run", callbacks=[at_signal])
     """
 
     def __init__(self) -> None:
@@ -38,7 +42,7 @@ class SaveAtSignal(TrainerCallback):
         self._restore()
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
-        """From now on, wait for the end of a step."""
+        """Install the signal handlers."""
         self._restore()
         self._received = None
         for number in _SIGNALS:
@@ -46,21 +50,21 @@ class SaveAtSignal(TrainerCallback):
                 self._before[number] = signal.signal(number, self._receive)
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
-        """There is nothing left to save; a signal that came since the last step ends the run all the same."""
+        """Restore the signal handlers; a signal since the last step still ends the program."""
         self._restore()
         self._end()
 
     def on_step_end(self, args: Any, state: Any, control: TrainerControl, **_: Any) -> TrainerControl:
-        """Ask for a checkpoint where a signal came."""
+        """Ask for a checkpoint if a signal was received."""
         if self._received is not None:
             control.should_save = control.should_training_stop = True
         return control
 
     def on_save(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
-        """End the run, now that the checkpoint is whole."""
+        """End the run if a signal was received; the checkpoint is complete now."""
         if self._received is not None:
-            _log.warning("ended by %s, with a checkpoint of step %d; resume goes on from there",
-                         signal.Signals(self._received).name, state.global_step)  # fmt: skip
+            name = signal.Signals(self._received).name
+            _log.warning("ended by %s with a checkpoint of step %d; resume continues from it", name, state.global_step)
         self._end()
 
     def _end(self) -> None:

@@ -1,7 +1,7 @@
-"""What a run is made of ⇄ ``run.json`` in its folder: arguments, seed, base, data by digest, versions. No texts.
+"""The settings of a run ⇄ ``run.json`` in its folder: arguments, base model, checksums of the data, versions; no texts.
 
-A run goes on only with what it was begun with: other data, another base or other arguments would give weights that
-nobody could make again. Knows no trainer.
+A run resumes only with the settings and data that it was started with: any other would give weights that cannot be
+reproduced.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from simpair.files.disk import replace_text
 from ..data.pairs import Records
 from ..data.sources import Source, digest
 
-__all__ = ["RUN_FILE", "check_run", "describe_run", "write_run"]
+__all__ = ["RUN_FILE", "check_run", "describe_run", "require_run", "write_run"]
 
 _log = logging.getLogger("simpair")
 RUN_FILE = "run.json"
@@ -33,30 +33,30 @@ def describe_run(
     base: str,
     arguments: Mapping[str, Any],
     sources: Sequence[Source],
-    shares: Sequence[float],
+    fractions: Sequence[float],
     dev: Records | None,
 ) -> dict[str, Any]:
-    """Returns what a run is made of, as JSON keeps it.
+    """Return the settings of a run as ``run.json`` holds them.
 
     Args:
         base: Fingerprint of the encoder before training.
-        arguments: Whatever decides the weights, by name: loss, batch size, learning rate, seed …
-        sources: What is trained on.
-        shares: Of the batches, for each source.
-        dev: What is measured on.
+        arguments: Every argument that changes the weights, by name: loss, batch size, learning rate, seed …
+        sources: The training data.
+        fractions: The fraction of the batches of each source.
+        dev: The dev data.
     """
     return {
         "base": base,
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
-        "arguments": {name: value for name, value in arguments.items() if "token" not in name},  # of the Hub
+        "arguments": {name: value for name, value in arguments.items() if "token" not in name},  # no Hub tokens
         "data": {
             source.name: {
                 "kind": source.kind,
                 "rows": len(source.records),
-                "share": share,
+                "fraction": fraction,
                 "sha256": digest(source.records),
             }
-            for source, share in zip(sources, shares, strict=True)
+            for source, fraction in zip(sources, fractions, strict=True)
         },
         "dev": None if dev is None else {"rows": len(dev), "sha256": digest(dev)},
         "versions": {"simpair": __version__, **{name: version(name) for name in _VERSIONS}},
@@ -64,40 +64,52 @@ def describe_run(
 
 
 def write_run(folder: Path, run: Mapping[str, Any]) -> None:
-    """Writes what a run is made of into its folder, whole or not at all."""
+    """Write the settings of a run into its folder; the file appears complete or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    replace_text(folder / RUN_FILE, json.dumps(run, ensure_ascii=False, indent=1, default=_plain) + "\n")
+    replace_text(folder / RUN_FILE, json.dumps(run, ensure_ascii=False, indent=1, default=_to_json) + "\n")
+
+
+def require_run(folder: Path) -> None:
+    """Check that a folder holds a run that can be resumed.
+
+    Raises:
+        TrainingError: It has no ``run.json``.
+    """
+    if not (folder / RUN_FILE).is_file():
+        raise TrainingError(f"{folder} holds no run to resume: it has no {RUN_FILE}; start without resume (--resume)")
 
 
 def check_run(folder: Path, run: Mapping[str, Any]) -> None:
-    """Compares what a run would go on with and what it was begun with; other versions are only told of.
+    """Compare the settings of a run with those that it was started with; other versions are only logged.
 
     Raises:
-        TrainingError: Something differs, all of which is named, or ``run.json`` is missing or cannot be read.
+        TrainingError: Settings differ, all of which are named, or ``run.json`` is missing or cannot be read.
     """
     path = folder / RUN_FILE
     try:
-        begun = json.loads(path.read_text(encoding="utf-8"))
+        started = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise TrainingError(f"{path} cannot be read ({error}), so nobody knows how the run was begun") from error
-    now = json.loads(json.dumps(run, default=_plain))
-    differences = list(_differences(begun, now, ""))
+        raise TrainingError(f"{path} cannot be read ({error}); cannot verify that the settings match") from error
+    now = json.loads(json.dumps(run, default=_to_json))
+    differences = list(_differences(started, now, ""))
     versions = [one for one in differences if one.startswith("versions")]
     if versions:
-        _log.warning("the run was begun with other versions: %s", "; ".join(versions))
+        _log.warning("the run was started with other versions: %s", "; ".join(versions))
     if others := [one for one in differences if not one.startswith("versions")]:
-        raise TrainingError(f"{folder} was begun with other settings: {'; '.join(others)}; begin anew elsewhere")
+        raise TrainingError(
+            f"{folder} was started with other settings: {'; '.join(others)}; use the same, or start in another folder"
+        )
 
 
-def _plain(value: Any) -> Any:
-    """What JSON has no word for: numbers of numpy, and paths, enumerations and others by their name."""
+def _to_json(value: Any) -> Any:
+    """Return a number of numpy as a number, and paths, enumerations and other values as text."""
     return value.item() if hasattr(value, "item") else str(value)
 
 
-def _differences(begun: Any, now: Any, name: str) -> Iterator[str]:
-    """Yields ``name: before, now after`` for every value that differs, keys of both sides in turn."""
-    if isinstance(begun, dict) and isinstance(now, dict):
-        for key in dict.fromkeys([*begun, *now]):
-            yield from _differences(begun.get(key), now.get(key), f"{name}.{key}" if name else key)
-    elif begun != now:
-        yield f"{name}: {begun}, now {now}"
+def _differences(started: Any, now: Any, name: str) -> Iterator[str]:
+    """Yield ``name: before, now after`` for every value that differs, for the keys of both sides."""
+    if isinstance(started, dict) and isinstance(now, dict):
+        for key in dict.fromkeys([*started, *now]):
+            yield from _differences(started.get(key), now.get(key), f"{name}.{key}" if name else key)
+    elif started != now:
+        yield f"{name}: {started}, now {now}"

@@ -1,7 +1,4 @@
-"""The steps of a run → what is wrong with them, said at once and with the rows that it comes from.
-
-Knows no loss and no trainer.
-"""
+"""The batches of a run → errors and warnings about steps that go wrong, with the records of the batch."""
 
 from __future__ import annotations
 
@@ -17,17 +14,17 @@ from torch.utils.data import Dataset
 
 from simpair.errors import TrainingError
 
-__all__ = ["Numbered", "Numbering", "Watch"]
+__all__ = ["NumberedDataset", "NumberingCollator", "StepChecks"]
 
 _log = logging.getLogger("simpair")
 ROWS = "rows"
-"""The column of a batch that holds the number of each record, (B,) int64; no model and no loss sees it."""
-_NAMED = 8
+"""The column of a batch that holds the row of each record, (B,) int64; it is removed before the model and the loss."""
+_MAX_NAMED = 8
 _COLLAPSED = 1 - 1e-4
 
 
-class Numbered(Dataset[Any]):
-    """The records of a dataset, each with its number."""
+class NumberedDataset(Dataset[Any]):
+    """The records of a dataset, each with its row."""
 
     def __init__(self, records: Any) -> None:
         self.records = records
@@ -39,106 +36,107 @@ class Numbered(Dataset[Any]):
         return row, self.records[row]
 
 
-class Numbering:
-    """A collator of the records of :class:`Numbered`; the batch is that of another collator, with the numbers."""
+class NumberingCollator:
+    """Collates the records of a :class:`NumberedDataset` with another collator and adds their rows to the batch."""
 
     def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
         self._collate = collate
 
     def __call__(self, numbered: Sequence[tuple[int, Any]]) -> Any:
-        """The batch; what is no mapping is passed on as it is."""
+        """Return the batch; a batch that is not a mapping is returned without rows."""
         rows, records = zip(*numbered, strict=True)
         batch = self._collate(list(records))
         return {**batch, ROWS: torch.tensor(rows)} if isinstance(batch, Mapping) else batch
 
 
-class Watch:
-    """Looks at every step of a run.
+class StepChecks:
+    """Checks every batch of a run.
 
     Args:
-        place: The number of a record → where it came from, in words.
+        place: Row of a record → where the record came from; default: the row.
     """
 
     def __init__(self, place: Callable[[int], str] | None = None) -> None:
         self._place = place or (lambda row: f"row {row + 1}")
         self._step = 0
-        self._rows: list[int] = []  # of the step so far
-        self._batch: list[int] = []
-        self._idle = self._batches = 0
-        self._told_of_collapse = False
+        self._step_rows: list[int] = []
+        self._batch_rows: list[int] = []
+        self._batches = self._useless = 0
+        self._collapsed = False
 
-    def begin(self, step: int, rows: Tensor | None) -> None:
-        """A batch of a step (1 for the first) begins; ``rows`` (B,) are the numbers of its records."""
+    def begin_batch(self, step: int, rows: Tensor | None) -> None:
+        """Begin a batch of a step, 1 for the first; ``rows`` (B,) are the rows of its records."""
         if step != self._step:
-            self._step, self._rows = step, []
-        self._batch = [] if rows is None else rows.tolist()
-        self._rows += self._batch
+            self._step, self._step_rows = step, []
+        self._batch_rows = [] if rows is None else rows.tolist()
+        self._step_rows += self._batch_rows
 
-    def finite(self, step: int, value: float, what: Literal["loss", "gradient"], learning_rate: float) -> None:
-        """Stop where the loss of a batch, or the gradient of all batches of a step, is not finite.
+    def check_finite(self, step: int, value: float, what: Literal["loss", "gradient"], learning_rate: float) -> None:
+        """Check the loss of a batch, or the norm of the gradient of a step.
 
         Raises:
-            TrainingError: It is not; the step and its rows are named.
+            TrainingError: It is not finite; the error names the step and its records.
         """
         if not math.isfinite(value):
-            advice = f"lower the learning rate ({learning_rate:g}) or look at the data of that step"
-            of = self._of() if what == "loss" else self._where(self._rows)
-            raise TrainingError(f"the {what} of step {step} is {value}; {advice}{of}")
+            records = self._named(self._batch_rows if what == "loss" else self._step_rows)
+            advice = f"lower the learning rate ({learning_rate:g}) or check the data"
+            raise TrainingError(f"the {what} of step {step} is {value}; {advice}{records}")
 
-    def labels(self, labels: Tensor, *, ranked: bool) -> None:
-        """Look at the labels (B,) of a batch: their order is learnt from (``ranked``), or each is a cosine.
+    def check_labels(self, labels: Tensor, *, ranked: bool) -> None:
+        """Check the labels (B,) of a batch: the loss learns their order (``ranked``), or takes them as cosines.
 
         Raises:
-            TrainingError: A label that is to be a cosine is none.
+            TrainingError: The loss takes labels as cosines, and one is not from -1 to 1.
         """
         low, high = float(labels.min()), float(labels.max())
         if not ranked and (low < -1 or high > 1):
+            records = self._named(self._batch_rows)
             raise TrainingError(
-                f"labels of step {self._step} go from {low:g} to {high:g}, but cosines go from -1 to 1{self._of()}"
+                f"labels of step {self._step} range from {low:g} to {high:g}, but a cosine is from -1 to 1; scale the "
+                f"labels{records}"
             )
-        why = f"every label of a batch of step {self._step} is {low:g}, so there is nothing to order"
-        self._learns(not (ranked and low == high), f"{why}; larger batches, or fewer pairs of that label, avoid it")
+        reason = f"every label is {low:g}, so there is no order; use larger batches or fewer pairs of that label"
+        self._count(useful=not (ranked and low == high), reason=reason)
 
-    def choices(self, right: Tensor) -> None:
-        """Look at which candidates (B, C) of a batch are no negatives of its B anchors."""
-        why = f"no anchor of a batch of step {self._step} has a wrong text beside it, so there is nothing to choose"
-        self._learns(not bool(right.all()), f"{why}; larger batches, or fewer pairs that are the same, avoid it")
+    def check_candidates(self, mask: Tensor) -> None:
+        """Check the false-negative mask (B, C) of a batch: some anchor needs a candidate that is a negative."""
+        reason = "no anchor has a negative among the candidates; use larger batches or fewer equal pairs"
+        self._count(useful=not bool(mask.all()), reason=reason)
 
-    def _learns(self, something: bool, why: str) -> None:
-        """Tell, the first time, why nothing is learnt from a batch."""
+    def _count(self, *, useful: bool, reason: str) -> None:
+        """Count a batch; warn about the first from which nothing is learned."""
         self._batches += 1
-        if not something and not self._idle:
-            _log.warning("%s; nothing is learnt from it%s", why, self._of())
-        self._idle += not something
+        if not useful and not self._useless:
+            records = self._named(self._batch_rows)
+            _log.warning("nothing is learned from a batch of step %d: %s%s", self._step, reason, records)
+        self._useless += not useful
 
-    def embeddings(self, embeddings: Sequence[Tensor], inputs: Mapping[str, Tensor]) -> None:
-        """Tell, once, that all texts of a batch have one embedding; (B, D) of each column."""
+    def check_embeddings(self, embeddings: Sequence[Tensor], inputs: Mapping[str, Tensor]) -> None:
+        """Warn, once, if different texts of a batch all have the same embedding; (B, D) for each column."""
         unit = F.normalize(torch.cat([part.detach() for part in embeddings]).float(), dim=-1)
-        alike = bool((unit @ unit[0] >= _COLLAPSED).all())  # what is not a number is not alike
-        if self._told_of_collapse or not alike or not _texts_differ(inputs):
+        equal = bool((unit @ unit[0] >= _COLLAPSED).all())  # False for embeddings that are not numbers
+        if self._collapsed or not equal or not _texts_differ(inputs):
             return
-        self._told_of_collapse = True
+        self._collapsed = True
         _log.warning(
-            "all texts of step %d have the same embedding: the encoder has collapsed, and will find no text again; "
-            "begin anew with a lower learning rate or another loss%s", self._step, self._of(),
+            "all texts of step %d have the same embedding: the encoder has collapsed; start again with a lower "
+            "learning rate or another loss%s", self._step, self._named(self._batch_rows),
         )  # fmt: skip
 
-    def end(self) -> None:
-        """Tell how often there was nothing to learn."""
-        if self._idle > 1:
-            _log.warning("nothing was learnt from %d of %d batches", self._idle, self._batches)
+    def log_summary(self) -> None:
+        """Warn at the end of a run about the number of batches from which nothing was learned."""
+        if self._useless > 1:
+            _log.warning("nothing was learned from %d of %d batches", self._useless, self._batches)
 
-    def _of(self) -> str:
-        return self._where(self._batch)
-
-    def _where(self, rows: Sequence[int]) -> str:
-        named = "; ".join(self._place(row) for row in rows[:_NAMED])
-        more = f" and {len(rows) - _NAMED} more" if len(rows) > _NAMED else ""
-        return f". It is of {named}{more}" if named else ""
+    def _named(self, rows: Sequence[int]) -> str:
+        """Return the records of rows as the end of a message."""
+        named = "; ".join(self._place(row) for row in rows[:_MAX_NAMED])
+        more = f" and {len(rows) - _MAX_NAMED} more" if len(rows) > _MAX_NAMED else ""
+        return f". Its records: {named}{more}" if named else ""
 
 
 def _texts_differ(inputs: Mapping[str, Tensor]) -> bool:
-    """Whether a batch holds two texts of other tokens."""
+    """Return whether a batch holds two texts with different tokens."""
     texts: set[tuple[int, ...]] = set()
     for name, ids in inputs.items():
         if name.endswith("_input_ids"):

@@ -1,7 +1,7 @@
-"""Packed batch → token states, by the text encoders that transformers has; no code of a repository is ever run.
+"""Packed batch → hidden states, by any text encoder of transformers. Code in model repositories is never run.
 
-Texts stand shortest first, so those side by side become rectangles that hold next to no padding. Knows no tokenizer and
-no pooling. transformers is imported when the first such tower is made.
+The texts of a packed batch are sorted by length, so neighboring texts form padded batches with little padding.
+transformers is imported when the first tower of this kind is created.
 """
 
 from __future__ import annotations
@@ -23,19 +23,34 @@ from simpair.errors import ModelCorrupt, UnsafeModel, UnsupportedModel, one_line
 
 __all__ = ["AutoConfig", "AutoTower"]
 
-_PADDING = 1 / 16
-"""Most padding of a rectangle, beside its real tokens: a wider one would cost more than a second call."""
-_RUN = ("_attn_implementation", "attn_implementation", "auto_map")
-"""Keys that could make transformers fetch and run code."""
-_OUTPUTS = ("output_attentions", "output_hidden_states", "return_dict", "torchscript", "use_cache", "use_return_dict")
-"""Keys that say what else comes out beside the token states."""
-_FREE = (*_RUN, *_OUTPUTS, "_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
-"""Keys of ``config.json`` that no vector depends on; nor does one on a rate of dropout."""
-_FULL = ("bart", "bigbird_pegasus", "led", "mbart", "plbart")
-"""Encoders with decoders that make the decoder's input themselves, as sentence-transformers has them."""
-_CHANGING = ("dynamic", "longrope")
-"""Kinds of rotary positions that depend on the texts met before, or beside."""
-_HEADS = (
+_MAX_PADDING = 1 / 16
+"""Maximum padding of a padded batch, as a fraction of its real tokens. More padding costs more than a second call."""
+_CODE_KEYS = ("_attn_implementation", "attn_implementation", "auto_map")
+"""Keys of ``config.json`` that could make transformers fetch and run code."""
+_OUTPUT_KEYS = (
+    "output_attentions",
+    "output_hidden_states",
+    "return_dict",
+    "torchscript",
+    "use_cache",
+    "use_return_dict",
+)
+"""Keys of ``config.json`` that request outputs besides the hidden states."""
+_IGNORED_KEYS = (
+    *_CODE_KEYS,
+    *_OUTPUT_KEYS,
+    "_name_or_path",
+    "architectures",
+    "dtype",
+    "torch_dtype",
+    "transformers_version",
+)
+"""Keys of ``config.json`` that do not change an embedding. Dropout probabilities do not either."""
+_FULL_MODELS = ("bart", "bigbird_pegasus", "led", "mbart", "plbart")
+"""Encoder-decoder models that run whole, as in sentence-transformers: they create the decoder's input themselves."""
+_VARYING_ROPE = ("dynamic", "longrope")
+"""Types of rotary positions that depend on earlier texts or on other texts of the batch."""
+_UNUSED_TENSORS = (
     "vocab_",
     "predictions.",
     "pre_classifier.",
@@ -50,10 +65,11 @@ _HEADS = (
     "head.",
     "decoder.",
 )
+"""First parts of the names of pretraining heads and decoders, on which no embedding depends."""
 _UNLIMITED = 1 << 20
-_LOCK = Lock()
-_MIXING = ("convbert", "cpmant", "fnet", "mobilebert", "nystromformer", "sam3_lite_text_text_model", "yoso")
-"""Architectures in which padding reaches the tokens beside it, whatever the mask says: it gets no rectangle there."""
+_LOGGING_LOCK = Lock()
+_MASK_IGNORING = ("convbert", "cpmant", "fnet", "mobilebert", "nystromformer", "sam3_lite_text_text_model", "yoso")
+"""Architectures in which padding changes the states of real tokens despite the mask; they get no padding."""
 _ENCODERS = {
     "longt5": "LongT5EncoderModel",
     "mt5": "MT5EncoderModel",
@@ -61,20 +77,20 @@ _ENCODERS = {
     "t5": "T5EncoderModel",
     "umt5": "UMT5EncoderModel",
 }
-"""The encoder alone of models that have a decoder too."""
+"""Classes that load the encoder alone of an encoder-decoder model."""
 
 
 @dataclass(frozen=True)
 class AutoConfig:
-    """The shape of an encoder, under the names that :class:`simpair.encoder.towers.bert_config.PackedBertConfig` has.
+    """Sizes of an encoder, under the names of :class:`PackedBertConfig`.
 
     Attributes:
-        values: ``config.json``.
-        vocab_size: Rows of the table of words.
-        hidden_size: D.
-        max_seq_length: Most tokens of a text where the folder declares no number of them; a million where the
-            architecture does not either.
-        pad_token_id: What stands behind a shorter text.
+        values: The content of ``config.json``.
+        vocab_size: V, the number of tokens of the vocabulary.
+        hidden_size: D, the dimension of the hidden states.
+        max_seq_length: Maximum number of tokens of a text if the checkpoint declares none; 2^20 if the architecture
+            has no limit either.
+        pad_token_id: Token id for padding.
     """
 
     values: Mapping[str, Any] = field(repr=False)
@@ -85,127 +101,137 @@ class AutoConfig:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> AutoConfig:
-        """The shape that a ``config.json`` declares.
+        """Return the sizes that a ``config.json`` declares.
 
         Raises:
-            UnsafeModel: The architecture is code in the repository.
-            UnsupportedModel: transformers has no such architecture, or it reads no text.
-            ModelCorrupt: A number is missing or absurd.
+            UnsafeModel: The architecture is code in the model repository.
+            UnsupportedModel: transformers does not have the architecture, or it is not a text encoder.
+            ModelCorrupt: transformers cannot read a value.
         """
         parsed = _parse(config)
         numbers: dict[str, Any] = {name: getattr(parsed, name, None) for name in ("vocab_size", "hidden_size")}
         for name, number in numbers.items():
             if type(number) is not int or number < 1:
-                raise UnsupportedModel(f"config.json: {name} is {number!r:.80}; expected that of an encoder of text")
-        longest, pad = getattr(parsed, "max_position_embeddings", None), getattr(parsed, "pad_token_id", None)
+                raise UnsupportedModel(
+                    f"config.json: {name} is {number!r:.80}; expected the positive integer of a text encoder"
+                )
+        max_positions = getattr(parsed, "max_position_embeddings", None)
+        pad_token_id = getattr(parsed, "pad_token_id", None)
         return cls(
             values=dict(config),
-            max_seq_length=longest if isinstance(longest, int) and longest > 0 else _UNLIMITED,
-            pad_token_id=pad if isinstance(pad, int) and pad >= 0 else 0,
+            max_seq_length=max_positions if isinstance(max_positions, int) and max_positions > 0 else _UNLIMITED,
+            pad_token_id=pad_token_id if isinstance(pad_token_id, int) and pad_token_id >= 0 else 0,
             **numbers,
         )
 
     def longest(self, asked: int, *, declared: bool) -> int:
-        """Most tokens of a text: what is asked for where the folder declares it, for few positions are in a table."""
+        """Return the maximum number of tokens of a text: ``asked``, limited by ``max_seq_length`` unless declared."""
         return asked if declared else min(asked, self.max_seq_length)
 
     def identity(self) -> str:
-        """The keys that change a vector, as text."""
-        return str(sorted((key, value) for key, value in self.values.items() if key not in _FREE and "drop" not in key))
+        """Return the keys that change an embedding, as text."""
+        changing = [item for item in self.values.items() if item[0] not in _IGNORED_KEYS and "drop" not in item[0]]
+        return str(sorted(changing))
 
 
 class AutoTower(Twinned):
-    """An encoder of transformers, under the interface of :class:`simpair.encoder.towers.bert.PackedBert`.
+    """An encoder of transformers with the interface of :class:`PackedBert`.
 
     Attributes:
-        config: Its shape.
+        config: Sizes and settings.
         model: The module of transformers.
-        trained: Whether gradients ever went through it.
+        trained: Whether gradients ever went through the tower.
     """
 
     dtypes = ("float32",)
-    """Of its products when it serves."""
+    """Dtypes of the matrix products for serving."""
 
     def __init__(self, config: AutoConfig) -> None:
         super().__init__()
         self.config = config
         self.trained = self._recomputing = False
-        self._made_up: set[str] = set()  # names of weights that no checkpoint brought, and no state depends on
+        self._made_up: set[str] = set()  # weights that the checkpoint lacks and no state needs
         self.model: Any = nn.Module()
 
     def load(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Take the tensors of a checkpoint as weights; those of a pretraining head are left over.
+        """Load the tensors of a checkpoint as weights; return those that the tower does not use.
 
         Raises:
-            ModelCorrupt: Tensors are missing, unknown or misshapen.
+            ModelCorrupt: A tensor is missing, unknown or of another shape.
+            UnsupportedModel: transformers has no encoder class for the architecture.
         """
-        fresh, unused, self._made_up = _load(self.config.values, tensors)
-        if list(self.model.parameters()):  # an optimizer may hold them
-            self.model.load_state_dict(fresh.state_dict())
+        model, unused, self._made_up = _load(self.config.values, tensors)
+        if list(self.model.parameters()):  # copy into them: an optimizer may refer to them
+            self.model.load_state_dict(model.state_dict())
         else:
-            self.model = fresh
+            self.model = model
         return {name: tensors[name] for name in unused if name in tensors}
 
     def forward(self, batch: PackedBatch, products: Sequence[Any] | None = None) -> Tensor:
-        """Token states (S, D) in the order of the pack.
+        """Return the hidden states (S, D) of the last layer, in the order of the pack.
 
         Args:
             batch: B texts, S tokens.
-            products: Not None serves: without dropout, whatever the mode.
+            products: None for training; any other value serves, without dropout even in training mode.
+
+        Raises:
+            UnsupportedModel: A text has more tokens than the position table.
         """
         model = self.model if products is None else self._served()
         self.trained = self.trained or (products is None and torch.is_grad_enabled())
         states = []
-        most = 0.0 if self.config.values.get("model_type") in _MIXING else _PADDING
-        for ids, mask in _rectangles(batch, pad=self.config.pad_token_id, most=most):
+        max_padding = 0.0 if self.config.values.get("model_type") in _MASK_IGNORING else _MAX_PADDING
+        for input_ids, mask in _padded_batches(batch, pad=self.config.pad_token_id, max_padding=max_padding):
             try:
-                found = model(input_ids=ids, attention_mask=mask, return_dict=True).last_hidden_state
+                hidden_states = model(input_ids=input_ids, attention_mask=mask, return_dict=True).last_hidden_state
             except IndexError:
                 raise UnsupportedModel(
-                    f"a text has {ids.shape[1]} tokens, more than the table of positions; write a smaller "
+                    f"a text has {input_ids.shape[1]} tokens, more than the table of positions; set a smaller "
                     "max_seq_length in sentence_bert_config.json"
                 ) from None
-            states.append(found[mask.bool()])
+            states.append(hidden_states[mask.bool()])
         return torch.cat(states) if states else next(self.model.parameters()).new_zeros(0, self.config.hidden_size)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Its weights under the names of the checkpoint; one that has several names is there once."""
-        held: dict[int, tuple[str, Tensor]] = {}
+        """Return the weights under the names of the checkpoint; a shared weight appears once."""
+        by_address: dict[int, tuple[str, Tensor]] = {}
         for name, tensor in self.model.state_dict().items():
             if name not in self._made_up:
-                held.setdefault(tensor.data_ptr(), (name, tensor))
-        return dict(held.values())
+                by_address.setdefault(tensor.data_ptr(), (name, tensor))
+        return dict(by_address.values())
 
     @property
     def recomputing(self) -> bool:
-        """Whether the backward computes each layer again, of which only the inputs are kept then."""
+        """Whether gradient checkpointing is on."""
         return self._recomputing
 
     @recomputing.setter
-    def recomputing(self, wish: bool) -> None:
+    def recomputing(self, enabled: bool) -> None:
         if not self.model.supports_gradient_checkpointing:
-            raise UnsupportedModel(f"{type(self.model).__name__} of transformers cannot compute its layers again")
-        self._recomputing = wish
-        # transformers has another name for it by now, and warns of the old one
+            raise UnsupportedModel(
+                f"{type(self.model).__name__} of transformers does not support gradient checkpointing; turn it off"
+            )
+        self._recomputing = enabled
+        # newer versions of transformers use this name and warn about the old one
         kind = "activation" if hasattr(self.model, "activation_checkpointing_enable") else "gradient"
-        if wish:
+        if enabled:
             getattr(self.model, f"{kind}_checkpointing_enable")({"use_reentrant": False})
         else:
             getattr(self.model, f"{kind}_checkpointing_disable")()
 
     @property
     def engine(self) -> str:
-        """What computes here, and why."""
+        """The library and class that compute, and the reason."""
         kind, attention = type(self.model).__name__, getattr(self.model.config, "_attn_implementation", None)
         return f"transformers: {kind} with {attention} attention, for what is not of the BERT family"
 
     def sites(self) -> list[Any]:
-        """None: its matrix products are transformers' own."""
+        """Return an empty list: the matrix products are those of transformers."""
         return []
 
 
 def _parse(config: Mapping[str, Any]) -> Any:
-    """What transformers makes of a ``config.json``."""
+    """Return the config object of transformers for a ``config.json``."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     kind = str(config.get("model_type"))
@@ -213,99 +239,112 @@ def _parse(config: Mapping[str, Any]) -> Any:
         if config.get("auto_map"):
             raise UnsafeModel(
                 f"config.json: {kind!r:.80} is code in the repository (auto_map), which is never run; "
-                "look for a model of an architecture that transformers has"
+                "choose a model with an architecture of transformers"
             )
         raise UnsupportedModel(f"config.json: model_type is {kind!r:.80}, which transformers does not have")
     if config.get("quantization_config"):
-        raise UnsupportedModel("config.json: quantization_config is set; weights are read in float16 and wider")
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    turning = rope.get("rope_type", rope.get("type")) if isinstance(rope, dict) else rope
-    if turning in _CHANGING or config.get("attention_type") == "block_sparse":
         raise UnsupportedModel(
-            f"config.json: with {config.get('attention_type') or turning} a vector depends on the texts beside it"
+            "config.json: quantization_config is set, but quantized weights are not supported; "
+            "choose float16, bfloat16 or float32 weights"
+        )
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    rope_type = rope.get("rope_type", rope.get("type")) if isinstance(rope, dict) else rope
+    if rope_type in _VARYING_ROPE or config.get("attention_type") == "block_sparse":
+        raise UnsupportedModel(
+            f"config.json: with {config.get('attention_type') or rope_type} an embedding depends on other texts of the "
+            "batch, which is not supported"
         )
     try:
         return CONFIG_MAPPING[kind].from_dict(
-            {key: value for key, value in config.items() if key not in (*_RUN, *_OUTPUTS)}
+            {key: value for key, value in config.items() if key not in (*_CODE_KEYS, *_OUTPUT_KEYS)}
         )
     except Exception as error:
         raise ModelCorrupt(
-            f"config.json is not one of {kind} ({one_line(error)}); download the checkpoint again"
+            f"config.json is not valid for {kind} ({one_line(error)}); download the checkpoint again"
         ) from None
 
 
 def _load(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[Any, list[str], set[str]]:
-    """The model in evaluation mode with these weights, the names it has no place for, and those it made up."""
+    """Return the model in evaluation mode, the names of tensors it does not use, and those that the tensors lack."""
     import transformers
 
     parsed = _parse(config)
-    named = str(config.get("model_type"))
-    alone = _ENCODERS.get(named)
-    if getattr(parsed, "is_encoder_decoder", False) and not alone and named not in _FULL:
-        raise UnsupportedModel(f"config.json: the encoder of {named} cannot be had without its decoder here")
+    name = str(config.get("model_type"))
+    encoder_class = _ENCODERS.get(name)
+    if getattr(parsed, "is_encoder_decoder", False) and not encoder_class and name not in _FULL_MODELS:
+        raise UnsupportedModel(f"config.json: the encoder of {name} cannot be loaded without its decoder")
     kind: Any = transformers.AutoModel._model_mapping.get(type(parsed), None)
-    if alone:
-        kind = getattr(transformers, alone)
+    if encoder_class:
+        kind = getattr(transformers, encoder_class)
     if kind is None or isinstance(kind, tuple):
-        raise UnsupportedModel(f"config.json: transformers has no one encoder for {named!r:.80}")
+        raise UnsupportedModel(f"config.json: transformers has no single encoder class for {name!r:.80}")
     try:
-        with _quiet(transformers.logging):
+        with _silenced(transformers.logging):
             model, report = kind.from_pretrained(
                 None, config=parsed, state_dict=dict(tensors), dtype=torch.float32, output_loading_info=True
             )
-    except Exception as error:  # whatever an architecture raises whose numbers do not fit
-        raise ModelCorrupt(f"the weights are not those that config.json asks for ({one_line(error)})") from None
-    missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
+    except Exception as error:  # architectures raise different types
+        raise ModelCorrupt(
+            f"the weights are not those that config.json asks for ({one_line(error)}); download the checkpoint again"
+        ) from None
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
     if missing:
-        raise ModelCorrupt(f"the weights lack {', '.join(missing[:3])} ({len(missing)} tensors)")
+        raise ModelCorrupt(
+            f"the weights lack {', '.join(missing[:3])} ({len(missing)} tensors); download the checkpoint again"
+        )
     unused = sorted(report["unexpected_keys"])
-    if unknown := [name for name in unused if not name.startswith(_HEADS) and "position_ids" not in name]:
-        raise ModelCorrupt(f"the weights have {', '.join(unknown[:3])}, which config.json has no place for")
-    _try_out(model.eval())
+    if unknown := [key for key in unused if not key.startswith(_UNUSED_TENSORS) and "position_ids" not in key]:
+        raise ModelCorrupt(
+            f"the weights have {', '.join(unknown[:3])}, which config.json has no place for; "
+            "download the checkpoint again"
+        )
+    _check_runs(model.eval())
     return model, unused, set(report["missing_keys"])
 
 
-def _try_out(model: Any) -> None:
-    """Run two tokens through the model: what an architecture does not look at before, it raises then."""
+def _check_runs(model: Any) -> None:
+    """Run two tokens through the model, because some architectures check their settings only then."""
     try:
         with torch.no_grad():
             model(input_ids=torch.zeros(1, 2, dtype=torch.int64), attention_mask=torch.ones(1, 2, dtype=torch.int64))
     except Exception as error:
-        raise ModelCorrupt(f"transformers cannot run what config.json asks for ({one_line(error)})") from None
+        raise ModelCorrupt(
+            f"transformers cannot run the model of config.json ({one_line(error)}); download the checkpoint again"
+        ) from None
 
 
 @contextmanager
-def _quiet(logging: Any) -> Iterator[None]:
-    """No bar, and no report of what is refused right after it."""
-    with _LOCK:  # what it was is put back in the end, so no two may take it at a time
-        verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+def _silenced(logging: Any) -> Iterator[None]:
+    """Switch off the progress bar and the log of transformers; unexpected tensors are reported by our own errors."""
+    with _LOGGING_LOCK:  # the old settings are restored at the end, so one thread at a time
+        verbosity, has_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         try:
             yield
         finally:
             logging.set_verbosity(verbosity)
-            if bars:
+            if has_bar:
                 logging.enable_progress_bar()
 
 
-def _rectangles(batch: PackedBatch, *, pad: int, most: float) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yields ids and mask (n, T) int64 of neighbouring texts, in the order of the pack, with ``most`` padding."""
+def _padded_batches(batch: PackedBatch, *, pad: int, max_padding: float) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield ids and attention mask (n, T) int64 of consecutive texts, in the order of the pack."""
     lengths, first = batch.lengths, 0
     ends = list(accumulate(lengths, initial=0))
     while first < len(lengths):
         last = first + 1
-        while last < len(lengths) and _fits(ends, first, last + 1, lengths[last], most):
+        while last < len(lengths) and _fits(ends, first, last + 1, lengths[last], max_padding):
             last += 1
         sizes = lengths[first:last]
         rows = batch.input_ids[ends[first] : ends[last]].split(sizes)
         ids = pad_sequence(list(rows), batch_first=True, padding_value=pad)
-        places = torch.arange(sizes[-1], device=ids.device)
-        yield ids, (places < torch.tensor(sizes, device=ids.device).unsqueeze(1)).long()
+        positions = torch.arange(sizes[-1], device=ids.device)
+        yield ids, (positions < torch.tensor(sizes, device=ids.device).unsqueeze(1)).long()
         first = last
 
 
-def _fits(ends: Sequence[int], first: int, last: int, longest: int, most: float) -> bool:
-    """Whether the padding of these texts, padded to the longest, is within ``most`` times their tokens."""
-    real = ends[last] - ends[first]
-    return longest * (last - first) - real <= most * real
+def _fits(ends: Sequence[int], first: int, last: int, max_length: int, max_padding: float) -> bool:
+    """Return whether texts ``first`` to ``last - 1``, padded to one length, have at most that fraction of padding."""
+    num_tokens = ends[last] - ends[first]
+    return max_length * (last - first) - num_tokens <= max_padding * num_tokens

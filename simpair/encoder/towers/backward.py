@@ -1,179 +1,200 @@
-"""Pieces of a tower for training: the backward computes again what is cheap, or all of a layer, instead of keeping it.
+"""Feed-forward and attention for training, which store less for the backward pass than PyTorch's own operators.
 
-What a forward keeps for its gradients is most of the memory of a step, beside weights and optimizer. The values are
-those of the plain pieces, and so are the gradients. Knows no batch.
+What a forward pass stores for its gradients is most of the memory of a training step, besides weights and optimizer
+state. The functions here recompute cheap values in the backward pass instead. Values and gradients are those of the
+plain operators.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from simpair.encoder.towers.linear import ACTIVATIONS, LayerParts, Product, Site, plain
+from simpair.encoder.towers.dropout import DropoutMask
+from simpair.encoder.towers.linear import ACTIVATIONS, LayerParts, Product, Site, plain, split_for_cache
 
-_CACHED_TOKENS = 256
-
-__all__ = ["attend", "trained"]
+__all__ = ["LengthGroup", "attend", "training_products"]
 
 
-def trained(sites: LayerParts[Site]) -> LayerParts[Product]:
-    """Returns the products of a layer for training, which keep less than the plain ones.
+class LengthGroup(NamedTuple):
+    """Consecutive texts of a packed batch that have the same length.
 
-    The activation comes with the product behind it: ``intermediate`` leaves it out and ``output`` begins with it, so
-    that between them lies one tensor instead of two, each four times as wide as the states.
+    Attributes:
+        num_texts: Number of texts.
+        length: Tokens of each text.
     """
-    wide, narrow = sites.intermediate, sites.output
-    if wide.activation is None or len(narrow.weights) > 1:
+
+    num_texts: int
+    length: int
+
+
+def training_products(sites: LayerParts[Site]) -> LayerParts[Product]:
+    """Return the functions of a layer for training, which store less than those of :func:`plain`.
+
+    The activation moves from ``intermediate`` to ``output``. So the forward pass stores one tensor (S, I) between the
+    two instead of two.
+    """
+    intermediate, output = sites.intermediate, sites.output
+    if intermediate.activation is None or len(output.weights) > 1:
         return sites.map(plain)
-    activate, weight, bias = ACTIVATIONS[wide.activation].function, narrow.weights[0], narrow.biases[0]
+    activate, weight, bias = ACTIVATIONS[intermediate.activation].function, output.weights[0], output.biases[0]
 
-    def output(inputs: Tensor) -> Tensor:
+    def activated_output(inputs: Tensor) -> Tensor:
         arguments = (inputs, weight.to(inputs.dtype), bias.to(inputs.dtype), activate)
-        return _Activated.apply(*arguments)  # type: ignore[no-any-return, no-untyped-call]
+        return _ActivatedLinear.apply(*arguments)  # type: ignore[no-any-return, no-untyped-call]
 
-    inner = wide._replace(activation=None)
-    return LayerParts(plain(sites.attention_inputs), plain(sites.attention_output), plain(inner), output)
+    return LayerParts(
+        plain(sites.attention_inputs),
+        plain(sites.attention_output),
+        plain(intermediate._replace(activation=None)),
+        activated_output,
+    )
 
 
-class _Activated(torch.autograd.Function):
-    """``activation(inputs) @ weight.T + bias``, of which the inputs are kept and the activated ones are not.
+class _ActivatedLinear(torch.autograd.Function):
+    """``activation(inputs) @ weight.T + bias``, which stores the inputs (S, I) and recomputes the activation.
 
-    A few tokens at a time, so that what is activated is never there as a whole, nor its gradient.
+    On a CPU it works on a few tokens at a time, so the activated values and their gradients stay in the caches.
     """
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor, activate: Product) -> Tensor:
         ctx.save_for_backward(inputs, weight)
         ctx.activate = activate
-        found = inputs.new_empty(len(inputs), len(weight))
+        outputs = inputs.new_empty(len(inputs), len(weight))
         with torch.autocast(inputs.device.type, enabled=False):
-            for part, place in zip(_few(inputs), _few(found), strict=True):
-                place.copy_(F.linear(activate(part), weight, bias))
-        return found
+            for input_part, output_part in zip(split_for_cache(inputs), split_for_cache(outputs), strict=True):
+                output_part.copy_(F.linear(activate(input_part), weight, bias))
+        return outputs
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         inputs, weight = ctx.saved_tensors
-        of_inputs, of_weight = torch.empty_like(inputs), torch.zeros_like(weight, dtype=_sum_dtype(weight))
+        grad_inputs, grad_weight = torch.empty_like(inputs), torch.zeros_like(weight, dtype=_sum_dtype(weight))
+        parts = zip(split_for_cache(inputs), split_for_cache(grad_inputs), split_for_cache(grad_output), strict=True)
         with torch.autocast(inputs.device.type, enabled=False):
-            for part, place, of_part in zip(_few(inputs), _few(of_inputs), _few(gradient), strict=True):
+            for input_part, grad_input_part, grad_output_part in parts:
                 with torch.enable_grad():
-                    leaf = part.detach().requires_grad_()
+                    leaf = input_part.detach().requires_grad_()
                     activated = ctx.activate(leaf)
-                place.copy_(torch.autograd.grad(activated, leaf, of_part @ weight)[0])
-                of_weight += of_part.T @ activated.detach()
-        return of_inputs, of_weight.to(weight.dtype), gradient.sum(0), None
+                grad_input_part.copy_(torch.autograd.grad(activated, leaf, grad_output_part @ weight)[0])
+                grad_weight += grad_output_part.T @ activated.detach()
+        return grad_inputs, grad_weight.to(weight.dtype), grad_output.sum(0), None
 
 
 def _sum_dtype(values: Tensor) -> torch.dtype:
-    """Returns what to add in: never less than float32."""
+    """Return the dtype for sums of values: at least float32."""
     return torch.promote_types(values.dtype, torch.float32)
 
 
-def _few(states: Tensor) -> list[Tensor]:
-    """Returns the states in parts that a CPU's caches hold; whole elsewhere."""
-    return list(states.split(_CACHED_TOKENS if states.device.type == "cpu" else max(len(states), 1)))
+def attend(qkv: Tensor, groups: Sequence[LengthGroup], *, num_heads: int, dropout: DropoutMask | None = None) -> Tensor:
+    """Return the context (S, D) of packed texts, in float32 or wider: ``softmax(query @ key.T / sqrt(d)) @ value``.
 
-
-def attend(
-    inputs: Tensor, groups: Sequence[tuple[int, int]], *, heads: int, kept: Tensor | None = None, scale: float = 1.0
-) -> Tensor:
-    """Returns the context (S, D) of texts side by side, in float32 at least.
-
-    Vaswani et al., 2017, "Attention Is All You Need", equation 1.
+    d = D / num_heads is the dimension of a head. The formula is equation 1 of Vaswani et al., 2017, "Attention Is All
+    You Need" (arXiv 1706.03762).
 
     Args:
-        inputs: (S, 3 D), queries, keys and values.
-        groups: Count and length of each run of texts of one length.
-        heads: How many heads share D.
-        kept: Bool, text by text and head by head (length, length): the weights of the attention that dropout leaves;
-            None leaves all.
-        scale: What these are multiplied by for it.
+        qkv: (S, 3 D): query, key and value, concatenated.
+        groups: The lengths of the texts, in the order of the pack.
+        num_heads: Number of attention heads.
+        dropout: Mask of the attention weights, flat: for each text and each head a (length, length) matrix. None drops
+            nothing.
     """
-    return _Attended.apply(inputs, groups, heads, kept, scale)  # type: ignore[no-any-return, no-untyped-call]
+    mask, scale = (None, 1.0) if dropout is None else dropout
+    return _Attention.apply(qkv, groups, num_heads, mask, scale)  # type: ignore[no-any-return, no-untyped-call]
 
 
-class _Attended(torch.autograd.Function):
-    """Attention that keeps its inputs, the softmax and, with dropout, a byte for each of its numbers.
+class _Attention(torch.autograd.Function):
+    """Attention that stores its inputs, the attention weights and, with dropout, one byte for each weight.
 
-    Products are written where they belong, with their factors: short texts make so many small ones that each operation
-    beside them counts. With ``beta=0`` nothing is read from where they go.
+    Products write to their final place, with the factor in the same call: short texts cause so many small products
+    that every additional operation costs time. With ``beta=0``, ``baddbmm`` does not read the tensor it writes to.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, inputs: Tensor, groups: Sequence[tuple[int, int]], heads: int, kept: Tensor | None, scale: float
+        ctx: Any, qkv: Tensor, groups: Sequence[LengthGroup], num_heads: int, mask: Tensor | None, scale: float
     ) -> Tensor:
-        dtype = _sum_dtype(inputs)
-        context = inputs.new_empty(len(inputs), inputs.shape[1] // 3, dtype=dtype)
-        softmax = inputs.new_empty(sum(count * heads * length**2 for count, length in groups), dtype=dtype)
-        with torch.autocast(inputs.device.type, enabled=False):
-            runs = zip(*_by_head(groups, heads, inputs, context), *_by_pair(groups, heads, softmax, kept), strict=True)
-            for part, place, weights, keep in runs:
-                query, key, value = _laid_out(part, dtype)
-                scores = torch.baddbmm(weights, query, key.mT, beta=0, alpha=query.shape[-1] ** -0.5)
-                torch.softmax(scores, -1, out=weights)
-                dropped = weights if keep is None else torch.mul(weights, keep, out=scores)
-                found = query.baddbmm_(dropped, value, beta=0, alpha=scale)
-                place.copy_(found.view(place.shape))
-        ctx.save_for_backward(inputs, softmax, kept)
-        ctx.groups, ctx.heads, ctx.scale = groups, heads, scale
+        dtype = _sum_dtype(qkv)
+        context = qkv.new_empty(len(qkv), qkv.shape[1] // 3, dtype=dtype)
+        weights = qkv.new_empty(sum(num_texts * num_heads * length**2 for num_texts, length in groups), dtype=dtype)
+        views = zip(
+            _head_views(qkv, groups, num_heads, parts=3),
+            _head_views(context, groups, num_heads, parts=1),
+            _weight_views(weights, groups, num_heads),
+            _mask_views(mask, groups, num_heads),
+            strict=True,
+        )
+        with torch.autocast(qkv.device.type, enabled=False):
+            for qkv_view, context_view, attention_weights, kept in views:
+                query, key, value = _contiguous_heads(qkv_view, dtype)
+                scores = torch.baddbmm(attention_weights, query, key.mT, beta=0, alpha=query.shape[-1] ** -0.5)
+                torch.softmax(scores, -1, out=attention_weights)
+                dropped = attention_weights if kept is None else torch.mul(attention_weights, kept, out=scores)
+                found = query.baddbmm_(dropped, value, beta=0, alpha=scale)  # query is not needed any more
+                context_view.copy_(found.view(context_view.shape))
+        ctx.save_for_backward(qkv, weights, mask)
+        ctx.groups, ctx.num_heads, ctx.scale = groups, num_heads, scale
         return context
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        inputs, softmax, kept = ctx.saved_tensors
-        groups, heads, scale, dtype = ctx.groups, ctx.heads, ctx.scale, softmax.dtype
-        found = torch.empty_like(inputs)
-        with torch.autocast(inputs.device.type, enabled=False):
-            states, numbers = _by_head(groups, heads, inputs, found, gradient), _by_pair(groups, heads, softmax, kept)
-            for part, place, of_context, weights, keep in zip(*states, *numbers, strict=True):
-                query, key, value = _laid_out(part, dtype)
-                (of_heads,) = _laid_out(of_context, dtype)
-                shrunk, of_part = query.shape[-1] ** -0.5, query.new_empty(3, *query.shape)
-                dropped = weights if keep is None else weights * keep
-                of_part[2].baddbmm_(dropped.mT, of_heads, beta=0, alpha=scale)
-                of_weights = torch.baddbmm(weights, of_heads, value.mT, beta=0, alpha=scale)
-                if keep is not None:
-                    of_weights.mul_(keep)
-                of_scores = torch._softmax_backward_data(of_weights, weights, -1, dtype)
-                of_part[0].baddbmm_(of_scores, key, beta=0, alpha=shrunk)
-                of_part[1].baddbmm_(of_scores.mT, query, beta=0, alpha=shrunk)
-                place.copy_(of_part.view(place.shape))
-        return found, None, None, None, None
+    def backward(ctx: Any, grad_context: Tensor) -> tuple[Tensor | None, ...]:
+        qkv, weights, mask = ctx.saved_tensors
+        groups, num_heads = ctx.groups, ctx.num_heads
+        grad_qkv = torch.empty_like(qkv)
+        views = zip(
+            _head_views(qkv, groups, num_heads, parts=3),
+            _head_views(grad_qkv, groups, num_heads, parts=3),
+            _head_views(grad_context, groups, num_heads, parts=1),
+            _weight_views(weights, groups, num_heads),
+            _mask_views(mask, groups, num_heads),
+            strict=True,
+        )
+        with torch.autocast(qkv.device.type, enabled=False):
+            for qkv_view, grad_qkv_view, grad_context_view, attention_weights, kept in views:
+                query, key, value = _contiguous_heads(qkv_view, weights.dtype)
+                (grad_heads,) = _contiguous_heads(grad_context_view, weights.dtype)
+                grads = query.new_empty(3, *query.shape)
+                dropped = attention_weights if kept is None else attention_weights * kept
+                grads[2].baddbmm_(dropped.mT, grad_heads, beta=0, alpha=ctx.scale)
+                grad_weights = torch.baddbmm(attention_weights, grad_heads, value.mT, beta=0, alpha=ctx.scale)
+                if kept is not None:
+                    grad_weights.mul_(kept)
+                grad_scores = torch._softmax_backward_data(grad_weights, attention_weights, -1, weights.dtype)
+                grads[0].baddbmm_(grad_scores, key, beta=0, alpha=query.shape[-1] ** -0.5)
+                grads[1].baddbmm_(grad_scores.mT, query, beta=0, alpha=query.shape[-1] ** -0.5)
+                grad_qkv_view.copy_(grads.view(grad_qkv_view.shape))
+        return grad_qkv, None, None, None, None
 
 
-def _by_head(groups: Sequence[tuple[int, int]], heads: int, *states: Tensor) -> list[list[Tensor]]:
-    """Views (n, count, heads, length, width of one) of states (S, n D), one for each run of texts of one length."""
-    width = states[0].shape[1] // 3 // heads
-    runs = [count * length for count, length in groups]
+def _head_views(states: Tensor, groups: Sequence[LengthGroup], num_heads: int, *, parts: int) -> list[Tensor]:
+    """Return one view (parts, num_texts, num_heads, length, d) of states (S, parts * D) for each group."""
+    head_dim = states.shape[1] // parts // num_heads
+    rows = states.split([num_texts * length for num_texts, length in groups])
     return [
-        [
-            part.view(*group, -1, heads, width).permute(2, 0, 3, 1, 4)
-            for part, group in zip(whole.split(runs), groups, strict=True)
-        ]
-        for whole in states
+        group_rows.view(num_texts, length, parts, num_heads, head_dim).permute(2, 0, 3, 1, 4)
+        for group_rows, (num_texts, length) in zip(rows, groups, strict=True)
     ]
 
 
-def _by_pair(groups: Sequence[tuple[int, int]], heads: int, *weights: Tensor | None) -> list[list[Any]]:
-    """Views (count * heads, length, length) of the weights of attention, one for each run of texts of one length."""
-    runs, lengths = [count * heads * length**2 for count, length in groups], [length for _, length in groups]
-    return [
-        [None] * len(groups)
-        if whole is None
-        else [part.view(-1, length, length) for part, length in zip(whole.split(runs), lengths, strict=True)]
-        for whole in weights
-    ]
+def _weight_views(weights: Tensor, groups: Sequence[LengthGroup], num_heads: int) -> list[Tensor]:
+    """Return one view (num_texts * num_heads, length, length) of flat attention weights for each group."""
+    parts = weights.split([num_texts * num_heads * length**2 for num_texts, length in groups])
+    return [part.view(-1, length, length) for part, (_, length) in zip(parts, groups, strict=True)]
 
 
-def _laid_out(part: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
-    """The n parts (count * heads, length, width of one) of a view of ``_by_head``, laid out for products."""
-    return part.new_empty(part.shape, dtype=dtype).copy_(part).flatten(1, 2).unbind()
+def _mask_views(mask: Tensor | None, groups: Sequence[LengthGroup], num_heads: int) -> Sequence[Tensor | None]:
+    """Return the views of the mask as :func:`_weight_views` does, or None for each group without a mask."""
+    return [None] * len(groups) if mask is None else _weight_views(mask, groups, num_heads)
+
+
+def _contiguous_heads(view: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """Return the parts of a view of :func:`_head_views` as contiguous tensors (num_texts * num_heads, length, d)."""
+    return view.new_empty(view.shape, dtype=dtype).copy_(view).flatten(1, 2).unbind()

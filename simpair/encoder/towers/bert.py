@@ -1,15 +1,12 @@
-"""Packed batch → token states, for BERT-family encoders; no padding anywhere, no transformers.
+"""Packed batch → hidden states, by an encoder of the BERT family, without padding and without transformers.
 
-Parameter names are the checkpoint's, so its tensors load by name. Knows no tokenizer and no pooling.
+Parameters have the names of the checkpoint, so its tensors load by name.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache, partial
-from itertools import accumulate, groupby
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
@@ -17,34 +14,36 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from simpair.encoder.batches import PackedBatch
-from simpair.encoder.towers.backward import attend, trained
+from simpair.encoder.towers.attention import TextLayout, self_attention
+from simpair.encoder.towers.backward import training_products
 from simpair.encoder.towers.bert_config import PackedBertConfig
-from simpair.encoder.towers.dropout import add_dropped, draw_kept, dropped
-from simpair.encoder.towers.embedding import Table, WordTable
-from simpair.encoder.towers.linear import ACTIVATIONS, Dtype, LayerParts, Product, Site, plain
+from simpair.encoder.towers.dropout import add_dropout, dropout
+from simpair.encoder.towers.embedding import Embedding, TokenEmbedding
+from simpair.encoder.towers.linear import ACTIVATIONS, Dtype, LayerParts, Product, Site, plain, split_for_cache
 from simpair.errors import ModelCorrupt
 
 __all__ = ["PackedBert"]
 
-_HARMLESS = ("pooler.", "cls.", "classifier.", "lm_head.", "embeddings.position_ids")
-"""Tensors of pretraining heads, which no embedding depends on."""
-_CACHED_TOKENS = 256
-_FEW_ROWS = 128
-_SHORT = 128
-"""Tokens; of longer texts the softmax is much to keep, and torch's attention, which keeps none, is as fast."""
+_UNUSED_TENSORS = ("pooler.", "cls.", "classifier.", "lm_head.", "embeddings.position_ids")
+"""First parts of the names of pretraining heads and buffers, on which no embedding depends."""
+_SMALL_BATCH_TOKENS = 128
 
 
 class PackedBert(nn.Module):
-    """A BERT-family encoder over packed batches (Devlin et al. 2019; Liu et al. 2019 for the RoBERTa children).
+    """A BERT-family encoder over packed batches.
+
+    The architecture is that of Devlin et al., 2019, "BERT" (arXiv 1810.04805), with the positions of Liu et al., 2019,
+    "RoBERTa" (arXiv 1907.11692), for RoBERTa, XLM-RoBERTa and CamemBERT.
 
     Attributes:
-        config: Its shape.
-        trained: Whether gradients ever went through it; an optimizer may change its weights without a trace.
-        recomputing: Whether the backward computes each layer again, of which only the inputs are kept then.
+        config: Sizes and settings.
+        trained: Whether gradients ever went through the tower, so that an optimizer may have changed its weights.
+        recomputing: Whether gradient checkpointing is on: the forward pass then stores only the inputs of each layer,
+            and the backward pass computes the layer again (Chen et al., 2016, arXiv 1604.06174).
     """
 
     dtypes = get_args(Dtype)
-    """Of its products when it serves."""
+    """Dtypes of the matrix products for serving."""
     engine = "packed: simpair's own, without padding, for the BERT family"
 
     def __init__(self, config: PackedBertConfig) -> None:
@@ -55,149 +54,124 @@ class PackedBert(nn.Module):
         self.encoder = _Encoder(config)
 
     def forward(self, batch: PackedBatch, products: Sequence[LayerParts[Product]] | None = None) -> Tensor:
-        """Token states (S, D) in the order of the pack.
+        """Return the hidden states (S, D) of the last layer, in the order of the pack.
 
         Args:
             batch: B texts, S tokens.
-            products: Those of :meth:`sites`, laid out for serving, which leaves dropout out; None multiplies by the
-                parameters themselves, differentiably.
+            products: The functions of the layers for serving, without dropout; None computes with the parameters
+                themselves, differentiably, and with dropout in training mode.
         """
-        texts = _Texts.of(batch)
-        positions = texts.positions(batch.input_ids.device)
-        if self.config.position_offset:
-            positions = _count_real_tokens(batch.input_ids, positions, pad=self.config.position_offset - 1)
-        dropping = self.training and products is None
-        states = self.embeddings(batch.input_ids, positions, dropping)
-        if states.device.type == "cpu" and (products is not None or torch.is_autocast_enabled("cpu")):
-            texts = texts._replace(spare=_spare_rows(len(states)))
-            states = F.pad(states, (0, 0, 0, texts.spare))
+        uses_dropout = self.training and products is None
+        layout = TextLayout.of(batch)
+        hidden_states = self.embeddings(batch.input_ids, self._positions(batch, layout), uses_dropout)
+        uses_onednn = products is not None or torch.is_autocast_enabled("cpu")
+        if hidden_states.device.type == "cpu" and uses_onednn:
+            layout = layout._replace(num_padding=_num_padding_rows(len(hidden_states)))
+            hidden_states = F.pad(hidden_states, (0, 0, 0, layout.num_padding))
         if products is None:
-            self.trained = self.trained or torch.is_grad_enabled()
-            keeping = torch.is_grad_enabled()
-            products = [trained(layer) if keeping else layer.map(plain) for layer in self.sites()]
-        for layer, multiply in zip(self.encoder.layer, products, strict=True):
-            arguments = (states, texts, multiply, dropping)
-            again = self.recomputing and torch.is_grad_enabled()
-            states = checkpoint(layer, *arguments, use_reentrant=False) if again else layer(*arguments)
-        return states[: len(batch.input_ids)]  # type: ignore[no-any-return]
+            products = self._differentiable_products()
+        for layer, layer_products in zip(self.encoder.layer, products, strict=True):
+            arguments = (hidden_states, layout, layer_products, uses_dropout)
+            if self.recomputing and torch.is_grad_enabled():
+                hidden_states = checkpoint(layer, *arguments, use_reentrant=False)
+            else:
+                hidden_states = layer(*arguments)
+        return hidden_states[: len(batch.input_ids)]  # type: ignore[no-any-return]
+
+    def _positions(self, batch: PackedBatch, layout: TextLayout) -> Tensor:
+        """Return the row (S,) of the position table for each token."""
+        positions = layout.positions(batch.input_ids.device)
+        if not self.config.position_offset:
+            return positions
+        return _roberta_positions(batch.input_ids, positions, padding_id=self.config.position_offset - 1)
+
+    def _differentiable_products(self) -> list[LayerParts[Product]]:
+        """Return the functions of the layers on the parameters themselves."""
+        if not torch.is_grad_enabled():
+            return [layer.map(plain) for layer in self.sites()]
+        self.trained = True
+        return [training_products(layer) for layer in self.sites()]
 
     def load(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Take the tensors of a checkpoint as weights; those of a pretraining head are left over.
+        """Load the tensors of a checkpoint as weights; return those that the tower does not use.
 
         Raises:
-            ModelCorrupt: Tensors are missing, unknown or misshapen.
+            ModelCorrupt: A tensor is missing, unknown or of another shape.
         """
-        wanted = self.state_dict()
-        if missing := sorted(set(wanted) - set(tensors)):
-            raise ModelCorrupt(f"the weights lack {', '.join(missing[:3])} ({len(missing)} of {len(wanted)} tensors)")
-        for name, tensor in wanted.items():
+        expected = self.state_dict()
+        if missing := sorted(set(expected) - set(tensors)):
+            raise ModelCorrupt(
+                f"the weights lack {', '.join(missing[:3])} ({len(missing)} of {len(expected)} tensors); "
+                "download the checkpoint again"
+            )
+        for name, tensor in expected.items():
             if tensors[name].shape != tensor.shape:
                 raise ModelCorrupt(
-                    f"{name} has shape {tuple(tensors[name].shape)}, but config.json asks for {tuple(tensor.shape)}"
+                    f"{name} has shape {tuple(tensors[name].shape)}, but config.json asks for {tuple(tensor.shape)}; "
+                    "download the checkpoint again"
                 )
-        left = {name: tensor for name, tensor in tensors.items() if name not in wanted}
-        if unknown := [name for name in left if not name.startswith(_HARMLESS)]:
-            raise ModelCorrupt(f"the weights have {', '.join(sorted(unknown)[:3])}, which config.json has no place for")
-        unborn = next(self.parameters()).is_meta
-        self.load_state_dict({name: tensors[name].float() for name in wanted}, assign=unborn)
-        return left
+        unused = {name: tensor for name, tensor in tensors.items() if name not in expected}
+        if unknown := [name for name in unused if not name.startswith(_UNUSED_TENSORS)]:
+            raise ModelCorrupt(
+                f"the weights have {', '.join(sorted(unknown)[:3])}, which config.json has no place for; "
+                "download the checkpoint again"
+            )
+        is_empty = next(self.parameters()).is_meta
+        self.load_state_dict({name: tensors[name].float() for name in expected}, assign=is_empty)
+        return unused
 
     def tensors(self) -> dict[str, Tensor]:
-        """Its weights under the names of the checkpoint."""
+        """Return the weights under the names of the checkpoint."""
         return self.state_dict()
 
     def sites(self) -> list[LayerParts[Site]]:
-        """The matrix products of each layer."""
+        """Return the matrix products of each layer."""
         layers: Iterable[Any] = self.encoder.layer
         return [layer.sites() for layer in layers]
 
 
-class _Texts(NamedTuple):
-    """Where the texts of a pack are.
+def _num_padding_rows(num_tokens: int) -> int:
+    """Return how many rows to add to a number of tokens, so that batches have few different numbers of rows.
 
-    Attributes:
-        groups: Count and length of each run of equal lengths, in the order of the pack.
-        starts: (B + 1,) int32 on the device, the first token of each text and the end of the last, for a GPU's
-            attention over texts of all lengths; None where there is none.
-        spare: Rows behind the last text that belong to none.
+    oneDNN caches code and plans for every number of rows that it ever multiplied, for as long as the process lives.
+    With padding there are some tens of them. The padding is at most 1/32 above 1,024 tokens.
+    ``test_products_have_few_numbers_of_rows`` fails without it.
     """
-
-    groups: list[tuple[int, int]]
-    starts: Tensor | None
-    spare: int = 0
-
-    @classmethod
-    def of(cls, batch: PackedBatch) -> _Texts:
-        groups = [(sum(1 for _ in run), length) for length, run in groupby(batch.lengths)]
-        device = batch.input_ids.device
-        if device.type != "cuda" or not _varlen_works(device):
-            return cls(groups, None)
-        return cls(groups, torch.tensor([0, *accumulate(batch.lengths)], dtype=torch.int32, device=device))
-
-    def positions(self, device: torch.device) -> Tensor:
-        """(S,): the place of each token in its text."""
-        if not self.groups:
-            return torch.zeros(0, dtype=torch.int64, device=device)
-        if self.starts is not None:  # a few operations, for each of them is a launch
-            tokens = sum(count * length for count, length in self.groups)
-            begins = self.starts[:-1].repeat_interleave(self.starts.diff(), output_size=tokens)
-            return torch.arange(tokens, device=device) - begins
-        return torch.cat([torch.arange(length, device=device).repeat(count) for count, length in self.groups])
+    step = 8 if num_tokens <= _SMALL_BATCH_TOKENS else max(32, 1 << (num_tokens.bit_length() - 6))
+    return -num_tokens % step
 
 
-@cache
-def _varlen_works(device: torch.device) -> bool:
-    """Whether this GPU and this build of torch have attention over texts of all lengths in one kernel."""
-    try:
-        from torch.nn.attention.varlen import varlen_attn
+def _roberta_positions(input_ids: Tensor, positions: Tensor, *, padding_id: int) -> Tensor:
+    """Return the positions (S,) as RoBERTa counts them: from ``padding_id + 1``, over all tokens but padding.
 
-        values = torch.zeros(2, 1, 64, dtype=torch.float16, device=device)
-        starts = torch.tensor([0, 2], dtype=torch.int32, device=device)
-        varlen_attn(values, values, values, starts, starts, 2, 2)
-    except (ImportError, RuntimeError):
-        return False
-    return True
-
-
-def _spare_rows(tokens: int) -> int:
-    """Rows to add to so many tokens: oneDNN keeps code and plans for every number of rows that it ever multiplied.
-
-    There are then some tens of them. ``test_products_meet_few_numbers_of_rows`` fails without it.
-    """
-    step = 8 if tokens <= _FEW_ROWS else max(32, 1 << (tokens.bit_length() - 6))  # a thirty-second at most
-    return -tokens % step
-
-
-def _count_real_tokens(input_ids: Tensor, positions: Tensor, *, pad: int) -> Tensor:
-    """Positions (S,) as RoBERTa counts them: from ``pad + 1``, a literal padding token in a text standing at ``pad``.
-
+    A padding token inside a text, written as such by the user, gets the position ``padding_id``.
     ``test_a_literal_padding_token_stands_where_roberta_puts_it`` fails without it.
     """
-    real = (input_ids != pad).long()
-    before = real.cumsum(0) - real
+    is_real = (input_ids != padding_id).long()
+    num_real_before = is_real.cumsum(0) - is_real
     starts = torch.arange(len(positions), device=positions.device) - positions
-    return (before - before[starts] + 1) * real + pad
+    return (num_real_before - num_real_before[starts] + 1) * is_real + padding_id
 
 
 class _Linear(nn.Linear):
     def reset_parameters(self) -> None:
-        """Nothing, as in ``Table``."""
+        """Do nothing, as in ``Embedding``."""
 
 
 class _Embeddings(nn.Module):
     def __init__(self, config: PackedBertConfig) -> None:
         super().__init__()
-        self.word_embeddings = WordTable(config.vocab_size, config.hidden_size)
-        self.position_embeddings = Table(config.max_position_embeddings, config.hidden_size)
-        self.token_type_embeddings = Table(config.type_vocab_size, config.hidden_size)
+        self.word_embeddings = TokenEmbedding(config.vocab_size, config.hidden_size)
+        self.position_embeddings = Embedding(config.max_position_embeddings, config.hidden_size)
+        self.token_type_embeddings = Embedding(config.type_vocab_size, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self._dropout = config.hidden_dropout_prob
 
-    def forward(self, input_ids: Tensor, positions: Tensor, dropping: bool) -> Tensor:
-        states = self.word_embeddings(input_ids) + self.token_type_embeddings.weight[0]
-        states = states + self.position_embeddings(positions)
-        states = self.LayerNorm(states)
-        return dropped(states, self._dropout) if dropping else states
+    def forward(self, input_ids: Tensor, positions: Tensor, uses_dropout: bool) -> Tensor:
+        hidden_states = self.word_embeddings(input_ids) + self.token_type_embeddings.weight[0]
+        hidden_states = hidden_states + self.position_embeddings(positions)
+        hidden_states = self.LayerNorm(hidden_states)
+        return dropout(hidden_states, self._dropout) if uses_dropout else hidden_states
 
 
 class _Encoder(nn.Module):
@@ -216,96 +190,60 @@ class _Layer(nn.Module):
 
     def sites(self) -> LayerParts[Site]:
         intermediate: Any = self.intermediate["dense"]
-        least = ACTIVATIONS[self._activation].least
         return LayerParts(
-            self.attention.inputs(),
+            self.attention.qkv_site(),
             self.attention.output.site(),
             Site((intermediate.weight,), (intermediate.bias,), self._activation, keeps_dtype=True),
-            self.output.site()._replace(least=least),
+            self.output.site()._replace(min_input=ACTIVATIONS[self._activation].min_value),
         )
 
-    def forward(self, states: Tensor, texts: _Texts, multiply: LayerParts[Product], dropping: bool) -> Tensor:
-        context = self.attention(multiply.attention_inputs(states), texts, dropping)
-        states = self.attention.output(multiply.attention_output(context), states, dropping)
-        return self.output(_feed_forward(states, multiply), states, dropping)  # type: ignore[no-any-return]
+    def forward(
+        self, hidden_states: Tensor, layout: TextLayout, products: LayerParts[Product], uses_dropout: bool
+    ) -> Tensor:
+        context = self.attention(products.attention_inputs(hidden_states), layout, uses_dropout)
+        hidden_states = self.attention.output(products.attention_output(context), hidden_states, uses_dropout)
+        projected = _feed_forward(hidden_states, products)
+        return self.output(projected, hidden_states, uses_dropout)  # type: ignore[no-any-return]
 
 
-def _feed_forward(states: Tensor, multiply: LayerParts[Product]) -> Tensor:
-    """(S, D) → (S, D) by both products; on a CPU a few tokens at a time, unless gradients need what lies in between.
-
-    What lies in between is four times as wide as the states, and leaves the caches otherwise.
-    """
-    if torch.is_grad_enabled() or states.device.type != "cpu" or len(states) <= _CACHED_TOKENS:
-        return multiply.output(multiply.intermediate(states))
-    return torch.cat([multiply.output(multiply.intermediate(part)) for part in states.split(_CACHED_TOKENS)])
+def _feed_forward(hidden_states: Tensor, products: LayerParts[Product]) -> Tensor:
+    """Return the projection (S, D) → (S, I) → (S, D); without gradients on a CPU, in parts that fit its caches."""
+    parts = [hidden_states] if torch.is_grad_enabled() else split_for_cache(hidden_states)
+    outputs = [products.output(products.intermediate(part)) for part in parts]
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
 class _Attention(nn.Module):
     def __init__(self, config: PackedBertConfig) -> None:
         super().__init__()
-        width = config.hidden_size
-        self.self = nn.ModuleDict({name: _Linear(width, width) for name in ("query", "key", "value")})
-        self.output = _Output(config, width)
-        self._heads = config.num_attention_heads
+        size = config.hidden_size
+        self.self = nn.ModuleDict({name: _Linear(size, size) for name in ("query", "key", "value")})
+        self.output = _Output(config, size)
+        self._num_heads = config.num_attention_heads
         self._dropout = config.attention_probs_dropout_prob
 
-    def inputs(self) -> Site:
+    def qkv_site(self) -> Site:
         layers: list[Any] = list(self.self.values())
         return Site(tuple(x.weight for x in layers), tuple(x.bias for x in layers), keeps_dtype=True)
 
-    def forward(self, inputs: Tensor, texts: _Texts, dropping: bool) -> Tensor:
-        """Queries, keys and values (S, 3 D) → context (S, D)."""
-        dropout = self._dropout if dropping else 0.0
-        if texts.starts is not None and inputs.dtype in (torch.float16, torch.bfloat16) and not dropout:
-            return self._attend_at_once(inputs, texts.starts, longest=texts.groups[-1][1])
-        weights = sum(count * self._heads * length**2 for count, length in texts.groups)
-        drawn = draw_kept(inputs, (weights,), dropout)
-        ours = partial(attend, kept=drawn[0], scale=drawn[1]) if drawn else attend
-        trains = inputs.requires_grad and not dropout and inputs.device.type == "cpu"
-        at_once = math.inf if drawn else _SHORT if trains else 0  # tokens
-        runs = [(short, list(run)) for short, run in groupby(texts.groups, key=lambda run: run[1] <= at_once)]
-        sizes = [sum(count * length for count, length in groups) for _, groups in runs]
-        context: list[Tensor] = []
-        # split, not slices: the gradient of a slice is as large as the pack, once a run.
-        for (short, groups), part in zip(runs, inputs.split([*sizes, texts.spare])[:-1], strict=True):
-            if short:
-                context.append(ours(part, groups, heads=self._heads))
-            else:
-                context += _attend_by_torch(part, groups, heads=self._heads, dropout=dropout)
-        return torch.cat([*context, inputs.new_zeros(texts.spare, inputs.shape[1] // 3, dtype=torch.float32)])
-
-    def _attend_at_once(self, inputs: Tensor, starts: Tensor, *, longest: int) -> Tensor:
-        """The same by one kernel over texts of all lengths (Dao 2023, FlashAttention-2)."""
-        from torch.nn.attention.varlen import varlen_attn
-
-        query, key, value = inputs.view(len(inputs), 3, self._heads, -1).unbind(1)
-        context = varlen_attn(query, key, value, starts, starts, longest, longest)
-        return context.flatten(1).float()  # type: ignore[union-attr]
-
-
-def _attend_by_torch(inputs: Tensor, groups: Sequence[tuple[int, int]], *, heads: int, dropout: float) -> list[Tensor]:
-    """Queries, keys and values (S, 3 D) → context (count * length, D) float32 of each run of one length."""
-    context = []
-    parts = inputs.float().split([count * length for count, length in groups])
-    for (count, length), part in zip(groups, parts, strict=True):
-        query, key, value = part.view(count, length, 3, heads, -1).permute(2, 0, 3, 1, 4).unbind()
-        attended = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout).transpose(1, 2)
-        context.append(attended.reshape(count * length, -1))
-    return context
+    def forward(self, qkv: Tensor, layout: TextLayout, uses_dropout: bool) -> Tensor:
+        """Return the context (S, D) of query, key and value (S, 3 D)."""
+        probability = self._dropout if uses_dropout else 0.0
+        return self_attention(qkv, layout, num_heads=self._num_heads, dropout=probability)
 
 
 class _Output(nn.Module):
-    """Dropout, residual, LayerNorm after a projection: the end of both halves of a layer."""
+    """The end of both blocks of a layer: dropout, residual connection, LayerNorm."""
 
-    def __init__(self, config: PackedBertConfig, width: int) -> None:
+    def __init__(self, config: PackedBertConfig, input_size: int) -> None:
         super().__init__()
-        self.dense = _Linear(width, config.hidden_size)
+        self.dense = _Linear(input_size, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self._dropout = config.hidden_dropout_prob
 
     def site(self) -> Site:
         return Site((self.dense.weight,), (self.dense.bias,))
 
-    def forward(self, projected: Tensor, residual: Tensor, dropping: bool) -> Tensor:
-        states = add_dropped(residual, projected, self._dropout) if dropping else projected + residual
-        return self.LayerNorm(states)  # type: ignore[no-any-return]
+    def forward(self, projected: Tensor, residual: Tensor, uses_dropout: bool) -> Tensor:
+        summed = add_dropout(residual, projected, self._dropout) if uses_dropout else projected + residual
+        return self.LayerNorm(summed)  # type: ignore[no-any-return]

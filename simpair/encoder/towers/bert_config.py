@@ -1,4 +1,4 @@
-"""``config.json`` → the shape of a BERT-family encoder, checked. Knows no tensors."""
+"""``config.json`` → the checked sizes and settings of a BERT-family encoder."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from simpair.errors import UnsupportedModel
 __all__ = ["MODEL_TYPES", "PackedBertConfig"]
 
 _FRACTIONS = ("attention_probs_dropout_prob", "hidden_dropout_prob", "layer_norm_eps")
-_MOST_LAYERS = 1_000
-_GREATEST_SIZE = 10_000_000
-"""Beyond what any encoder has, and little enough for shapes to be compared before anything is allocated."""
+_MAX_LAYERS = 1_000
+_MAX_SIZE = 10_000_000
+"""Larger than in any encoder, but small enough to build the tower on the device "meta" and compare shapes."""
 MODEL_TYPES = ("bert", "camembert", "roberta", "xlm-roberta")
 
 
 @dataclass(frozen=True)
 class PackedBertConfig:
-    """The shape of a BERT-family encoder, under the names of ``config.json``.
+    """Sizes and settings of a BERT-family encoder, under the names of ``config.json``.
 
-    ``position_offset`` is the position of the first token: 0 in BERT, ``pad_token_id + 1`` in RoBERTa and its children.
+    ``position_offset`` is the position of the first token: 0 in BERT, ``pad_token_id + 1`` in RoBERTa, XLM-RoBERTa and
+    CamemBERT.
     """
 
     vocab_size: int
@@ -40,14 +41,18 @@ class PackedBertConfig:
     pad_token_id: int
 
     def __post_init__(self) -> None:
-        """Refuse sizes that no encoder has."""
+        """Check the range of each value.
+
+        Raises:
+            UnsupportedModel: A value is out of range.
+        """
         for name, value in vars(self).items():
-            least = 0 if name in ("pad_token_id", "position_offset") else 1
-            most = _MOST_LAYERS if name == "num_hidden_layers" else _GREATEST_SIZE
+            minimum = 0 if name in ("pad_token_id", "position_offset") else 1
+            maximum = _MAX_LAYERS if name == "num_hidden_layers" else _MAX_SIZE
             if name in _FRACTIONS:
-                least, most = 0, 1
-            if name != "hidden_act" and not least <= value <= most:
-                raise UnsupportedModel(f"config.json: {name} is {value!r:.80}; expected {least} to {most}")
+                minimum, maximum = 0, 1
+            if name != "hidden_act" and not minimum <= value <= maximum:
+                raise UnsupportedModel(f"config.json: {name} is {value!r:.80}; expected {minimum} to {maximum}")
         if self.hidden_size % self.num_attention_heads:
             raise UnsupportedModel(
                 f"config.json: hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
@@ -60,10 +65,11 @@ class PackedBertConfig:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> PackedBertConfig:
-        """The shape that a ``config.json`` declares.
+        """Return the sizes and settings that a ``config.json`` declares.
 
         Raises:
-            UnsupportedModel: Another architecture, relative positions, a decoder, or a missing number.
+            UnsupportedModel: The architecture is another one, has relative positions or a decoder, or a number is
+                missing or out of range.
         """
         kind = config.get("model_type")
         if kind not in MODEL_TYPES:
@@ -71,12 +77,12 @@ class PackedBertConfig:
                 f"config.json: model_type is {kind!r:.80}; this version reads {', '.join(MODEL_TYPES)}"
             )
         if config.get("position_embedding_type", "absolute") != "absolute" or config.get("is_decoder", False):
-            raise UnsupportedModel("config.json: relative positions and decoders are not read by this version")
+            raise UnsupportedModel("config.json: this version does not read models with relative positions or decoders")
         if str(config.get("hidden_act", "gelu")) not in ACTIVATIONS:
             raise UnsupportedModel(
                 f"config.json: hidden_act is {config['hidden_act']!r:.80}; known: {sorted(ACTIVATIONS)}"
             )
-        first = _number(config, "pad_token_id", 1) + 1 if kind != "bert" else 0
+        position_offset = _number(config, "pad_token_id", 1) + 1 if kind != "bert" else 0
         return cls(
             vocab_size=_number(config, "vocab_size"),
             hidden_size=_number(config, "hidden_size"),
@@ -89,29 +95,29 @@ class PackedBertConfig:
             hidden_act=str(config.get("hidden_act", "gelu")),
             hidden_dropout_prob=_number(config, "hidden_dropout_prob", 0.1),
             attention_probs_dropout_prob=_number(config, "attention_probs_dropout_prob", 0.1),
-            position_offset=first,
+            position_offset=position_offset,
             pad_token_id=0 if config.get("pad_token_id") is None else _number(config, "pad_token_id", 0),
         )
 
     def longest(self, asked: int, *, declared: bool) -> int:
-        """Most tokens of a text: no more than the table of positions has, whoever asks."""
+        """Return the maximum number of tokens of a text: ``asked``, limited by the position table."""
         return min(asked, self.max_seq_length)
 
     def identity(self) -> str:
-        """The fields that change a vector, as text: all but the rates of dropout."""
+        """Return the fields that change an embedding, as text: all except the dropout probabilities."""
         return str(sorted((name, value) for name, value in vars(self).items() if "dropout" not in name))
 
     @property
     def max_seq_length(self) -> int:
-        """Most tokens that the position table serves."""
+        """The maximum number of tokens for the position table."""
         return self.max_position_embeddings - self.position_offset
 
 
-def _number(config: Mapping[str, Any], name: str, usual: float | None = None) -> Any:
-    """The number of that name, whole unless the usual one is a fraction; nothing is read into another type."""
-    if name not in config and usual is None:
+def _number(config: Mapping[str, Any], name: str, default: float | None = None) -> Any:
+    """Return a number of ``config.json`` without conversion: an integer, or also a float if the default is a float."""
+    if name not in config and default is None:
         raise UnsupportedModel(f"config.json: {name} is missing")
-    value = config.get(name, usual)
-    if type(value) not in ((int, float) if isinstance(usual, float) else (int,)):
+    value = config.get(name, default)
+    if type(value) not in ((int, float) if isinstance(default, float) else (int,)):
         raise UnsupportedModel(f"config.json: a size or pad_token_id is not a number ({name} is {value!r:.80})")
-    return float(value) if isinstance(usual, float) and abs(value) < _GREATEST_SIZE else value
+    return float(value) if isinstance(default, float) and abs(value) < _MAX_SIZE else value

@@ -1,56 +1,65 @@
-"""Dropout of states, which on a CPU takes as long as a tenth of a training step when each number is drawn by itself."""
+"""Hidden states → hidden states with dropout. On a CPU one random 64-bit integer decides about four values.
+
+Drawing each value by itself, as ``F.dropout`` does, takes up to a tenth of a training step on a CPU. The formula is
+that of Srivastava et al., 2014, "Dropout: A Simple Way to Prevent Neural Networks from Overfitting" (JMLR 15).
+"""
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["add_dropped", "draw_kept", "dropped"]
+__all__ = ["DropoutMask", "add_dropout", "draw_mask", "dropout"]
 
 _BITS = 16
-"""Of each draw: four draws are cut from a random number of 64 bits, and a share of dropped ones is exact to 2^-16."""
+"""Bits of one draw. A 64-bit integer gives four draws, and dropout probabilities are exact to 2^-16."""
 
 
-def dropped(states: Tensor, share: float) -> Tensor:
-    """Returns the states with that share of their numbers, drawn at random, set to 0 and the others scaled up for it.
+class DropoutMask(NamedTuple):
+    """The outcome of dropout for one tensor.
 
-    Srivastava et al., 2014, "Dropout: A Simple Way to Prevent Neural Networks from Overfitting".
+    Attributes:
+        mask: Bool, True for the values that are kept.
+        scale: Factor for the kept values, 1 / (1 - probability).
     """
-    cut = _cut(states, share)
-    if cut is None:
-        return F.dropout(states, share)
-    return states * _kept(states.shape, cut) * _scale(cut)
+
+    mask: Tensor
+    scale: float
 
 
-def add_dropped(residual: Tensor, states: Tensor, share: float) -> Tensor:
-    """Returns the residual plus :func:`dropped` states, of one shape."""
-    cut = _cut(states, share)
-    if cut is None:
-        return residual + F.dropout(states, share)
-    return torch.add(residual, states * _kept(states.shape, cut), alpha=_scale(cut))
+def dropout(states: Tensor, probability: float) -> Tensor:
+    """Return the states with values set to 0 at random, and the others scaled up to keep the mean.
+
+    Args:
+        states: Of any shape and floating-point dtype.
+        probability: Fraction of the values to drop, 0 to 1.
+    """
+    drawn = draw_mask(states, states.shape, probability)
+    return F.dropout(states, probability) if drawn is None else states * drawn.mask * drawn.scale
 
 
-def draw_kept(states: Tensor, shape: tuple[int, ...], share: float) -> tuple[Tensor, float] | None:
-    """Returns which numbers of that shape stay, bool, and what these are multiplied by; None where ``_cut`` is."""
-    cut = _cut(states, share)
-    return None if cut is None else (_kept(shape, cut), _scale(cut))
+def add_dropout(residual: Tensor, states: Tensor, probability: float) -> Tensor:
+    """Return ``residual + dropout(states, probability)``; both tensors have the same shape."""
+    drawn = draw_mask(states, states.shape, probability)
+    if drawn is None:
+        return residual + F.dropout(states, probability)
+    return torch.add(residual, states * drawn.mask, alpha=drawn.scale)
 
 
-def _cut(states: Tensor, share: float) -> int | None:
-    """Returns how many of the draws drop; None where the stock dropout is as fast, or nothing is between 0 and all."""
-    cut = int(share * (1 << _BITS))
-    return cut if states.device.type == "cpu" and 0 < cut < 1 << _BITS else None
+def draw_mask(states: Tensor, shape: tuple[int, ...], probability: float) -> DropoutMask | None:
+    """Return a random mask of a shape for states on a CPU.
 
-
-def _scale(cut: int) -> float:
-    return 1 / (1 - cut / (1 << _BITS))
-
-
-def _kept(shape: tuple[int, ...], cut: int) -> Tensor:
-    count = math.prod(shape)
-    words = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(1 << 63), None)
-    draws = words.view(torch.int16)[:count]
-    return (draws >= cut - (1 << (_BITS - 1))).view(shape)
+    Return None, which means to use torch's dropout, on other devices and if the probability rounds to 0 or 1.
+    """
+    threshold = int(probability * (1 << _BITS))
+    if states.device.type != "cpu" or not 0 < threshold < 1 << _BITS:
+        return None
+    num_values = math.prod(shape)
+    integers = torch.empty((num_values + 3) // 4, dtype=torch.int64).random_(-(1 << 63), None)
+    draws = integers.view(torch.int16)[:num_values]
+    mask = (draws >= threshold - (1 << (_BITS - 1))).view(shape)
+    return DropoutMask(mask, 1 / (1 - threshold / (1 << _BITS)))

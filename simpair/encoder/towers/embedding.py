@@ -1,4 +1,4 @@
-"""Tables of embeddings: numbers of rows → rows. Knows no tower."""
+"""Token ids → rows of an embedding table."""
 
 from __future__ import annotations
 
@@ -11,56 +11,52 @@ from torch.autograd.function import once_differentiable
 
 from simpair.encoder.pages import ReusedPages
 
-__all__ = ["Table", "WordTable"]
+__all__ = ["Embedding", "TokenEmbedding"]
 
 
-class Table(nn.Embedding):
-    """A table that a checkpoint fills."""
+class Embedding(nn.Embedding):
+    """An embedding table whose weights come from a checkpoint."""
 
     def reset_parameters(self) -> None:
-        """Nothing: a checkpoint's tensors come next, and the random state is the caller's."""
+        """Do nothing: a checkpoint overwrites the weights, and the global random state stays unchanged."""
 
 
-class WordTable(Table):
-    """The table of the words, whose gradient is as large as all others of a small encoder together."""
+class TokenEmbedding(Embedding):
+    """The embedding table (V, D) of the vocabulary.
 
-    def __init__(self, rows: int, width: int) -> None:
-        super().__init__(rows, width)
+    Its gradient is as large as all other gradients of a small encoder together. On a CPU the float32 gradient lies in
+    memory pages that are reused once it is freed; the heap would return so large a block to the system and fault its
+    pages in again at every step, which takes up to a tenth of the step.
+    """
+
+    def __init__(self, num_embeddings: int, embedding_dim: int) -> None:
+        super().__init__(num_embeddings, embedding_dim)
         self._pages = ReusedPages()
 
     def forward(self, input_ids: Tensor) -> Tensor:
-        """The rows (S, D) of the tokens (S,)."""
-        return _look_up(self.weight, input_ids, self._pages)
+        """Return the rows (S, D) of token ids (S,)."""
+        if self.weight.device.type != "cpu" or self.weight.dtype != torch.float32:
+            return F.embedding(input_ids, self.weight)
+        return _Lookup.apply(self.weight, input_ids, self._pages)  # type: ignore[no-any-return, no-untyped-call]
 
-    def train(self, mode: bool = True) -> WordTable:
-        """Switch training on or off; memory is kept for a gradient only while it is on."""
+    def train(self, mode: bool = True) -> TokenEmbedding:
+        """Switch training mode; the pages of freed gradients are kept only in training mode."""
         self._pages.keep(mode)
         return super().train(mode)
 
 
-def _look_up(table: Tensor, rows: Tensor, pages: ReusedPages) -> Tensor:
-    """Returns the rows (S, D) of a table (V, D) by their numbers (S,).
-
-    On a CPU the gradient of a float32 table, mostly zeros, lies in pages that are used again once it is gone. The heap
-    gives so large a piece back to the system and takes it anew at every step, which is up to a tenth of its time.
-    """
-    if table.device.type != "cpu" or table.dtype != torch.float32:
-        return F.embedding(rows, table)
-    return _LookedUp.apply(table, rows, pages)  # type: ignore[no-any-return, no-untyped-call]
-
-
-class _LookedUp(torch.autograd.Function):
-    """Rows of a table, whose gradient lies in pages lent for it."""
+class _Lookup(torch.autograd.Function):
+    """``F.embedding`` with the gradient of the table in reused pages."""
 
     @staticmethod
-    def forward(ctx: Any, table: Tensor, rows: Tensor, pages: ReusedPages) -> Tensor:
-        ctx.save_for_backward(rows)
+    def forward(ctx: Any, table: Tensor, input_ids: Tensor, pages: ReusedPages) -> Tensor:
+        ctx.save_for_backward(input_ids)
         ctx.pages, ctx.shape = pages, table.shape
-        return F.embedding(rows, table)
+        return F.embedding(input_ids, table)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        (rows,) = ctx.saved_tensors
-        of_table = torch.from_numpy(ctx.pages.zeros(*ctx.shape))
-        return of_table.index_add_(0, rows, gradient), None, None
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
+        (input_ids,) = ctx.saved_tensors
+        grad_table = torch.from_numpy(ctx.pages.zeros(*ctx.shape))
+        return grad_table.index_add_(0, input_ids, grad_output), None, None

@@ -1,6 +1,7 @@
-"""The matrix products of a tower's layers: plain for training, laid out once in one dtype for serving.
+"""Linear layers of a tower → functions that compute them, for training or in one dtype for serving.
 
-Knows no layer and no batch: a layer names its products as sites, and multiplies by what is made of them here.
+A layer describes its matrix products as sites. :func:`plain` computes a site differentiably, with the parameters
+themselves. :func:`lay_out` computes it faster, with a copy of the weights in the memory layout of a kernel.
 """
 
 from __future__ import annotations
@@ -13,50 +14,51 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["ACTIVATIONS", "Dtype", "LayerParts", "Layouts", "Product", "Site", "lay_out", "plain"]
+__all__ = ["ACTIVATIONS", "Dtype", "LayerParts", "Layouts", "Product", "Site", "lay_out", "plain", "split_for_cache"]
 
 Dtype = Literal["float32", "float16", "bfloat16", "int8"]
 Product = Callable[[Tensor], Tensor]
-"""(S, in) → (S, out)."""
+"""A function (S, in) → (S, out)."""
 Part = TypeVar("Part")
 
-_FEW_TOKENS = 128
-_FEW_CALLS = 8
-_TINY = 1e-30
+_CACHED_TOKENS = 256
+_SMALL_CALL_TOKENS = 128
+_SMALL_CALLS_WITHOUT_LAYOUT = 8
+_MIN_SCALE = 1e-30
 _ROUNDING = 2.0**23
-"""A float32 to which this is added is rounded to a whole number, and its lowest bits are that number's."""
+"""Adding this to a small non-negative float32 rounds it to an integer and puts that integer into the lowest bits."""
 
 
 class Site(NamedTuple):
-    """One product of a layer: ``activation(inputs @ weight.T + bias)``.
+    """One linear layer of a tower: ``activation(inputs @ weight.T + bias)``.
 
     Attributes:
-        weights: Parts (out, in) of the weight, one below the other.
-        biases: Parts (out,) of the bias.
-        activation: A name of ``ACTIVATIONS``, or None.
-        least: What no input is below, or None where inputs have both signs.
-        keeps_dtype: Whether the outputs may stay in the dtype of the product, for another product to take.
+        weights: Parts (out, in) of the weight; stacked along the outputs.
+        biases: Parts (out,) of the bias, one for each part of the weight.
+        activation: A name in ``ACTIVATIONS``, or None.
+        min_input: Lower bound of the inputs, or None if they have both signs.
+        keeps_dtype: Whether the outputs may stay in the dtype of the product, because another product consumes them.
     """
 
     weights: tuple[Tensor, ...]
     biases: tuple[Tensor, ...]
     activation: str | None = None
-    least: float | None = None
+    min_input: float | None = None
     keeps_dtype: bool = False
 
-    def copy(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Weight and bias in one part each, without gradients."""
+    def merge(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return the weight (out, in) and the bias (out,) as one detached tensor each, in a dtype."""
         weight, bias = (torch.cat([part.detach() for part in parts]) for parts in (self.weights, self.biases))
         return weight.to(dtype), bias.to(dtype)
 
 
 class LayerParts(NamedTuple, Generic[Part]):
-    """The four products of a layer, as sites or as what is made of them.
+    """The four linear layers of a transformer layer, as sites or as the functions that compute them.
 
     Attributes:
-        attention_inputs: (S, D) → (S, 3 D): queries, keys and values side by side.
+        attention_inputs: (S, D) → (S, 3 D): query, key and value, concatenated.
         attention_output: (S, D) → (S, D).
-        intermediate: (S, D) → (S, I), with the activation.
+        intermediate: (S, D) → (S, I), with the activation. I is the intermediate size.
         output: (S, I) → (S, D).
     """
 
@@ -66,16 +68,22 @@ class LayerParts(NamedTuple, Generic[Part]):
     output: Part
 
     def map(self, function: Callable[[Part], Product]) -> LayerParts[Product]:
-        """The function of each part."""
+        """Return the results of a function for all four."""
         return LayerParts(*(function(part) for part in self))
 
 
 class _Activation(NamedTuple):
-    """An activation, its kind and algorithm in oneDNN, and what none of its values is below."""
+    """An activation function.
+
+    Attributes:
+        function: The function, elementwise.
+        onednn_names: Its kind and its algorithm in oneDNN, or None if oneDNN does not have it.
+        min_value: Lower bound of its values.
+    """
 
     function: Product
-    fused: tuple[str, str] | None
-    least: float
+    onednn_names: tuple[str, str] | None
+    min_value: float
 
 
 def _gelu_tanh(inputs: Tensor) -> Tensor:
@@ -89,11 +97,11 @@ ACTIVATIONS = {
     "relu": _Activation(F.relu, ("relu", ""), 0.0),
     "silu": _Activation(F.silu, None, -0.2785),
 }
-"""By the name in ``config.json``."""
+"""Activations by their name in ``config.json``."""
 
 
 def plain(site: Site) -> Product:
-    """The differentiable product, by ``F.linear``."""
+    """Return the differentiable function of a site, which calls ``F.linear`` with the parameters themselves."""
     activate = _function(site.activation)
     if len(site.weights) == 1:
         return lambda inputs: activate(F.linear(inputs, site.weights[0], site.biases[0]))
@@ -102,49 +110,60 @@ def plain(site: Site) -> Product:
 
 
 def lay_out(site: Site, dtype: Dtype) -> Product:
-    """The product in a dtype, by a copy of the weights; from float32 to float32, for gradients off."""
+    """Return the fastest function of a site in a dtype; it holds a copy of the weights and has no gradients.
+
+    It takes float32 and returns float32, except that ``site.keeps_dtype`` allows float16 and bfloat16 outputs.
+    """
     if dtype == "int8":
-        return _Int8(site)
-    kind: torch.dtype = getattr(torch, dtype)
-    if site.weights[0].device.type == "cpu" and _prepacking_works(kind, site.activation):
-        return _Prepacked(site, kind)
-    return _Cast(site, kind)
+        return _Int8Linear(site)
+    torch_dtype: torch.dtype = getattr(torch, dtype)
+    if site.weights[0].device.type == "cpu" and _prepacking_works(torch_dtype, site.activation):
+        return _PrepackedLinear(site, torch_dtype)
+    return _CastLinear(site, torch_dtype)
 
 
-class _Made(NamedTuple):
-    """Products, and what the weights were when they were made.
+def split_for_cache(states: Tensor) -> list[Tensor]:
+    """Return the states (S, D) as views of at most 256 tokens on a CPU, as one tensor on other devices.
+
+    The intermediate activations of so many tokens stay in the CPU's caches.
+    """
+    return list(states.split(_CACHED_TOKENS if states.device.type == "cpu" else max(len(states), 1)))
+
+
+class _LaidOut(NamedTuple):
+    """The functions for serving, and the state of the weights that they were made from.
 
     Attributes:
-        places: Where each lay, and its version.
-        contents: A sum of each.
-        products: Those of each layer.
-        rows: The first row of each, as it is now.
-        sample: These rows, as they were.
+        versions: Address and version counter of each weight.
+        checksums: Checksum of each weight.
+        products: The functions of each layer.
+        first_rows: Views of the first row of each weight.
+        saved_rows: Copy of these rows, concatenated.
     """
 
-    places: object
-    contents: list[int]
+    versions: object
+    checksums: list[int]
     products: list[LayerParts[Product]]
-    rows: list[Tensor]
-    sample: Tensor
+    first_rows: list[Tensor]
+    saved_rows: Tensor
 
-    def sample_is_as_it_was(self) -> bool:
-        """Whether no whole tensor was changed, at the price of some microseconds."""
-        return torch.equal(torch.cat(self.rows), self.sample)
+    def first_rows_are_unchanged(self) -> bool:
+        """Return whether the first rows are as they were saved; takes some microseconds."""
+        return torch.equal(torch.cat(self.first_rows), self.saved_rows)
 
 
 class Layouts:
-    """The laid-out products of one tower's layers, made anew when the weights have changed.
+    """The functions that serve one tower's layers, made again whenever the weights have changed.
 
-    A weight's version tells of most changes. Fused optimizers and edits through ``.data`` leave no trace there, so the
-    contents are summed too, a millisecond for ten million weights. Where the tokens are so few that this would be a
-    good part of their time, and no gradients ever went through the tower, only a row of each is compared.
+    The version counter of a weight shows most changes. Fused optimizers and edits through ``.data`` do not increase it,
+    so the weights are also checksummed, which takes a millisecond for ten million weights. That would dominate a call
+    with few tokens. Such a call compares one row of each weight instead, unless gradients ever went through the tower.
     """
 
     def __init__(self, dtype: Dtype) -> None:
         self.dtype = dtype
-        self._made: _Made | None = None
-        self._few_calls = 0
+        self._laid_out: _LaidOut | None = None
+        self._small_calls = 0
 
     def of(
         self,
@@ -153,132 +172,147 @@ class Layouts:
         tokens: int | None = None,
         trained: bool = True,
     ) -> list[LayerParts[Product]]:
-        """The products of each layer. Threads may overlap: each gets products of the weights it found.
+        """Return the functions of each layer. Concurrent calls each get functions of the weights that they found.
 
         Args:
-            sites: Those of each layer, on the weights of today.
-            tokens: How many there are to multiply, None for many. The first few float32 ones take the weights as they
-                are, so that a process that encodes a text or two lays nothing out.
+            sites: The sites of each layer, with the current weights.
+            tokens: Number of tokens to compute; None for many. The first small float32 calls use the weights in place,
+                so a process that encodes one or two texts does not copy them.
             trained: Whether gradients ever went through the weights.
         """
         if not sites:
             return []
-        few = tokens is not None and tokens < _FEW_TOKENS
-        if few and self.dtype == "float32" and self._made is None and self._few_calls < _FEW_CALLS:
-            self._few_calls += 1
+        small = tokens is not None and tokens < _SMALL_CALL_TOKENS
+        if self._can_skip_layout(small):
+            self._small_calls += 1
             return [layer.map(plain) for layer in sites]
-        held, made = [part for layer in sites for site in layer for part in (*site.weights, *site.biases)], self._made
-        places = [(parameter.data_ptr(), _version(parameter)) for parameter in held]
-        if made is not None and made.places == places and few and not trained and made.sample_is_as_it_was():
-            return made.products
-        contents = torch.stack([_bits(parameter.detach()) for parameter in held]).tolist()
-        if made is None or (made.places, made.contents) != (places, contents):
+        weights = [part for layer in sites for site in layer for part in (*site.weights, *site.biases)]
+        versions, current = [(weight.data_ptr(), _version(weight)) for weight in weights], self._laid_out
+        same_versions = current is not None and current.versions == versions
+        if current is not None and same_versions and small and not trained and current.first_rows_are_unchanged():
+            return current.products
+        checksums = torch.stack([_checksum(weight.detach()) for weight in weights]).tolist()
+        if current is None or not same_versions or current.checksums != checksums:
             products = [layer.map(lambda site: lay_out(site, self.dtype)) for layer in sites]
-            rows = [parameter.detach().view(-1, parameter.shape[-1])[0] for parameter in held]
-            made = self._made = _Made(places, contents, products, rows, torch.cat(rows))
-        return made.products
+            first_rows = [weight.detach().view(-1, weight.shape[-1])[0] for weight in weights]
+            current = _LaidOut(versions, checksums, products, first_rows, torch.cat(first_rows))
+            self._laid_out = current
+        return current.products
+
+    def _can_skip_layout(self, small: bool) -> bool:
+        few_so_far = self._laid_out is None and self._small_calls < _SMALL_CALLS_WITHOUT_LAYOUT
+        return small and self.dtype == "float32" and few_so_far
 
     def __getstate__(self) -> dict[str, object]:
-        """Without what was made: a copy of an encoder lays out its own weights."""
-        return {"dtype": self.dtype, "_made": None, "_few_calls": 0}
+        """Return the dtype alone: a copy of an encoder makes the functions of its own weights."""
+        return {"dtype": self.dtype, "_laid_out": None, "_small_calls": 0}
 
 
-def _bits(values: Tensor) -> Tensor:
-    """A sum of the values, read as whole numbers of 64 bits where they are pairs, in wrapping arithmetic.
+def _checksum(values: Tensor) -> Tensor:
+    """Return a checksum () int64 of a tensor.
 
-    Every 64 pairs count by another odd factor, so that moving rows about changes the sum.
+    Contiguous float32 values are read as 64-bit integers, two values each, and summed with wrap-around. Each row of 64
+    integers is multiplied by a different odd factor, so exchanging rows changes the checksum. Other tensors are summed
+    in float64.
     """
-    pairs = values.is_contiguous() and values.dtype == torch.float32 and values.numel() % 2 == 0
-    if not pairs or values.storage_offset() % 2:
+    even = values.is_contiguous() and values.dtype == torch.float32 and values.numel() % 2 == 0
+    if not even or values.storage_offset() % 2:
         return values.double().sum().view(torch.int64)
-    numbers = values.reshape(-1).view(torch.int64)
-    whole = numbers.numel() // 64 * 64
-    sums = torch.cat([numbers[:whole].view(-1, 64).sum(1), numbers[whole:]])
+    integers = values.reshape(-1).view(torch.int64)
+    end = integers.numel() // 64 * 64
+    sums = torch.cat([integers[:end].view(-1, 64).sum(1), integers[end:]])
     return (sums * torch.arange(1, 2 * sums.numel(), 2, device=sums.device)).sum()
 
 
 def _version(parameter: Tensor) -> int | None:
-    """How often a parameter was changed; a tensor made in inference mode does not tell."""
+    """Return the version counter of a parameter; None for one made in inference mode, which has no counter."""
     return None if parameter.is_inference() else parameter._version
 
 
-class _Cast:
-    """By ``F.linear`` on weights in another dtype: what every machine and device has."""
+class _CastLinear:
+    """A linear layer by ``F.linear`` with weights in another dtype; works on every machine and device."""
 
     def __init__(self, site: Site, dtype: torch.dtype) -> None:
-        self._weight, self._bias = site.copy(dtype)
+        self._weight, self._bias = site.merge(dtype)
         self._activate = _function(site.activation)
-        self._output = dtype if site.keeps_dtype else torch.float32
+        self._output_dtype = dtype if site.keeps_dtype else torch.float32
 
     def __call__(self, inputs: Tensor) -> Tensor:
         product = F.linear(inputs.to(self._weight.dtype), self._weight, self._bias)
-        return self._activate(product).to(self._output)
+        return self._activate(product).to(self._output_dtype)
 
 
-class _Prepacked:
-    """By oneDNN on weights laid out for it, with bias and activation in the same pass over the outputs."""
+class _PrepackedLinear:
+    """A linear layer by oneDNN, with weights in oneDNN's layout and with bias and activation fused."""
 
     def __init__(self, site: Site, dtype: torch.dtype) -> None:
         self._dtype = dtype
-        weight, self._bias = site.copy(dtype)
-        self._layout = torch.ops.mkldnn._reorder_linear_weight(weight)
-        fused = None if site.activation is None else ACTIVATIONS[site.activation].fused
+        weight, self._bias = site.merge(dtype)
+        self._packed_weight = torch.ops.mkldnn._reorder_linear_weight(weight)
+        fused = None if site.activation is None else ACTIVATIONS[site.activation].onednn_names
         self._fused = fused or ("none", "")
         self._activate = _function(None if fused else site.activation)
-        self._output = dtype if site.keeps_dtype else torch.float32
+        self._output_dtype = dtype if site.keeps_dtype else torch.float32
 
     def __call__(self, inputs: Tensor) -> Tensor:
         kind, algorithm = self._fused
         product = torch.ops.mkldnn._linear_pointwise(
-            inputs.to(self._dtype), self._layout, self._bias, kind, [], algorithm
+            inputs.to(self._dtype), self._packed_weight, self._bias, kind, [], algorithm
         )
-        return self._activate(product).to(self._output)
+        return self._activate(product).to(self._output_dtype)
 
 
-class _Int8:
-    """By whole numbers of 8 bits: inputs scaled a row at a time, weights a row of outputs at a time.
+class _Int8Linear:
+    """A linear layer by int8 products, with one scale for each token and one for each output.
 
-    The scales are those of the greatest value, so a row's codes depend on that row alone (the row-wise quantisation of
-    Dettmers et al. 2022, LLM.int8(), without its outliers). Where inputs are never below some value, as behind an
-    activation, a row's codes start there, and 8 bits serve instead of 7; what this adds to the sums is taken off again.
+    Both scales are absolute maxima, so the codes of a token depend on that token alone. This is the row-wise
+    quantization of Dettmers et al., 2022, "LLM.int8(): 8-bit Matrix Multiplication for Transformers at Scale" (arXiv
+    2208.07339), without its outlier columns. If the inputs have a lower bound, as behind an activation, the codes of a
+    token start at that bound and use 8 bits instead of 7; the resulting offset is subtracted from the product.
     """
 
     def __init__(self, site: Site) -> None:
-        weight, self._bias = site.copy(torch.float32)
-        scales = (weight.abs().amax(1) / 127).clamp_min(_TINY)
+        weight, self._bias = site.merge(torch.float32)
+        scales = (weight.abs().amax(1) / 127).clamp_min(_MIN_SCALE)
         codes = torch.round(weight / scales.unsqueeze(1)).to(torch.int8)
-        self._shift = None if site.least is None else -site.least
-        self._sums = scales * codes.sum(1)
+        self._shift = None if site.min_input is None else -site.min_input
+        self._weight_sums = scales * codes.sum(1)
         self._activate = _function(site.activation)
         kernel = _onednn_int8 if codes.device.type == "cpu" and _int8_works() else _float_int8
-        self._zero = 128 if site.least is None else 0
-        self._multiply = kernel(codes, scales, self._zero)
+        self._zero_point = 128 if site.min_input is None else 0
+        self._multiply = kernel(codes, scales, self._zero_point)
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        most, steps = inputs.amax(1, keepdim=True), 127
+        maxima, steps = inputs.amax(1, keepdim=True), 127
         if self._shift is None:
-            scales = torch.maximum(most, -inputs.amin(1, keepdim=True))
+            scales = torch.maximum(maxima, -inputs.amin(1, keepdim=True))
         else:
-            scales, steps = most + self._shift, 254  # one code is left for what ceil adds
-        scales = scales.div_(steps).clamp_min_(_TINY)
-        per_step = scales.reciprocal()
-        starts = torch.zeros_like(scales) if self._shift is None else torch.ceil(per_step * self._shift)
-        codes = torch.addcmul(starts + (_ROUNDING + self._zero), inputs, per_step).view(torch.int32).to(torch.uint8)
-        product = self._multiply(codes)
+            scales, steps = maxima + self._shift, 254  # of 255, because ceil may add one below
+        scales = scales.div_(steps).clamp_min_(_MIN_SCALE)
+        inverse = scales.reciprocal()
+        offsets = torch.zeros_like(scales) if self._shift is None else torch.ceil(inverse * self._shift)
+        codes = torch.addcmul(offsets + (_ROUNDING + self._zero_point), inputs, inverse)
+        product = self._multiply(codes.view(torch.int32).to(torch.uint8))
         product = torch.addcmul(self._bias, product, scales, out=product)
         if self._shift is not None:
-            product.addr_((starts * scales).squeeze(1), self._sums, alpha=-1)
+            product.addr_((offsets * scales).squeeze(1), self._weight_sums, alpha=-1)
         return self._activate(product)
 
 
 def _onednn_int8(codes: Tensor, scales: Tensor, zero: int) -> Product:
-    """Codes (S, in) uint8, 0 written as ``zero``, → (S, out) float32; the weights are codes (out, in) int8."""
-    layout = torch.ops.onednn.qlinear_prepack(codes, None)
-    zeros = torch.zeros(len(codes), dtype=torch.int64)
+    """Return oneDNN's int8 product: input codes (S, in) uint8 → (S, out) float32.
+
+    Args:
+        codes: (out, in) int8, the weight.
+        scales: (out,) float32, the scale of each output.
+        zero: Zero point: the input code that stands for 0.
+    """
+    packed = torch.ops.onednn.qlinear_prepack(codes, None)
+    zero_points = torch.zeros(len(codes), dtype=torch.int64)
 
     def multiply(inputs: Tensor) -> Tensor:
         product: Tensor = torch.ops.onednn.qlinear_pointwise(
-            inputs, 1.0, zero, layout, scales, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+            inputs, 1.0, zero, packed, scales, zero_points, None, 1.0, 0, torch.float32, "none", [], ""
         )
         return product
 
@@ -286,7 +320,10 @@ def _onednn_int8(codes: Tensor, scales: Tensor, zero: int) -> Product:
 
 
 def _float_int8(codes: Tensor, scales: Tensor, zero: int) -> Product:
-    """The same numbers, multiplied as float32: no faster than float32, for processors whose int8 is not exact."""
+    """Return the same product as :func:`_onednn_int8`, computed in float32.
+
+    It is no faster than float32; it serves processors whose int8 sums are not exact.
+    """
     weight = codes.float() * scales.unsqueeze(1)
     return lambda inputs: F.linear(inputs.float() - zero, weight)
 
@@ -297,7 +334,7 @@ def _function(activation: str | None) -> Product:
 
 @cache
 def _prepacking_works(dtype: torch.dtype, activation: str | None) -> bool:
-    """Whether this build of torch has the operators and they agree with ``F.linear``: a test of 64 products."""
+    """Return whether this build of torch has the oneDNN operators and they agree with ``F.linear`` on a small test."""
     if not torch.backends.mkldnn.is_available():
         return False
     generator = torch.Generator().manual_seed(0)
@@ -305,7 +342,7 @@ def _prepacking_works(dtype: torch.dtype, activation: str | None) -> bool:
     inputs, weight, bias = (torch.randn(shape, generator=generator, dtype=torch.float32) for shape in shapes)
     site = Site((weight,), (bias,), activation)
     try:
-        found = _Prepacked(site, dtype)(inputs)
+        found = _PrepackedLinear(site, dtype)(inputs)
     except (AttributeError, RuntimeError, NotImplementedError):
         return False
     tolerance = 1e-5 if dtype == torch.float32 else 0.1
@@ -314,7 +351,10 @@ def _prepacking_works(dtype: torch.dtype, activation: str | None) -> bool:
 
 @cache
 def _int8_works() -> bool:
-    """Whether the operators are there and their sums exact, also where 16 bits would overflow on older processors."""
+    """Return whether this build has the int8 operators and their sums are exact.
+
+    Processors without VNNI add pairs of products in 16 bits, which overflows for the codes tested here.
+    """
     codes = torch.full((16, 64), 127, dtype=torch.int8)
     codes[1::2] = -127
     inputs = torch.full((4, 64), 255, dtype=torch.uint8)

@@ -1,4 +1,4 @@
-"""simpair.encoder.towers.auto: rectangles without padding to speak of, and what is refused."""
+"""simpair.encoder.towers.auto: padded batches with little padding, loading, and errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from simpair.encoder.batches import PackedBatch
 from simpair.encoder.model import TwinTowerEncoder
-from simpair.encoder.towers.auto import AutoConfig, AutoTower, _rectangles
+from simpair.encoder.towers.auto import AutoConfig, AutoTower, _padded_batches
 from simpair.errors import ModelCorrupt, UnsafeModel, UnsupportedModel
 
 _CONFIG: dict[str, Any] = {
@@ -44,20 +44,20 @@ def tower() -> AutoTower:
     return tower
 
 
-@given(lengths=st.lists(st.integers(1, 60), max_size=40), most=st.sampled_from([0.0, 1 / 16, 0.5]))
-def test_rectangles_hold_every_token_once_and_little_padding(lengths: list[int], most: float) -> None:
+@given(lengths=st.lists(st.integers(1, 60), max_size=40), max_padding=st.sampled_from([0.0, 1 / 16, 0.5]))
+def test_padded_batches_hold_every_token_once_and_little_padding(lengths: list[int], max_padding: float) -> None:
     lengths.sort()
     ids = torch.arange(1, sum(lengths) + 1)
     batch = PackedBatch(ids, tuple(lengths), torch.arange(len(lengths)))
-    found = list(_rectangles(batch, pad=0, most=most))
+    found = list(_padded_batches(batch, pad=0, max_padding=max_padding))
     assert torch.equal(torch.cat([part[mask.bool()] for part, mask in found] or [ids]), ids)
     for part, mask in found:
         assert (part[mask == 0] == 0).all()
-        assert (mask == 0).sum() <= most * mask.sum()
-    for (first, _), (second, _) in itertools.pairwise(found):  # one more text would not have fitted
-        count, width = len(first) + 1, int((second[0] != 0).sum())
-        real = int((first != 0).sum()) + width
-        assert width * count - real > most * real
+        assert (mask == 0).sum() <= max_padding * mask.sum()
+    for (first, _), (second, _) in itertools.pairwise(found):  # one more text would have had too much padding
+        num_texts, length = len(first) + 1, int((second[0] != 0).sum())
+        num_tokens = int((first != 0).sum()) + length
+        assert length * num_texts - num_tokens > max_padding * num_tokens
 
 
 def test_a_batch_without_texts_has_no_states(tower: AutoTower) -> None:
@@ -71,15 +71,15 @@ def test_a_batch_without_texts_has_no_states(tower: AutoTower) -> None:
         ({"model_type": "nonesuch"}, UnsupportedModel, "which transformers does not have"),
         ({"model_type": "nonesuch", "auto_map": {"AutoModel": "m.M"}}, UnsafeModel, "is never run"),
         ({"model_type": "vit", "hidden_size": 8}, UnsupportedModel, "vocab_size is None"),
-        ({"model_type": "distilbert", "dim": "wide"}, (ModelCorrupt, UnsupportedModel), "config.json"),
+        ({"model_type": "distilbert", "dim": "large"}, (ModelCorrupt, UnsupportedModel), "config.json"),
     ],
 )
-def test_what_is_no_encoder_of_text_is_refused(config: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_a_config_of_no_text_encoder_is_refused(config: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         AutoConfig.from_config(config)
 
 
-def test_weights_that_are_not_those_of_the_config_are_refused(tower: AutoTower) -> None:
+def test_weights_that_do_not_fit_the_config_are_refused(tower: AutoTower) -> None:
     weights = _weights()
     name = "transformer.layer.1.ffn.lin1.weight"
     with pytest.raises(ModelCorrupt, match=f"lack {name}"):
@@ -88,19 +88,19 @@ def test_weights_that_are_not_those_of_the_config_are_refused(tower: AutoTower) 
         tower.load({**weights, "transformer.layer.2.x": torch.ones(1)})
     with pytest.raises(ModelCorrupt, match=r"not those that config\.json asks for"):
         tower.load({**weights, name: torch.ones(3, 16)})
-    kept = tower.load({**weights, "lm_head.bias": torch.ones(3)})  # a head of pretraining
-    assert list(kept) == ["lm_head.bias"]
+    unused = tower.load({**weights, "lm_head.bias": torch.ones(3)})  # a pretraining head
+    assert list(unused) == ["lm_head.bias"]
 
 
-def test_new_weights_go_where_an_optimizer_holds_them(tower: AutoTower) -> None:
-    held = list(tower.parameters())
+def test_loading_keeps_the_parameters_of_an_optimizer(tower: AutoTower) -> None:
+    parameters = list(tower.parameters())
     new = {name: tensor + 1 for name, tensor in tower.tensors().items()}
     tower.load(new)
-    assert all(ours is theirs for ours, theirs in zip(held, tower.parameters(), strict=True))
+    assert all(ours is theirs for ours, theirs in zip(parameters, tower.parameters(), strict=True))
     assert all(torch.equal(tensor, new[name]) for name, tensor in tower.tensors().items())
 
 
-def test_dropout_is_for_training_alone(tower: AutoTower) -> None:
+def test_dropout_is_active_in_training_mode_only(tower: AutoTower) -> None:
     batch = PackedBatch(torch.arange(1, 7), (3, 3), torch.arange(2))
     served = tower(batch, [])
     tower.train()
@@ -109,22 +109,22 @@ def test_dropout_is_for_training_alone(tower: AutoTower) -> None:
     for other in (copy.deepcopy(tower), pickle.loads(pickle.dumps(tower))):
         with torch.no_grad():
             next(other.parameters()).add_(1.0)
-        assert not torch.equal(other(batch, []), served)  # by the weights of the copy
+        assert not torch.equal(other(batch, []), served)  # a copy serves its own weights
     assert torch.equal(tower(batch, []), served)
 
 
-def test_a_twin_does_not_outlive_a_move(tower: AutoTower) -> None:
+def test_the_serving_copy_is_made_again_after_a_move(tower: AutoTower) -> None:
     batch = PackedBatch(torch.arange(1, 7), (3, 3), torch.arange(2))
     tower.train()(batch, [])
     tower.double()
     assert tower(batch, []).dtype == torch.float64
     assert all(buffer.device.type == "cpu" for buffer in tower._served().buffers())
-    twin = tower._served()
+    serving_copy = tower._served()
     tower.to("meta")
-    assert tower._served() is not twin
+    assert tower._served() is not serving_copy
 
 
-def test_layers_computed_again_have_the_same_gradients(tower: AutoTower) -> None:
+def test_gradient_checkpointing_has_the_same_gradients(tower: AutoTower) -> None:
     batch = PackedBatch(torch.arange(1, 7), (3, 3), torch.arange(2))
     tower.train()
 
@@ -142,7 +142,7 @@ def test_layers_computed_again_have_the_same_gradients(tower: AutoTower) -> None
     assert not tower.recomputing
 
 
-def test_a_dtype_that_only_our_own_tower_has_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_dtype_that_only_our_own_towers_have_is_refused(tiny_model: Path, tmp_path: Path) -> None:
     encoder = TwinTowerEncoder.from_pretrained(tiny_model, device="cpu")
     checkpoint = encoder.checkpoint()
     other = {"model_type": "electra", "embedding_size": 32}

@@ -1,4 +1,4 @@
-"""simpair.encoder.towers.linear.Layouts: what is laid out never outlives the weights it was made from."""
+"""simpair.encoder.towers.linear.Layouts: laid-out weights are made again whenever the weights have changed."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from simpair.encoder.towers import linear as products
+from simpair.encoder.towers import linear as linear_module
 from simpair.encoder.towers.linear import Dtype, LayerParts, Layouts, Site
-from tests.encoder.towers.test_linear import _TOLERANCE, _drawn, _expected, _site, inputs, linear
+from tests.encoder.towers.test_linear import _TOLERANCE, _expected, _random_linear, _site, inputs, linear
 
 __all__ = ["inputs", "linear"]
 
@@ -25,7 +25,7 @@ def _change(function: Callable[[nn.Linear], object]) -> Callable[[nn.Linear], ob
 
 
 class _Layer:
-    """A tower of one layer of four products, all of one linear layer."""
+    """A tower of one layer, whose four products all use one linear layer."""
 
     def __init__(self, linear: nn.Linear, dtype: Dtype = "float32") -> None:
         self.linear = linear
@@ -37,8 +37,8 @@ class _Layer:
             return layer.output(inputs)
 
     @property
-    def made(self) -> object:
-        return self.layouts._made
+    def laid_out(self) -> object:
+        return self.layouts._laid_out
 
     def _sites(self) -> list[LayerParts[Site]]:
         return [LayerParts(*[_site(self.linear)] * 4)]
@@ -72,7 +72,7 @@ def _edit_through_data(linear: nn.Linear) -> None:
 
 
 @_change
-def _edit_of_one_number_through_data(linear: nn.Linear) -> None:
+def _edit_of_one_value_through_data(linear: nn.Linear) -> None:
     linear.weight.data[3, 5] += 1
 
 
@@ -118,64 +118,66 @@ def _new_data(linear: nn.Linear) -> None:
 def test_a_change_of_the_weights_is_never_missed(linear: nn.Linear, inputs: Tensor, change: str, dtype: Dtype) -> None:
     layer = _Layer(linear, dtype)
     before = layer.served(inputs)
-    made = layer.made
+    laid_out = layer.laid_out
     _CHANGES[change](linear)
     after = layer.served(inputs)
-    assert layer.made is not made
+    assert layer.laid_out is not laid_out
     torch.testing.assert_close(after, _expected(_site(linear), inputs), atol=20 * _TOLERANCE[dtype], rtol=0)
     assert float((after - before).abs().max()) > 0.1
 
 
-def test_weights_that_stay_are_laid_out_once(linear: nn.Linear, inputs: Tensor) -> None:
-    """The control of the test above, which layouts made anew at every call would pass too."""
+def test_unchanged_weights_are_laid_out_once(linear: nn.Linear, inputs: Tensor) -> None:
+    """The control of the test above, which would pass too if every call laid the weights out again."""
     layer = _Layer(linear)
-    before, made = layer.served(inputs), layer.made
+    before, laid_out = layer.served(inputs), layer.laid_out
     assert torch.equal(layer.served(inputs), before)
-    assert layer.made is made
+    assert layer.laid_out is laid_out
 
 
 def _one_layer(linear: nn.Linear) -> list[LayerParts[Site]]:
     return [LayerParts(*[_site(linear)] * 4)]
 
 
-def _few(layouts: Layouts, linear: nn.Linear, inputs: Tensor, *, trained: bool = False) -> Tensor:
+def _serve_small_call(layouts: Layouts, linear: nn.Linear, inputs: Tensor, *, trained: bool = False) -> Tensor:
     with torch.no_grad():
         (layer,) = layouts.of(_one_layer(linear), tokens=7, trained=trained)
         return layer.output(inputs)
 
 
-def test_the_first_few_tokens_lay_nothing_out(linear: nn.Linear, inputs: Tensor) -> None:
+def test_the_first_small_calls_lay_nothing_out(linear: nn.Linear, inputs: Tensor) -> None:
     layouts = Layouts("float32")
     for _ in range(8):
         linear.weight.data.mul_(1.1)
-        assert torch.equal(_few(layouts, linear, inputs), _expected(_site(linear), inputs))
-    assert layouts._made is None
-    torch.testing.assert_close(_few(layouts, linear, inputs), _expected(_site(linear), inputs), atol=1e-5, rtol=0)
-    assert layouts._made is not None
+        assert torch.equal(_serve_small_call(layouts, linear, inputs), _expected(_site(linear), inputs))
+    assert layouts._laid_out is None
+    torch.testing.assert_close(
+        _serve_small_call(layouts, linear, inputs), _expected(_site(linear), inputs), atol=1e-5, rtol=0
+    )
+    assert layouts._laid_out is not None
 
 
 @pytest.mark.parametrize("change", sorted(_CHANGES))
-def test_a_change_of_trained_weights_is_never_missed_by_few_tokens(
-    linear: nn.Linear, inputs: Tensor, change: str
-) -> None:
+def test_small_calls_never_miss_a_change_of_trained_weights(linear: nn.Linear, inputs: Tensor, change: str) -> None:
     layouts = Layouts("bfloat16")
-    _few(layouts, linear, inputs, trained=True)
+    _serve_small_call(layouts, linear, inputs, trained=True)
     _CHANGES[change](linear)
-    served = _few(layouts, linear, inputs, trained=True)
+    served = _serve_small_call(layouts, linear, inputs, trained=True)
     torch.testing.assert_close(served, _expected(_site(linear), inputs), atol=0.4, rtol=0)
-    assert layouts._made is not None
-    assert torch.equal(served, _few(Layouts("bfloat16"), linear, inputs))
+    assert layouts._laid_out is not None
+    assert torch.equal(served, _serve_small_call(Layouts("bfloat16"), linear, inputs))
 
 
-@pytest.mark.parametrize("change", sorted({*_CHANGES} - {"edit_of_one_number_through_data"}))
-def test_a_version_or_a_sample_tells_few_tokens_of_a_change(linear: nn.Linear, inputs: Tensor, change: str) -> None:
+@pytest.mark.parametrize("change", sorted({*_CHANGES} - {"edit_of_one_value_through_data"}))
+def test_small_calls_see_a_change_of_a_version_or_a_first_row(linear: nn.Linear, inputs: Tensor, change: str) -> None:
     layouts = Layouts("bfloat16")
-    _few(layouts, linear, inputs)
+    _serve_small_call(layouts, linear, inputs)
     _CHANGES[change](linear)
-    assert torch.equal(_few(layouts, linear, inputs), _few(Layouts("bfloat16"), linear, inputs))
+    assert torch.equal(
+        _serve_small_call(layouts, linear, inputs), _serve_small_call(Layouts("bfloat16"), linear, inputs)
+    )
 
 
-def test_rows_that_change_places_are_never_missed(linear: nn.Linear, inputs: Tensor) -> None:
+def test_exchanged_rows_are_never_missed(linear: nn.Linear, inputs: Tensor) -> None:
     layer = _Layer(linear)
     before = layer.served(inputs)
     linear.weight.data.copy_(linear.weight.data.flip(0))
@@ -183,47 +185,44 @@ def test_rows_that_change_places_are_never_missed(linear: nn.Linear, inputs: Ten
     assert float((layer.served(inputs) - before).abs().max()) > 0.01
 
 
-def test_weights_at_an_odd_place_of_their_storage_are_summed() -> None:
+def test_weights_at_an_odd_storage_offset_are_checksummed() -> None:
     values = torch.randn(9)
-    before = products._bits(values[1:]).item()
+    before = linear_module._checksum(values[1:]).item()
     values[5] += 1
-    assert products._bits(values[1:]).item() != before
+    assert linear_module._checksum(values[1:]).item() != before
 
 
 @pytest.mark.parametrize("dtype", _TOLERANCE)
-def test_weights_made_in_inference_mode_multiply(inputs: Tensor, dtype: Dtype) -> None:
+def test_weights_from_inference_mode_are_served(inputs: Tensor, dtype: Dtype) -> None:
     with torch.inference_mode():
-        linear = _drawn()
+        linear = _random_linear()
     layouts = Layouts(dtype)
     for _ in range(10):
-        served = _few(layouts, linear, inputs)
+        served = _serve_small_call(layouts, linear, inputs)
     torch.testing.assert_close(served, _expected(_site(linear), inputs), atol=_TOLERANCE[dtype], rtol=0)
 
 
-def test_a_detour_through_half_precision_is_never_missed(inputs: Tensor) -> None:
-    """Freed memory may come back at the same address with the same version: repeated until it has every chance to."""
+def test_a_round_trip_through_float16_is_never_missed(inputs: Tensor) -> None:
+    """New weights may get the address and the version of the old ones; 50 repetitions make that likely."""
     for seed in range(50):
-        layer = _Layer(_drawn(seed))
+        layer = _Layer(_random_linear(seed))
         layer.served(inputs)
         layer.linear.half().float()
         torch.testing.assert_close(layer.served(inputs), _expected(_site(layer.linear), inputs), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("dtype", _TOLERANCE)
-def test_copies_make_layouts_of_their_own(linear: nn.Linear, inputs: Tensor, dtype: Dtype) -> None:
+def test_copies_lay_out_their_own_weights(linear: nn.Linear, inputs: Tensor, dtype: Dtype) -> None:
     layer = _Layer(linear, dtype)
     expected = layer.served(inputs)
-    for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
-        assert torch.equal(twin.served(inputs), expected)
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert torch.equal(other.served(inputs), expected)
         with torch.no_grad():
-            twin.linear.weight.zero_()
-        assert not torch.equal(twin.served(inputs), expected)
+            other.linear.weight.zero_()
+        assert not torch.equal(other.served(inputs), expected)
     assert torch.equal(layer.served(inputs), expected)
 
 
-# What a machine can do
-
-
-def test_contents_are_summed_where_the_weights_are() -> None:
-    weights = torch.ones(1_000, device="meta")  # which refuses numbers of a CPU, as a GPU does
-    assert products._bits(weights).device == weights.device
+def test_checksums_are_computed_on_the_device_of_the_weights() -> None:
+    weights = torch.ones(1_000, device="meta")  # which refuses tensors of the CPU, as a GPU does
+    assert linear_module._checksum(weights).device == weights.device

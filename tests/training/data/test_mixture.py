@@ -1,4 +1,4 @@
-"""Several sources are trained on a batch at a time, each in its share, each record once before any twice."""
+"""Each batch is drawn from one source, each source gets its fraction, each record is drawn once before any twice."""
 
 from collections import Counter
 from itertools import islice
@@ -24,16 +24,16 @@ def mixture(weights=None):
     return Mixture([read_source(SCORED, name="scored"), read_source(ASKED, name="asked")], weights=weights)
 
 
-def test_rows_are_those_of_the_sources_in_turn():
+def test_rows_are_those_of_the_sources_in_order():
     mixed = mixture()
     assert [mixed[row] for row in range(len(mixed))] == [*SCORED, *ASKED]
     assert (mixed.place(0), mixed.place(11), mixed.place(12)) == ("scored, row 1", "scored, row 12", "asked, row 1")
-    assert mixed.shares == pytest.approx([12 / 32, 20 / 32])
-    assert mixture([3, 1]).shares == [0.75, 0.25]
+    assert mixed.fractions == pytest.approx([12 / 32, 20 / 32])
+    assert mixture([3, 1]).fractions == [0.75, 0.25]
 
 
-def test_weights_may_be_as_large_as_numbers_are():
-    assert mixture([1e308, 1e308]).shares == [0.5, 0.5]
+def test_weights_may_be_as_large_as_a_float():
+    assert mixture([1e308, 1e308]).fractions == [0.5, 0.5]
 
 
 @pytest.mark.parametrize("weights", [[1], [1, 0], [1, -1], [1, float("nan")], [1, float("inf")], [1, "2"], [1, None]])
@@ -42,7 +42,7 @@ def test_weights_are_numbers_above_0_one_each(weights):
         mixture(weights)
 
 
-def test_one_source_is_drawn_as_the_trainer_draws():
+def test_one_source_has_no_sampler_of_its_own():
     assert Mixture([read_source(SCORED)]).sampler(4, 0) is None
 
 
@@ -51,38 +51,40 @@ sizes_and_weights = st.lists(st.tuples(st.integers(1, 40), st.floats(0.1, 10)), 
 
 @settings(deadline=None)
 @given(sizes_and_weights, st.integers(1, 9), st.integers(1, 3))
-def test_groups_are_of_one_source_in_their_shares(sources, group, epochs):
+def test_batches_are_of_one_source_in_their_fractions(sources, batch_size, epochs):
     sizes, weights = zip(*sources, strict=True)
-    shares = [weight / sum(weights) for weight in weights]
+    fractions = [weight / sum(weights) for weight in weights]
     starts = [sum(sizes[:number]) for number in range(len(sizes))]
-    sampler = SourceSampler(sizes, shares, group=group, seed=1)
-    drawn, turns = [], Counter()
+    sampler = SourceSampler(sizes, fractions, batch_size=batch_size, seed=1)
+    drawn, batches = [], Counter()
     for epoch in range(epochs):
         sampler.set_epoch(epoch)
         rows = list(sampler)
-        assert len(rows) == len(sampler) == max(1, sum(sizes) // group) * group
+        assert len(rows) == len(sampler) == max(1, sum(sizes) // batch_size) * batch_size
         drawn += rows
-    for first in range(0, len(drawn), group):
-        (source,) = {max(n for n, start in enumerate(starts) if row >= start) for row in drawn[first : first + group]}
-        turns[source] += 1
-        for number, share in enumerate(shares):
-            assert abs(turns[number] - share * sum(turns.values())) < len(sizes), "never far from its share"
+    for first in range(0, len(drawn), batch_size):
+        (source,) = {
+            max(n for n, start in enumerate(starts) if row >= start) for row in drawn[first : first + batch_size]
+        }
+        batches[source] += 1
+        for number, fraction in enumerate(fractions):
+            assert abs(batches[number] - fraction * sum(batches.values())) < len(sizes), "never far from its fraction"
     for number, (start, size) in enumerate(zip(starts, sizes, strict=True)):
         own = Counter(row for row in drawn if start <= row < start + size)
         assert max(own.values(), default=0) - (min(own.values()) if len(own) == size else 0) <= 1, number
 
 
-def test_an_epoch_is_the_same_whatever_was_drawn_before():
-    walked = SourceSampler([7, 9], [0.4, 0.6], group=3, seed=5)
+def test_an_epoch_does_not_depend_on_earlier_draws():
+    walked = SourceSampler([7, 9], [0.4, 0.6], batch_size=3, seed=5)
     for epoch in range(3):
         walked.set_epoch(epoch)
         last = list(walked)
-    fresh = SourceSampler([7, 9], [0.4, 0.6], group=3, seed=5)
+    fresh = SourceSampler([7, 9], [0.4, 0.6], batch_size=3, seed=5)
     fresh.set_epoch(2)
     assert list(fresh) == last
     fresh.set_epoch(1)
     assert list(fresh) != last
-    other = SourceSampler([7, 9], [0.4, 0.6], group=3, seed=6)
+    other = SourceSampler([7, 9], [0.4, 0.6], batch_size=3, seed=6)
     other.set_epoch(2)
     assert list(other) != last
 
@@ -94,7 +96,7 @@ def arguments(folder, **options):
     )  # fmt: skip
 
 
-def test_every_batch_is_of_one_kind_and_training_goes_on_in_the_middle_of_an_epoch(tiny_model, tmp_path):
+def test_every_batch_is_of_one_kind_and_training_resumes_within_an_epoch(tiny_model, tmp_path):
     weights = []
     for resume in (None, str(tmp_path / "whole" / "checkpoint-5"), str(tmp_path / "whole" / "checkpoint-10")):
         encoder = TwinTowerEncoder.from_pretrained(tiny_model)
@@ -106,19 +108,19 @@ def test_every_batch_is_of_one_kind_and_training_goes_on_in_the_middle_of_an_epo
         assert all(torch.equal(tensor, other[name]) for name, tensor in weights[0].items())
 
 
-def test_sources_that_are_hardly_seen_or_again_and_again_are_told_of(tiny_encoder, caplog):
+def test_sources_that_are_rarely_sampled_or_repeated_in_a_batch_are_logged(tiny_encoder, caplog):
     fine_tune(tiny_encoder, {"asked": ASKED * 20, "few": SCORED[:2]}, batch_size=8)
-    assert "few has a share of 0.005 of 51 steps: it may have no turn at all" in caplog.messages
-    assert "few has 2 rows, so each of its batches of 8 repeats them" in caplog.messages
+    assert "few gets a fraction of 0.005 of 51 steps: it may not be sampled at all" in caplog.messages
+    assert "few has 2 rows, so each batch of 8 repeats them" in caplog.messages
 
 
 @pytest.mark.parametrize(("data_seed", "seed"), [(0, 0), (None, 5), (1, 1)])
-def test_the_seed_of_the_data_comes_first_even_where_it_is_0(tiny_encoder, tmp_path, data_seed, seed):
+def test_the_data_seed_wins_even_if_it_is_0(tiny_encoder, tmp_path, data_seed, seed):
     trainer = TwinTowerTrainer(tiny_encoder, arguments(tmp_path, seed=5, data_seed=data_seed), train_dataset=mixture())
     assert list(trainer._get_train_sampler()) == list(mixture().sampler(4, seed))
 
 
-def test_a_stream_is_trained_on_as_it_comes(tiny_encoder, tmp_path):
+def test_a_stream_is_trained_on_as_it_is_drawn(tiny_encoder, tmp_path):
     class Stream(IterableDataset):
         def __iter__(self):
             return iter(SCORED)

@@ -1,4 +1,4 @@
-"""Data in any form become sources: of one kind, with the place of every record."""
+"""Data in any form become sources of one kind, with the place of every record."""
 
 import datetime
 from typing import NamedTuple
@@ -32,34 +32,34 @@ def write(path, *lines):
         ([{"query": "a", "passage": "b", "negative1": "c", "negative2": "d"}], "triplets"),
     ],
 )
-def test_the_kind_comes_from_the_fields_and_their_labels(records, kind):
+def test_the_kind_follows_from_the_fields_and_the_labels(records, kind):
     assert read_source(records).kind == kind
 
 
-def test_words_of_inference_are_degrees():
+def test_inference_words_become_labels():
     words = ["entailment", "neutral", "contradiction"]
     source = read_source([{"premise": "a", "hypothesis": "b", "label": word} for word in words])
     assert [pair.label for pair in source.records] == [1.0, 0.5, 0.0]
 
 
 @pytest.mark.parametrize("label", [0, 1, 2, 0.5, -1, "not_entailment", "Entailment", None])
-def test_numbers_of_classes_are_refused_for_they_mean_different_things(label):
+def test_class_numbers_are_refused_for_inference_pairs(label):
     with pytest.raises(DataError, match=r"row:1: label of a premise and a hypothesis must be one of entailment, "):
         read_source([{"premise": "a", "hypothesis": "b", "label": label}])
 
 
-def test_words_and_numbers_do_not_mix_in_one_source():
+def test_words_and_numbers_as_labels_of_one_source_are_refused():
     with pytest.raises(DataError, match="row:2: its label is a number, after rows where it is entailment"):
         read_source([{"text1": "a", "text2": "b", "label": "neutral"}, {"text1": "a", "text2": "b", "label": 0.5}])
 
 
-def test_two_texts_beside_an_unknown_column_are_no_positives():
-    """The column may be the label under another name: a pair that is unlike would be taught to be alike."""
+def test_two_texts_and_an_unknown_column_are_not_positives():
+    """The column may be the label under another name: a dissimilar pair would be trained as a similar one."""
     with pytest.raises(DataError, match=r"found the names 'text1', 'text2', 'gold'; expected text1, text2 and label"):
         read_source([{"text1": "a", "text2": "b", "gold": 0}])
 
 
-def test_every_record_knows_its_line(tmp_path):
+def test_every_record_has_its_line(tmp_path):
     first = write(tmp_path / "a.csv", "text1,text2,label", "a,b,1", "", ",c,0", '"x\ny",c,0')
     second = write(tmp_path / "b.jsonl", '{"sentence1": "a", "sentence2": "b", "score": 1}')
     source = read_source([first, second], skip_empty=True)
@@ -70,17 +70,17 @@ def test_every_record_knows_its_line(tmp_path):
         read_source([first, second])
 
 
-def test_records_in_memory_know_their_row():
+def test_records_in_memory_have_their_row():
     given = [ScoredPair("", "b", 1.0), ScoredPair("a", "b", 1.0)]
     assert read_source(given, name="mine", skip_empty=True).place(0) == "mine, row 2"
 
 
-def test_nothing_but_empty_texts_is_no_data():
-    with pytest.raises(DataError, match=r"no records \(1 with an empty text were left out\)"):
+def test_only_empty_texts_are_refused():
+    with pytest.raises(DataError, match=r"no records \(1 with an empty text were skipped\)"):
         read_source([ScoredPair("", "b", 1.0)], skip_empty=True)
 
 
-def test_joined_sources_are_those_of_the_files_read_together(tmp_path):
+def test_joined_sources_equal_the_files_read_together(tmp_path):
     paths = [
         write(tmp_path / "a.csv", "text1,text2,label", ",c,0", "a,b,1", "a,c,0"),
         write(tmp_path / "b.csv", "text1,text2,label", "d,e,0.5", ",x,1"),
@@ -89,7 +89,7 @@ def test_joined_sources_are_those_of_the_files_read_together(tmp_path):
     assert join_sources(apart, "both") == read_source(paths, name="both", skip_empty=True)
 
 
-def test_a_source_is_taken_as_it_is_and_a_mapping_is_several():
+def test_a_source_is_returned_and_a_mapping_gives_several():
     source = read_source(LABELLED, name="mine")
     assert read_source(source) is source
     assert [part.name for part in read_sources({"one": source, "two": LABELLED})] == ["one", "two"]
@@ -97,17 +97,17 @@ def test_a_source_is_taken_as_it_is_and_a_mapping_is_several():
     assert [part.name for part in read_sources(LABELLED)] == ["data"]
 
 
-def test_the_splits_of_a_data_set_are_not_sources():
+def test_the_splits_of_a_data_set_are_refused():
     class DatasetDict(dict):
         pass
 
     for read in (read_sources, read_source):
-        with pytest.raises(InputError, match="one that is meant"):
+        with pytest.raises(InputError, match="give one split"):
             read(DatasetDict(train=LABELLED, test=LABELLED))
 
 
 @pytest.mark.parametrize("table", [{"text1": ["a"], "text2": ["b"]}, np.array([["a", "b"]])])
-def test_a_table_is_not_its_rows(table):
+def test_a_table_is_refused(table):
     with pytest.raises(InputError, match="give its rows"):
         read_source(table)
 
@@ -124,7 +124,7 @@ class Rows(list):
         self.features = {"sentence1": None, "label": Classes(names)}
 
 
-def test_numbers_of_classes_are_read_by_their_names_where_these_are_known():
+def test_class_numbers_are_read_by_their_names_if_the_data_set_has_them():
     source = read_source(Rows([0, 1, 2], ["entailment", "neutral", "contradiction"]))
     assert (source.kind, [pair.label for pair in source.records]) == ("inference", [1.0, 0.5, 0.0])
     assert [pair.label for pair in read_source(Rows([0, 1], ["not_duplicate", "duplicate"])).records] == [0, 1]
@@ -134,7 +134,7 @@ def test_numbers_of_classes_are_read_by_their_names_where_these_are_known():
         read_source(Rows([-1], ["entailment", "neutral", "contradiction"]))
 
 
-def test_labels_that_are_all_missing_are_not_taken_for_likeness(tmp_path):
+def test_missing_labels_are_refused(tmp_path):
     path = tmp_path / "test.parquet"
     table = {"text1": ["a"], "text2": ["b"], "label": [None], "when": [datetime.date(2026, 1, 1)]}
     pyarrow.parquet.write_table(pa.table(table), path)
@@ -142,7 +142,7 @@ def test_labels_that_are_all_missing_are_not_taken_for_likeness(tmp_path):
         read_source(path)
 
 
-def test_columns_of_parquet_that_no_record_needs_are_not_read(tmp_path):
+def test_unneeded_columns_of_parquet_are_not_read(tmp_path):
     path = tmp_path / "a.parquet"
     far = pa.array([10**9], pa.date32())  # beyond what Python has dates for
     pyarrow.parquet.write_table(pa.table({"anchor": ["a"], "positive": ["b"], "when": far, "x": [float("nan")]}), path)
@@ -150,12 +150,12 @@ def test_columns_of_parquet_that_no_record_needs_are_not_read(tmp_path):
 
 
 @pytest.mark.parametrize("label_range", [5, (0, 1, 2), "ab", (None, 1)])
-def test_a_scale_of_another_shape_is_refused(label_range):
+def test_a_label_range_that_is_not_two_numbers_is_refused(label_range):
     with pytest.raises(InputError, match="label_range must be two finite numbers"):
         read_source(LABELLED, label_range=label_range)
 
 
-def test_other_numbers_of_negatives_are_told_of_with_both_places(tmp_path):
+def test_different_numbers_of_negatives_are_refused_with_both_places(tmp_path):
     path = write(
         tmp_path / "a.jsonl",
         '{"anchor": "a", "positive": "b", "negatives": ["c"]}',
@@ -173,7 +173,7 @@ def test_labelled_pairs_become_positives_with_the_negatives_of_their_text():
     assert (source.place(0), source.left_out) == ("data, row 1", 1)
 
 
-def test_where_few_positives_have_a_negative_none_is_used_and_no_positive_lost():
+def test_negatives_are_dropped_if_few_positives_have_one():
     more = [*LABELLED, ScoredPair("f", "g", 1.0)]
     source = as_retrieval(read_source(more))
     assert source.kind == "positives"
@@ -181,7 +181,7 @@ def test_where_few_positives_have_a_negative_none_is_used_and_no_positive_lost()
     assert source.left_out == 0
 
 
-def test_negatives_of_one_text_take_turns():
+def test_positives_of_one_text_get_different_negatives():
     pairs = [ScoredPair("a", text, float(text in "bc")) for text in "bcxy"]
     assert as_retrieval(read_source(pairs)).records == [
         RetrievalPair("a", "b", ("x",)),
@@ -189,12 +189,12 @@ def test_negatives_of_one_text_take_turns():
     ]
 
 
-def test_a_pair_that_is_called_alike_and_unlike_is_no_negative():
+def test_a_pair_with_both_labels_is_not_a_negative():
     pairs = [ScoredPair("a", "b", 1.0), ScoredPair("a", "b", 0.0)]
     assert as_retrieval(read_source(pairs)).records == [RetrievalPair("a", "b")]
 
 
-def test_pairs_that_are_all_alike_are_positives_alone():
+def test_pairs_with_label_1_only_become_positives():
     source = as_retrieval(read_source([pair for pair in LABELLED if pair.label]))
     assert (source.kind, source.records) == ("positives", [RetrievalPair("a", "b"), RetrievalPair("d", "e")])
 
@@ -207,22 +207,22 @@ def test_places_survive_the_change_of_kind(tmp_path):
 
 
 @pytest.mark.parametrize("labels", [(0.5, 1.0), (0.0, 0.0)])
-def test_degrees_and_unlike_pairs_alone_make_no_positives(labels):
-    with pytest.raises(InputError, match="data: info_nce takes pairs that are alike"):
+def test_scores_and_pairs_with_label_0_only_give_no_positives(labels):
+    with pytest.raises(InputError, match="data: info_nce takes similar pairs"):
         as_retrieval(read_source([ScoredPair("a", "b", label) for label in labels]))
 
 
-def test_a_digest_is_of_what_records_hold_and_of_their_order(tmp_path):
+def test_a_digest_depends_on_the_records_and_their_order(tmp_path):
     path = write(tmp_path / "a.csv", "text1,text2,label", *(f"{a},{b},{label}" for a, b, label in LABELLED))
     assert digest(read_source(path).records) == digest(LABELLED) != digest(LABELLED[::-1])
     assert digest([ScoredPair("a', 'b", "c", 1.0)]) != digest([ScoredPair("a", "b', 'c", 1.0)])
 
 
-def test_labels_far_below_their_scale_are_told_of(caplog):
+def test_labels_far_below_their_scale_are_logged(caplog):
     rows = [{"text1": "a", "text2": f"b{n}", "label": n / 4} for n in range(5)]
     read_source(rows, name="mine", label_range=(0, 5))
     assert caplog.messages == [
-        "mine: no label is above 1 on the scale from 0 to 5; if theirs ends at 1, the range is another source's"
+        "mine: no label is above 1 on the scale from 0 to 5; if its labels end at 1, leave label_range out for it"
     ]
     caplog.clear()
     read_source(rows)

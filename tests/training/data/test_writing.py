@@ -1,4 +1,4 @@
-"""writing: what is written comes back equal, in the same bytes, and an interrupted file is none."""
+"""Written pairs are read back equal, equal records give equal bytes, and an interruption leaves no file."""
 
 import gzip
 
@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from simpair.errors import DataError, InputError
+from simpair.files import disk
 from simpair.training.data import writing
 from simpair.training.data.pairs import RetrievalPair, ScoredPair, read_pairs
 from simpair.training.data.writing import write_pairs
@@ -21,12 +22,12 @@ scored = st.builds(ScoredPair, texts, texts, st.floats(0, 1))
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "A.JSONL.GZ"])
 @given(records=st.lists(retrieval, min_size=1, max_size=5) | st.lists(scored, min_size=1, max_size=5))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_what_is_written_is_read_back_equal(tmp_path, name, records):
+def test_written_records_are_read_back_equal(tmp_path, name, records):
     write_pairs(tmp_path / name, records)
     assert read_pairs(tmp_path / name) == records
 
 
-def test_equal_records_give_equal_bytes_whatever_the_name_and_the_time(tmp_path, monkeypatch):
+def test_equal_records_give_equal_bytes_under_any_name_at_any_time(tmp_path, monkeypatch):
     write_pairs(tmp_path / "a.jsonl.gz", PAIRS)
     monkeypatch.setattr("time.time", lambda: 1e9)
     write_pairs(str(tmp_path / "b.jsonl.gz"), [pair._asdict() for pair in PAIRS])
@@ -40,7 +41,7 @@ def test_equal_records_give_equal_bytes_whatever_the_name_and_the_time(tmp_path,
 
 @pytest.mark.parametrize("step", ["sync", "check_records"])
 @pytest.mark.parametrize("before", [None, b"as it was"])
-def test_a_failure_leaves_what_was_there(tmp_path, monkeypatch, step, before):
+def test_a_failure_leaves_the_old_file(tmp_path, monkeypatch, step, before):
     target = tmp_path / "a.jsonl.gz"
     if before is not None:
         target.write_bytes(before)
@@ -49,7 +50,7 @@ def test_a_failure_leaves_what_was_there(tmp_path, monkeypatch, step, before):
         raise OSError(28, "No space left on device") if step == "sync" else DataError("it fails")
 
     with monkeypatch.context() as broken:
-        broken.setattr(writing, step, fail)
+        broken.setattr(disk if step == "sync" else writing, step, fail)
         with pytest.raises((InputError, DataError), match=r"No space left|it fails"):
             write_pairs(target, PAIRS)
     assert [path.read_bytes() for path in tmp_path.iterdir()] == ([] if before is None else [before])
@@ -57,17 +58,17 @@ def test_a_failure_leaves_what_was_there(tmp_path, monkeypatch, step, before):
     assert read_pairs(target) == PAIRS
 
 
-def test_an_interruption_leaves_nothing(tmp_path, monkeypatch):
+def test_an_interruption_leaves_no_file(tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(writing, "sync", interrupt)
+    monkeypatch.setattr(disk, "sync", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_pairs(tmp_path / "a.jsonl", PAIRS)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_longest_name_is_fine_and_the_file_has_the_usual_rights(tmp_path):
+def test_the_longest_name_works_and_the_file_has_the_usual_permissions(tmp_path):
     path = tmp_path / f"{'😀' * 61}.jsonl"
     write_pairs(path, PAIRS)
     (tmp_path / "other").touch()
@@ -89,7 +90,7 @@ def test_the_longest_name_is_fine_and_the_file_has_the_usual_rights(tmp_path):
         ),
     ],
 )
-def test_what_could_not_be_read_is_not_written(tmp_path, name, records, reason):
+def test_records_that_could_not_be_read_back_are_not_written(tmp_path, name, records, reason):
     with pytest.raises((InputError, DataError), match=reason):
         write_pairs(tmp_path / name, records)
     assert list(tmp_path.iterdir()) == []

@@ -93,7 +93,7 @@ def test_the_recipe_goes_from_data_to_a_checkpoint_and_on_from_what_is_there(
     assert run(tmp_path / "one") == first
     for changed in ((FIRST, SECOND._replace(steps=4)), (FIRST,)):
         monkeypatch.setattr(mini, "STAGES", changed)
-        with pytest.raises(TrainingError, match="was begun with other settings: stages"):
+        with pytest.raises(TrainingError, match="was started with other settings: stages"):
             run(tmp_path / "one")
 
 

@@ -1,4 +1,4 @@
-"""Low-rank adapters: they alone learn, what is saved is merged, and the encoder goes back to its own engine."""
+"""Low-rank adapters: only they are trained, checkpoints are merged, and the encoder gets its own tower back."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _weights(encoder: TwinTowerEncoder) -> dict[str, torch.Tensor]:
     return {name: weight.detach().clone() for name, weight in encoder.tower.tensors().items()}
 
 
-def test_adapters_alone_learn_and_are_merged(tiny_model: Path, tmp_path: Path) -> None:
+def test_only_adapters_are_trained_and_then_merged(tiny_model: Path, tmp_path: Path) -> None:
     encoder = _open(tiny_model)
     before, weights = encoder.encode(TEXTS), _weights(encoder)
     with lora(encoder, rank=2):
@@ -56,7 +56,7 @@ def test_adapters_alone_learn_and_are_merged(tiny_model: Path, tmp_path: Path) -
     assert all(weight.requires_grad for weight in encoder.parameters())
 
 
-def test_what_fails_inside_leaves_the_encoder_as_it_was(tiny_model: Path) -> None:
+def test_an_exception_restores_the_encoder(tiny_model: Path) -> None:
     encoder = _open(tiny_model)
     weights = _weights(encoder)
     with pytest.raises(KeyError), lora(encoder, rank=2):  # noqa: PT012
@@ -66,7 +66,7 @@ def test_what_fails_inside_leaves_the_encoder_as_it_was(tiny_model: Path) -> Non
     assert all(torch.equal(weight, weights[name]) for name, weight in _weights(encoder).items())
 
 
-def test_dense_heads_learn_too_and_both_towers_of_a_pair(
+def test_dense_layers_and_both_untied_towers_are_trained(
     make_checkpoint: Callable[..., Checkpoint], make_untied: Callable[..., Checkpoint]
 ) -> None:
     whole = make_checkpoint()
@@ -86,7 +86,7 @@ def test_dense_heads_learn_too_and_both_towers_of_a_pair(
         np.testing.assert_allclose(merged, new, atol=1e-6)
 
 
-def test_heads_go_back_too_and_adapters_of_embeddings_are_loaded_away(
+def test_dense_layers_are_restored_and_loading_resets_adapters_of_embeddings(
     make_checkpoint: Callable[..., Checkpoint], tmp_path: Path
 ) -> None:
     whole = make_checkpoint()
@@ -109,7 +109,7 @@ def test_heads_go_back_too_and_adapters_of_embeddings_are_loaded_away(
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("name", ["Qwen3", "ModernBERT", "GPT-2", "T5"])
-def test_large_backbones_are_adapted_and_saved_merged(name: str, tmp_path: Path) -> None:
+def test_other_architectures_are_adapted_and_saved_merged(name: str, tmp_path: Path) -> None:
     pytest.importorskip("sentence_transformers.sentence_transformer.modules", reason="older ones save by other names")
     encoder = _open(build(LAYOUTS[name], tmp_path / "built"))
     before = encoder.encode(TEXTS)
@@ -122,7 +122,7 @@ def test_large_backbones_are_adapted_and_saved_merged(name: str, tmp_path: Path)
     np.testing.assert_allclose(_open(tmp_path / "run").encode(TEXTS), inside, atol=1e-5)
 
 
-def test_the_best_checkpoint_takes_the_place_of_the_adapters(tiny_model: Path, tmp_path: Path) -> None:
+def test_loading_the_best_checkpoint_resets_the_adapters(tiny_model: Path, tmp_path: Path) -> None:
     encoder = _open(tiny_model)
     with lora(encoder, rank=2):
         fine_tune(encoder, PAIRS, batch_size=4, learning_rate=0.02)
@@ -134,13 +134,13 @@ def test_the_best_checkpoint_takes_the_place_of_the_adapters(tiny_model: Path, t
     np.testing.assert_allclose(encoder.encode(TEXTS), wanted, atol=1e-6)
 
 
-def test_what_adapters_cannot_do_is_refused(
+def test_wrong_settings_of_adapters_are_refused(
     tiny_model: Path, tmp_path: Path, make_static: Callable[..., Checkpoint], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoder, options = _open(tiny_model), dict[str, Any]({"output_dir": tmp_path / "run", "batch_size": 4})
     with lora(_open(tiny_model)) as first:
         fine_tune(first, PAIRS, arguments={"save_steps": 1}, **options)
-    with pytest.raises(TrainingError, match="not resumed"), lora(encoder):
+    with pytest.raises(TrainingError, match="cannot be resumed"), lora(encoder):
         fine_tune(encoder, PAIRS, resume=True, arguments={"save_steps": 1}, **options)
     wrong: list[dict[str, Any]] = [{"rank": 0}, {"dropout": 1.0}, {"alpha": 0}, {"target_modules": ["nothing"]}]
     for given in wrong:
@@ -154,7 +154,7 @@ def test_what_adapters_cannot_do_is_refused(
     assert isinstance(encoder.tower, PackedBert)
 
 
-def test_weights_of_another_shape_are_refused_inside(
+def test_loading_weights_of_another_shape_is_refused(
     tiny_model: Path, make_checkpoint: Callable[..., Checkpoint], tmp_path: Path
 ) -> None:
     write_checkpoint(tmp_path / "other", make_checkpoint(config={"num_hidden_layers": 1}))

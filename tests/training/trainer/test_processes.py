@@ -10,7 +10,7 @@ import torch
 
 from simpair import TwinTowerEncoder
 from simpair.training import PairCollator, RetrievalPair, ScoredPair, TwinTowerTrainer, TwinTowerTrainingArguments
-from simpair.training.trainer.checkpoints import check
+from simpair.training.trainer.checkpoints import verify
 
 # Texts of different lengths, one of them on both sides, so that the processes' batches are padded differently.
 ASKED = [RetrievalPair(f"query {n} {'more ' * n}", f"text pair {n % 6} runs", (f"slow mat {n}",)) for n in range(8)]
@@ -22,7 +22,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from simpair import TwinTowerEncoder
 from simpair.training import PairCollator, TwinTowerTrainer, TwinTowerTrainingArguments
-from tests.training.test_processes import ASKED, SCORED
+from tests.training.trainer.test_processes import ASKED, SCORED
 
 model, loss, mini, out = sys.argv[1:]
 encoder = TwinTowerEncoder.from_pretrained(model, device="cpu").eval()
@@ -57,7 +57,7 @@ def launch(script, *arguments):
 
 
 def apart(encoder, theirs):
-    """How far gradients are from those of the encoder, as a share of their length."""
+    """How far gradients are from those of the encoder, as a fraction of their norm."""
     distance = sum(float((value.grad - theirs[name]).square().sum()) for name, value in encoder.named_parameters())
     return (distance / sum(float(value.grad.square().sum()) for value in encoder.parameters())) ** 0.5
 
@@ -81,7 +81,7 @@ import sys
 import torch
 from simpair import TwinTowerEncoder
 from simpair.training import fine_tune
-from tests.training.test_processes import ASKED, SCORED
+from tests.training.trainer.test_processes import ASKED, SCORED
 
 model, out = sys.argv[1:]
 encoder = TwinTowerEncoder.from_pretrained(model, device="cpu")
@@ -99,7 +99,7 @@ def test_two_processes_fine_tune_into_one_folder(tiny_model, tmp_path):
     script.write_text(RUN, encoding="utf-8")
     launch(script, tiny_model, out)
     (last,) = (path for path in out.glob("checkpoint-*") if path.name == "checkpoint-6")
-    check(last)
+    verify(last)
     assert {path.name for path in last.glob("rng_state_*")} == {"rng_state_0.pth", "rng_state_1.pth"}
     whole = TwinTowerEncoder.from_pretrained(out)
     assert whole.fingerprint == TwinTowerEncoder.from_pretrained(last).fingerprint

@@ -1,4 +1,4 @@
-"""A run goes on only with what it was begun with, and ends with a checkpoint where it is told to stop."""
+"""A run resumes only with its own settings and data, and a signal ends it with a checkpoint."""
 
 import json
 import os
@@ -15,42 +15,42 @@ from simpair.errors import InputError, TrainingError
 from simpair.training import SaveAtSignal, ScoredPair, fine_tune
 
 PAIRS = [ScoredPair(f"the cat {n}", f"a dog {n % 3}", (n % 4) / 3) for n in range(16)]
-BEGUN = {"max_steps": 4, "batch_size": 4, "learning_rate": 1e-3, "seed": 1}
+SETTINGS = {"max_steps": 4, "batch_size": 4, "learning_rate": 1e-3, "seed": 1}
 
 
 @pytest.fixture
 def run(tiny_model, tmp_path):
     """A run of four steps with a checkpoint after each epoch's two."""
-    fine_tune(TwinTowerEncoder.from_pretrained(tiny_model), PAIRS[:8], output_dir=tmp_path / "run", **BEGUN)
+    fine_tune(TwinTowerEncoder.from_pretrained(tiny_model), PAIRS[:8], output_dir=tmp_path / "run", **SETTINGS)
     return tmp_path / "run"
 
 
-def go_on(tiny_model, run, data=PAIRS[:8], **options):
+def resume(tiny_model, run, data=PAIRS[:8], **options):
     encoder = TwinTowerEncoder.from_pretrained(tiny_model)
-    fine_tune(encoder, data, output_dir=run, resume=True, **(BEGUN | options))
+    fine_tune(encoder, data, output_dir=run, resume=True, **(SETTINGS | options))
     return encoder
 
 
-def test_what_a_run_is_made_of_stands_beside_the_weights(run, tiny_model):
-    told = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    assert told["base"] == TwinTowerEncoder.from_pretrained(tiny_model).fingerprint
-    assert told["arguments"]["seed"] == 1
-    assert (told["data"]["data"]["kind"], told["data"]["data"]["rows"]) == ("scored", 8)
-    assert len(told["data"]["data"]["sha256"]) == 64
-    assert {"simpair", "torch", "transformers"} <= told["versions"].keys()
-    assert "the cat" not in json.dumps(told), "no text of the data"
+def test_the_settings_of_a_run_are_saved_beside_the_weights(run, tiny_model):
+    saved = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    assert saved["base"] == TwinTowerEncoder.from_pretrained(tiny_model).fingerprint
+    assert saved["arguments"]["seed"] == 1
+    assert (saved["data"]["data"]["kind"], saved["data"]["data"]["rows"]) == ("scored", 8)
+    assert len(saved["data"]["data"]["sha256"]) == 64
+    assert {"simpair", "torch", "transformers"} <= saved["versions"].keys()
+    assert "the cat" not in json.dumps(saved), "no text of the data"
 
 
-def test_tokens_are_not_written_down(tiny_encoder, tmp_path):
+def test_hub_tokens_are_not_saved(tiny_encoder, tmp_path):
     secret = "hf_" + "a" * 30
     fine_tune(tiny_encoder, PAIRS, output_dir=tmp_path, max_steps=1, arguments={"hub_token": secret})
     for path in tmp_path.rglob("*"):
         assert path.is_dir() or secret.encode() not in path.read_bytes(), path
 
 
-def test_the_same_run_goes_on(run, tiny_model):
+def test_a_run_with_the_same_settings_resumes(run, tiny_model):
     ended = TwinTowerEncoder.from_pretrained(run).fingerprint
-    assert go_on(tiny_model, run).fingerprint == ended
+    assert resume(tiny_model, run).fingerprint == ended
 
 
 @pytest.mark.parametrize(
@@ -65,76 +65,76 @@ def test_the_same_run_goes_on(run, tiny_model):
         ({"arguments": {"weight_decay": 0.1}}, "arguments.weight_decay: None, now 0.1"),
     ],
 )
-def test_another_run_does_not(run, tiny_model, options, named):
+def test_a_run_with_other_settings_does_not_resume(run, tiny_model, options, named):
     files = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    with pytest.raises(TrainingError, match=f"was begun with other settings: .*{named}"):
-        go_on(tiny_model, run, **options)
+    with pytest.raises(TrainingError, match=f"was started with other settings: .*{named}"):
+        resume(tiny_model, run, **options)
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == files
 
 
-def test_other_weights_or_another_number_of_processes_do_not(tiny_model, tmp_path, monkeypatch):
+def test_other_sampling_weights_or_another_number_of_processes_do_not_resume(tiny_model, tmp_path, monkeypatch):
     sources = {"a": PAIRS[:8], "b": PAIRS[8:]}
-    fine_tune(TwinTowerEncoder.from_pretrained(tiny_model), sources, output_dir=tmp_path, **BEGUN)
-    with pytest.raises(TrainingError, match=r"data\.a\.share: 0\.5, now 0\.75"):
-        go_on(tiny_model, tmp_path, sources, weights={"a": 3, "b": 1})
+    fine_tune(TwinTowerEncoder.from_pretrained(tiny_model), sources, output_dir=tmp_path, **SETTINGS)
+    with pytest.raises(TrainingError, match=r"data\.a\.fraction: 0\.5, now 0\.75"):
+        resume(tiny_model, tmp_path, sources, weights={"a": 3, "b": 1})
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(TrainingError, match="processes: 1, now 2"):
-        go_on(tiny_model, tmp_path, sources)
+        resume(tiny_model, tmp_path, sources)
 
 
-def test_a_new_run_does_not_begin_among_the_checkpoints_of_another(run, tiny_model):
-    """Resumed, it would go on from those."""
+def test_a_new_run_does_not_start_among_the_checkpoints_of_another(run, tiny_model):
+    """When resumed, it would continue from those."""
     with pytest.raises(InputError, match="holds checkpoints of a run"):
         fine_tune(TwinTowerEncoder.from_pretrained(tiny_model), PAIRS, output_dir=run)
 
 
 @pytest.mark.parametrize("options", [{"max_steps": 3}, {"max_steps": -1, "epochs": 1.5}])
-def test_a_run_that_has_ended_takes_no_further_step(tiny_model, tmp_path, options):
+def test_a_finished_run_takes_no_further_step(tiny_model, tmp_path, options):
     constant = {"arguments": {"lr_scheduler_type": "constant"}} | options
     whole = TwinTowerEncoder.from_pretrained(tiny_model)
-    report = fine_tune(whole, PAIRS[:8], output_dir=tmp_path, **(BEGUN | constant))
+    report = fine_tune(whole, PAIRS[:8], output_dir=tmp_path, **(SETTINGS | constant))
     encoder = TwinTowerEncoder.from_pretrained(tiny_model)
-    again = fine_tune(encoder, PAIRS[:8], output_dir=tmp_path, resume=True, **(BEGUN | constant))
+    again = fine_tune(encoder, PAIRS[:8], output_dir=tmp_path, resume=True, **(SETTINGS | constant))
     assert again.steps == report.steps == 3
     assert again.loss == pytest.approx(report.loss, rel=1e-3)
     assert encoder.fingerprint == whole.fingerprint
 
 
-def test_numbers_of_numpy_can_be_written_down(tiny_encoder, tmp_path):
+def test_numpy_numbers_can_be_saved(tiny_encoder, tmp_path):
     wanted = {"seed": np.int64(3), "learning_rate": np.float32(0.5), "label_range": np.array([0, 1])}
     fine_tune(tiny_encoder, PAIRS, output_dir=tmp_path / "out", max_steps=1, **wanted)
-    told = json.loads((tmp_path / "out" / "run.json").read_text(encoding="utf-8"))["arguments"]
-    assert (told["seed"], told["learning_rate"]) == (3, 0.5)
+    saved = json.loads((tmp_path / "out" / "run.json").read_text(encoding="utf-8"))["arguments"]
+    assert (saved["seed"], saved["learning_rate"]) == (3, 0.5)
 
 
-def test_another_base_does_not(run):
+def test_another_base_model_does_not_resume(run):
     with pytest.raises(TrainingError, match="base: "):
-        go_on(run, run)
+        resume(run, run)
 
 
-def test_other_versions_are_told_of(run, tiny_model, caplog):
-    told = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    told["versions"]["torch"] = "1.0"
-    (run / "run.json").write_text(json.dumps(told), encoding="utf-8")
-    go_on(tiny_model, run)
-    assert "begun with other versions: versions.torch: 1.0, now" in caplog.text
+def test_other_versions_are_logged(run, tiny_model, caplog):
+    saved = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    saved["versions"]["torch"] = "1.0"
+    (run / "run.json").write_text(json.dumps(saved), encoding="utf-8")
+    resume(tiny_model, run)
+    assert "started with other versions: versions.torch: 1.0, now" in caplog.text
 
 
 @pytest.mark.parametrize("content", ["", "{", None])
-def test_a_run_that_is_not_described_does_not_go_on(run, tiny_model, content):
+def test_a_run_without_its_settings_does_not_resume(run, tiny_model, content):
     (run / "run.json").unlink()
     if content is not None:
         (run / "run.json").write_text(content, encoding="utf-8")
     with pytest.raises(TrainingError, match="run"):
-        go_on(tiny_model, run)
+        resume(tiny_model, run)
 
 
 COMMAND = """
 import os, signal, sys
 from simpair.cli import main
-from simpair.training import interruption
+from simpair.training.trainer import interruption
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # what was begun in the background ignores it
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background processes ignore it
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 number = getattr(signal, sys.argv[1])
 asked = interruption.SaveAtSignal.on_step_end
@@ -152,7 +152,7 @@ sys.exit(main(sys.argv[2:]))
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGHUP", 129)])
-def test_a_run_that_is_told_to_stop_saves_and_goes_on_to_the_same_weights(tiny_model, tmp_path, name, status):
+def test_a_signal_saves_a_checkpoint_that_resumes_to_the_same_weights(tiny_model, tmp_path, name, status):
     data = tmp_path / "pairs.jsonl"
     data.write_text("".join(json.dumps(pair._asdict()) + "\n" for pair in PAIRS), encoding="utf-8")
     weights = []
@@ -162,7 +162,7 @@ def test_a_run_that_is_told_to_stop_saves_and_goes_on_to_the_same_weights(tiny_m
         ran = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
         assert ran.returncode == (status if stopped else 0), ran.stderr
         if stopped:
-            assert f"ended by {name}, with a checkpoint of step 3; resume goes on from there" in ran.stderr
+            assert f"ended by {name} with a checkpoint of step 3; resume continues from it" in ran.stderr
             assert [path.name for path in (tmp_path / out).glob("checkpoint-*")] == ["checkpoint-3"]
             command = [sys.executable, "-m", "simpair.cli", *map(str, arguments), "--resume"]
             subprocess.run(command, capture_output=True, timeout=300, check=True)
@@ -172,7 +172,7 @@ def test_a_run_that_is_told_to_stop_saves_and_goes_on_to_the_same_weights(tiny_m
 
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
 @pytest.mark.parametrize("moment", ["on_step_begin", "on_evaluate"])
-def test_a_signal_ends_a_run_wherever_it_comes(tiny_encoder, tmp_path, number, error, moment):
+def test_a_signal_ends_a_run_at_any_moment(tiny_encoder, tmp_path, number, error, moment):
     def send(*_, **__):
         os.kill(os.getpid(), number)
 
@@ -190,7 +190,7 @@ def test_a_signal_ends_a_run_wherever_it_comes(tiny_encoder, tmp_path, number, e
         signal.signal(signal.SIGINT, before)
 
 
-def test_handlers_come_back_though_a_run_fails_and_another_begins():
+def test_handlers_are_restored_if_a_run_fails_and_another_starts():
     before = signal.getsignal(signal.SIGINT)
     with SaveAtSignal() as asked:
         asked.on_train_begin()  # and then it raises
@@ -198,7 +198,7 @@ def test_handlers_come_back_though_a_run_fails_and_another_begins():
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_a_second_signal_ends_a_run_at_once(tiny_encoder, tmp_path):
+def test_a_second_signal_ends_a_run_immediately(tiny_encoder, tmp_path):
     class Impatient(SaveAtSignal):
         def on_step_begin(self, *_, **__):
             os.kill(os.getpid(), signal.SIGINT)
@@ -215,7 +215,7 @@ def test_a_second_signal_ends_a_run_at_once(tiny_encoder, tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="there is no SIGHUP here")
-def test_a_signal_that_is_ignored_stays_so(tiny_encoder):
+def test_an_ignored_signal_stays_ignored(tiny_encoder):
     class Hangs(TrainerCallback):
         def on_step_begin(self, *_, **__):
             os.kill(os.getpid(), signal.SIGHUP)

@@ -1,4 +1,4 @@
-"""The trainer's loss is the plain loop's, its checkpoints are whole, and resuming reaches the same bits."""
+"""The trainer has the loss of a plain loop, its checkpoints are complete, and resuming gives the same bits."""
 
 import copy
 import hashlib
@@ -22,9 +22,9 @@ from simpair.training import (
     cosent,
     cosine_mse,
     embed_columns,
+    false_negative_mask,
     info_nce,
 )
-from simpair.training.trainer.trainer import right_answers
 
 PAIRS = [
     ScoredPair(f"the cat {a}", f"a dog {b}", ((a * 7 + b * 3) % 5) / 4)
@@ -43,6 +43,7 @@ def arguments(tmp_path):
     def make(**options):
         defaults = {
             "output_dir": str(tmp_path / "run"),
+            "loss": "cosine_mse",
             "per_device_train_batch_size": 4,
             "num_train_epochs": 2,
             "learning_rate": 1e-3,
@@ -70,7 +71,7 @@ def digest(path):
 
 
 @pytest.mark.parametrize("loss", ["cosine_mse", "cosent", "info_nce"])
-def test_the_loss_and_its_gradient_are_those_of_two_plain_forwards(tiny_encoder, arguments, loss):
+def test_the_loss_and_its_gradient_equal_those_of_two_plain_forward_passes(tiny_encoder, arguments, loss):
     trainer = TwinTowerTrainer(tiny_encoder, arguments(loss=loss))
     batch = PairCollator(tiny_encoder.tokenizer)(ASKED if loss == "info_nce" else PAIRS[:6])
     tiny_encoder.eval()  # no dropout
@@ -90,7 +91,7 @@ def test_the_loss_and_its_gradient_are_those_of_two_plain_forwards(tiny_encoder,
         assert torch.allclose(joined[name], value.grad, rtol=1e-4, atol=1e-6), name
 
 
-def test_columns_are_embedded_as_encode_embeds_them(tiny_encoder):
+def test_embed_columns_equals_encode(tiny_encoder):
     batch = PairCollator(tiny_encoder.tokenizer)(PAIRS)
     text1, text2 = embed_columns(tiny_encoder, batch)
     for column, texts in ((text1, [p.text1 for p in PAIRS]), (text2, [p.text2 for p in PAIRS])):
@@ -119,12 +120,12 @@ def test_pairs_without_labels_can_be_evaluated(tiny_encoder, arguments):
     assert "eval_spearman" not in metrics
 
 
-def test_a_batch_without_labels_needs_the_loss_that_needs_none(tiny_encoder, arguments):
+def test_a_batch_without_labels_needs_info_nce(tiny_encoder, arguments):
     with pytest.raises(TrainingError, match="info_nce"):
         TwinTowerTrainer(tiny_encoder, arguments(), train_dataset=ASKED).train()
 
 
-def test_a_subclass_brings_its_own_loss(tiny_encoder, arguments):
+def test_a_subclass_can_have_its_own_loss(tiny_encoder, arguments):
     class Hinge(TwinTowerTrainer):
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
             text1, text2 = embed_columns(model, inputs)
@@ -137,7 +138,7 @@ def test_a_subclass_brings_its_own_loss(tiny_encoder, arguments):
     assert trainer.evaluate(PAIRS)["eval_loss"] < before
 
 
-def test_accumulated_batches_are_one_batch(tiny_model, arguments):
+def test_accumulated_batches_equal_one_batch(tiny_model, arguments):
     runs = []
     for size, accumulated in ((4, 1), (2, 2)):
         encoder = TwinTowerEncoder.from_pretrained(tiny_model)
@@ -159,7 +160,7 @@ def silence_dropout(encoder):
 
 @pytest.mark.parametrize("resumed_at", [2, 4])
 def test_an_interrupted_run_resumes_to_the_same_bits(tiny_model, arguments, tmp_path, resumed_at):
-    """With dropout on: weights, optimizer, schedule, order and random state all have to come back."""
+    """With dropout on, so weights, optimizer, schedule, order and random state all have to be restored."""
     options = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2}
     whole = TwinTowerTrainer(TwinTowerEncoder.from_pretrained(tiny_model), arguments(**options), train_dataset=PAIRS)
     whole.train()
@@ -172,7 +173,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(tiny_model, arguments, tmp_
 
 
 @pytest.mark.parametrize("lost", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
-def test_a_checkpoint_that_would_resume_wrongly_is_refused(tiny_encoder, arguments, tmp_path, lost):
+def test_a_checkpoint_without_its_training_state_is_refused(tiny_encoder, arguments, tmp_path, lost):
     options = {"max_steps": 2, "save_strategy": "steps", "save_steps": 2}
     TwinTowerTrainer(tiny_encoder, arguments(**options), train_dataset=PAIRS).train()
     folder = tmp_path / "run" / "checkpoint-2"
@@ -195,7 +196,7 @@ def test_damaged_weights_are_not_resumed_from(tiny_encoder, arguments, tmp_path)
         )
 
 
-def test_checkpoints_open_everywhere_and_hold_nothing_pickled_and_no_token(tiny_encoder, arguments, tmp_path):
+def test_checkpoints_open_as_models_and_hold_no_pickle_and_no_token(tiny_encoder, arguments, tmp_path):
     options = {"max_steps": 2, "save_strategy": "steps", "save_steps": 2, "hub_token": "hf_canary"}
     TwinTowerTrainer(tiny_encoder, arguments(**options), train_dataset=PAIRS).train()
     folder = tmp_path / "run" / "checkpoint-2"
@@ -206,7 +207,7 @@ def test_checkpoints_open_everywhere_and_hold_nothing_pickled_and_no_token(tiny_
     assert (reopened.encode(["the cat"]) == tiny_encoder.encode(["the cat"])).all()
 
 
-def test_the_best_checkpoint_is_really_loaded_at_the_end(tiny_model, arguments, tmp_path):
+def test_the_best_checkpoint_is_loaded_at_the_end(tiny_model, arguments, tmp_path):
     """The metric says that the first checkpoint is the best, and it differs from the last."""
     options = {
         "max_steps": 4,
@@ -242,10 +243,10 @@ def test_the_best_checkpoint_is_really_loaded_at_the_end(tiny_model, arguments, 
     assert endings[Forgetful] > 0.0  # the control
 
 
-def test_a_run_goes_on_from_the_newest_sound_checkpoint_to_the_same_bits(
+def test_a_run_resumes_from_the_newest_complete_checkpoint_to_the_same_bits(
     tiny_model, arguments, tmp_path, caplog, monkeypatch
 ):
-    """The save of step 4 stops halfway; step 2 is complete, and resuming from it ends as if nothing had happened."""
+    """Saving step 4 is interrupted; resuming from step 2, which is complete, gives the bits of the whole run."""
     options = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2}
     whole = TwinTowerEncoder.from_pretrained(tiny_model)
     TwinTowerTrainer(whole, arguments(**options, output_dir=str(tmp_path / "whole")), train_dataset=PAIRS).train()
@@ -278,12 +279,12 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny_encoder, arguments):
         Broken(tiny_encoder, arguments(), train_dataset=PAIRS).train()
 
 
-def test_another_model_is_a_programmers_slip(arguments):
+def test_another_model_is_a_type_error(arguments):
     with pytest.raises(TypeError, match="TwinTowerEncoder"):
         TwinTowerTrainer(torch.nn.Linear(2, 2), arguments())
 
 
-def test_equal_texts_are_no_negatives_of_each_other(tiny_encoder):
+def test_equal_texts_are_false_negatives(tiny_encoder):
     """Rows: 0 and 1 share a positive, 0 and 2 share an anchor, and the negative of 3 is its own anchor."""
     records = [
         RetrievalPair("cat", "dog", ("mat",)),
@@ -291,8 +292,8 @@ def test_equal_texts_are_no_negatives_of_each_other(tiny_encoder):
         RetrievalPair("cat", "blue", ("fast",)),
         RetrievalPair("query", "text", ("query",)),
     ]
-    right = right_answers(PairCollator(tiny_encoder.tokenizer)(records)).int().tolist()
-    assert right == [
+    mask = false_negative_mask(PairCollator(tiny_encoder.tokenizer)(records)).int().tolist()
+    assert mask == [
         [1, 1, 1, 0, 0, 0, 0, 0],
         [1, 1, 0, 0, 0, 0, 0, 0],
         [1, 0, 1, 0, 0, 0, 0, 0],
@@ -301,7 +302,7 @@ def test_equal_texts_are_no_negatives_of_each_other(tiny_encoder):
 
 
 def test_encoding_after_a_step_uses_the_new_weights(tiny_encoder, arguments):
-    """Prepacked weights must never outlive an optimizer step."""
+    """Packed weights must not be used after an optimizer step."""
     before = tiny_encoder.encode(["the cat"])
     TwinTowerTrainer(tiny_encoder, arguments(max_steps=1), train_dataset=PAIRS).train()
     after = tiny_encoder.encode(["the cat"])
@@ -318,7 +319,7 @@ def test_the_encoder_can_be_copied_after_encoding(tiny_encoder):
     assert (twin.encode(["the cat"]) == tiny_encoder.encode(["the cat"])).all()
 
 
-def test_rotation_keeps_what_was_asked(tiny_encoder, arguments, tmp_path):
+def test_rotation_keeps_save_total_limit_checkpoints(tiny_encoder, arguments, tmp_path):
     options = {"max_steps": 3, "save_strategy": "steps", "save_steps": 1, "save_total_limit": 2}
     TwinTowerTrainer(tiny_encoder, arguments(**options), train_dataset=PAIRS).train()
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["checkpoint-2", "checkpoint-3"]

@@ -1,4 +1,4 @@
-"""What users know of ``transformers.Trainer`` works in ours, and an option that could not is refused by its name."""
+"""The features of ``transformers.Trainer`` work in ours; an option that would have no effect is refused by name."""
 
 import os
 import subprocess
@@ -41,7 +41,7 @@ EVALUATED = {
 
 
 class Diary(TrainerCallback):
-    """Writes down what happens, as reporters such as wandb's do."""
+    """Records the events, as reporters such as wandb do."""
 
     def __init__(self):
         self.events, self.logs = [], []
@@ -60,7 +60,7 @@ class Diary(TrainerCallback):
 
 
 class Gradients(TrainerCallback):
-    """Keeps the gradients of the first step."""
+    """Stores the gradients of the first step."""
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **_):
         if state.global_step == 0:
@@ -89,14 +89,14 @@ def train(tiny_model, arguments):
 
 
 def test_a_run_that_no_longer_improves_stops_early(train):
-    """Nothing is learnt at a learning rate of 0: the second evaluation is no better, nor is the third."""
+    """Nothing is learned at a learning rate of 0, so the second and third evaluation are no better."""
     trainer = train(callbacks=[EarlyStoppingCallback(2)], max_steps=9, learning_rate=0.0, **EVALUATED)
     assert trainer.state.global_step == 3
     assert trainer.state.best_global_step == 1
 
 
-def test_the_best_checkpoint_outlives_rotation_and_is_loaded(train, tmp_path):
-    """Labels of the dev data are the wrong way round: what is learnt makes it worse."""
+def test_rotation_keeps_the_best_checkpoint_and_it_is_loaded(train, tmp_path):
+    """The labels of the dev data are inverted, so training makes the scores worse."""
     train_on = [ScoredPair(text1, text2, 1 - label) for text1, text2, label in PAIRS]
     trainer = train(train_on, max_steps=12, learning_rate=1e-2, save_total_limit=2, **EVALUATED)
     steps = {entry["step"]: entry["eval_spearman"] for entry in trainer.state.log_history if "eval_spearman" in entry}
@@ -108,7 +108,7 @@ def test_the_best_checkpoint_outlives_rotation_and_is_loaded(train, tmp_path):
     assert distance(weights(trainer.model), weights(kept)) == 0
 
 
-def test_callbacks_and_reporters_are_told_what_they_are_told_elsewhere(train):
+def test_callbacks_and_reporters_get_their_events(train):
     diary = Diary()
     options = {"logging_strategy": "steps", "logging_steps": 1, "eval_strategy": "steps", "eval_steps": 2}
     train(callbacks=[diary], max_steps=2, eval_on_start=True, **options)
@@ -116,9 +116,9 @@ def test_callbacks_and_reporters_are_told_what_they_are_told_elsewhere(train):
         ("begin", "TwinTowerEncoder", "cosine_mse"),
         *(("evaluate", 0, True), ("step", 1), ("step", 2), ("evaluate", 2, True)),
     ]
-    told = {step: logs for step, logs in diary.logs if "loss" in logs}
-    assert sorted(told) == [1, 2]
-    assert {"loss", "grad_norm", "learning_rate", "epoch"} <= set(told[1])
+    logged = {step: logs for step, logs in diary.logs if "loss" in logs}
+    assert sorted(logged) == [1, 2]
+    assert {"loss", "grad_norm", "learning_rate", "epoch"} <= set(logged[1])
 
 
 def test_tensorboard_gets_its_events(train, tmp_path, monkeypatch):
@@ -128,7 +128,7 @@ def test_tensorboard_gets_its_events(train, tmp_path, monkeypatch):
     assert list((tmp_path / "events").rglob("events.out.tfevents.*"))
 
 
-def test_evaluate_and_predict_take_data_of_their_own(train):
+def test_evaluate_and_predict_take_other_data(train):
     trainer = train(max_steps=1)
     found = trainer.evaluate({"first": PAIRS[:6], "second": PAIRS[6:]})
     assert {"eval_first_loss", "eval_second_spearman"} <= set(found)
@@ -139,7 +139,7 @@ def test_evaluate_and_predict_take_data_of_their_own(train):
     )
 
 
-def test_the_metrics_are_of_all_pairs_however_they_are_handed_over(train):
+def test_the_metrics_cover_all_pairs_with_and_without_concatenation(train):
     one, other = (
         train(max_steps=1, eval_do_concat_batches=joined, per_device_eval_batch_size=5).evaluate(PAIRS)
         for joined in (True, False)
@@ -152,7 +152,7 @@ def test_the_metrics_are_of_all_pairs_however_they_are_handed_over(train):
 # --- steps ------------------------------------------------------------------------------------------------------------
 
 
-def test_two_accumulated_batches_have_the_gradients_of_one(train):
+def test_two_accumulated_batches_have_the_gradients_of_one_batch(train):
     found = []
     for size, accumulated in ((32, 1), (16, 2)):
         callback = Gradients()
@@ -163,7 +163,7 @@ def test_two_accumulated_batches_have_the_gradients_of_one(train):
 
 
 def test_a_run_resumes_within_an_epoch_and_between_accumulated_batches_to_the_same_bits(train, tmp_path):
-    """Three steps an epoch: the run goes on from the second."""
+    """An epoch has three steps; the run resumes after the second."""
     options = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "max_steps": 5}
     options |= {"save_strategy": "steps", "save_steps": 2}
     whole = train(**options)
@@ -182,16 +182,16 @@ def test_a_run_resumes_within_an_epoch_and_between_accumulated_batches_to_the_sa
         ({"num_train_epochs": 1, "per_device_train_batch_size": 5, "dataloader_drop_last": True}, 2),
     ],
 )
-def test_epochs_have_as_many_steps_as_they_should(train, options, steps):
+def test_epochs_have_the_right_number_of_steps(train, options, steps):
     assert train(**options).state.global_step == steps
 
 
-def test_workers_that_load_the_data_change_nothing(train):
+def test_data_loader_workers_change_no_bit(train):
     alone, helped = (train(max_steps=3, dataloader_num_workers=count) for count in (0, 2))
     assert distance(weights(alone.model), weights(helped.model)) == 0
 
 
-def test_the_schedule_is_the_one_that_was_asked_for(train):
+def test_the_learning_rate_follows_the_schedule(train):
     diary = Diary()
     train(callbacks=[diary], max_steps=4, lr_scheduler_type="cosine", logging_strategy="steps", logging_steps=1)
     rates = [logs["learning_rate"] for _, logs in diary.logs if "learning_rate" in logs]
@@ -199,10 +199,10 @@ def test_the_schedule_is_the_one_that_was_asked_for(train):
     assert rates == pytest.approx(wanted)
 
 
-def test_gradients_are_clipped_unless_that_is_turned_off(train):
-    off, wide, narrow = (weights(train(max_steps=2, optim="sgd", max_grad_norm=norm).model) for norm in (0, 1e9, 1e-3))
-    assert distance(off, wide) < 1e-7
-    assert distance(off, narrow) > 1e-5
+def test_gradients_are_clipped_unless_clipping_is_off(train):
+    off, loose, tight = (weights(train(max_steps=2, optim="sgd", max_grad_norm=norm).model) for norm in (0, 1e9, 1e-3))
+    assert distance(off, loose) < 1e-7
+    assert distance(off, tight) > 1e-5
 
 
 def test_the_optimizer_is_the_fused_one(train):
@@ -213,18 +213,18 @@ def test_the_optimizer_is_the_fused_one(train):
 
 
 @pytest.mark.parametrize("options", [{}, {"mini_batch_size": 3}, {"bf16": True}], ids=["whole", "parts", "bf16"])
-def test_recomputed_layers_change_no_bit(train, options):
+def test_gradient_checkpointing_changes_no_bit(train, options):
     plain = train(max_steps=3, **options)
-    recomputed = train(max_steps=3, **options, **_recomputing())
-    assert recomputed.model.tower.recomputing
-    assert distance(weights(plain.model), weights(recomputed.model)) == 0
+    checkpointed = train(max_steps=3, **options, **_checkpointing())
+    assert checkpointed.model.tower.recomputing
+    assert distance(weights(plain.model), weights(checkpointed.model)) == 0
 
 
-def _recomputing():
+def _checkpointing():
     return {CHECKPOINTING: True, f"{CHECKPOINTING}_kwargs": {"use_reentrant": False}}
 
 
-def test_recomputed_layers_keep_their_inputs_alone(tiny_encoder):
+def test_gradient_checkpointing_stores_only_the_inputs_of_layers(tiny_encoder):
     batch = PairCollator(tiny_encoder.tokenizer)(MANY)
     tiny_encoder.train()
 
@@ -240,7 +240,7 @@ def test_recomputed_layers_keep_their_inputs_alone(tiny_encoder):
 
 
 @pytest.mark.parametrize("options", [{"use_reentrant": True}, {"determinism_check": "none"}])
-def test_another_kind_of_recomputation_is_refused(tiny_encoder, options):
+def test_unsupported_options_of_gradient_checkpointing_are_refused(tiny_encoder, options):
     with pytest.raises(InputError, match=next(iter(options))):
         tiny_encoder.gradient_checkpointing_enable(options)
     with pytest.raises(InputError, match="every_n_layers"):
@@ -248,7 +248,7 @@ def test_another_kind_of_recomputation_is_refused(tiny_encoder, options):
 
 
 @pytest.mark.filterwarnings("ignore")  # the compiler warns of itself
-def test_a_compiled_tower_learns_the_same(train):
+def test_a_compiled_tower_gives_the_same_weights(train):
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     compiled = train(max_steps=2, dropout=False, torch_compile=True, torch_compile_backend="eager")
@@ -262,7 +262,7 @@ WORKER = """
 import sys
 from simpair import TwinTowerEncoder
 from simpair.training import TwinTowerTrainer, TwinTowerTrainingArguments
-from tests.training.test_trainer import PAIRS
+from tests.training.trainer.test_trainer import PAIRS
 
 model, out, seed, strict = sys.argv[1:]
 encoder = TwinTowerEncoder.from_pretrained(model, device="cpu")
@@ -316,22 +316,22 @@ def test_a_seed_gives_the_same_bits_in_every_process(tiny_model, tmp_path):
     ],
     ids=lambda options: next(iter(options)),
 )
-def test_an_option_that_would_do_nothing_or_harm_is_refused(arguments, options):
+def test_an_option_without_effect_is_refused(arguments, options):
     with pytest.raises(InputError, match=next(iter(options))):
         arguments(**options)
 
 
-def test_arguments_can_be_copied_and_off_is_no_request(arguments):
+def test_arguments_can_be_copied_and_options_that_are_off_are_accepted(arguments):
     whole = arguments(label_smoothing_factor=0.0, fsdp=None, use_cache=False, fp16=False, label_names=None)
     assert TwinTowerTrainingArguments(**{**whole.to_dict(), "seed": 8}).seed == 8
 
 
-def test_a_loss_function_beside_the_loss_is_refused(tiny_encoder, arguments):
+def test_compute_loss_func_is_refused(tiny_encoder, arguments):
     with pytest.raises(InputError, match="compute_loss_func"):
         TwinTowerTrainer(tiny_encoder, arguments(), train_dataset=ASKED, compute_loss_func=lambda *_: 0)
 
 
 @pytest.mark.parametrize("dims", [[33], [0, 8], [16, -1]])
-def test_widths_that_the_encoder_has_not_are_refused(tiny_encoder, arguments, dims):
-    with pytest.raises(InputError, match="give widths from 1 to 32, the encoder's"):
+def test_dimensions_that_the_encoder_does_not_have_are_refused(tiny_encoder, arguments, dims):
+    with pytest.raises(InputError, match="give dimensions from 1 to 32, the encoder's"):
         TwinTowerTrainer(tiny_encoder, arguments(matryoshka_dims=dims))

@@ -1,4 +1,4 @@
-"""What the trainer makes of a batch: the loss it was asked for, its gradient in parts, and a stop where it is none."""
+"""The loss of a batch: its options, gradient caching, and errors for gradients that are not finite."""
 
 import math
 from types import SimpleNamespace
@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from simpair.errors import TrainingError
-from simpair.training import PairCollator, TwinTowerTrainer, angle, cosent, embed_columns, info_nce
-from simpair.training.trainer.trainer import right_answers
+from simpair.training import PairCollator, TwinTowerTrainer, angle, cosent, embed_columns, false_negative_mask, info_nce
 from tests.training.trainer.test_trainer import ASKED, PAIRS, arguments, distance, quiet, weights
 
 __all__ = ["arguments", "quiet"]
@@ -27,21 +26,21 @@ def test_gradient_caching_gives_the_gradients_of_the_whole_batch(tiny_encoder, a
     assert distance(*gradients) <= 1e-5 * max(float(grad.abs().max()) for grad in gradients[0].values())
 
 
-def test_gradient_caching_drops_the_same_numbers_both_times(tiny_encoder, monkeypatch):
-    """The gradient is that of the loss that was reported, dropout or not: that of the same forwards, kept whole."""
+def test_gradient_caching_uses_the_same_dropout_both_times(tiny_encoder, monkeypatch):
+    """With dropout the gradient is that of the reported loss: it equals the gradient without caching."""
     batch = PairCollator(tiny_encoder.tokenizer)(ASKED)
     tiny_encoder.train()
 
     def gradients(seed=5):
         torch.manual_seed(seed)
         tiny_encoder.zero_grad()
-        sum(part.square()[:, 0].sum() for part in embed_columns(tiny_encoder, batch, at_once=4)).backward()
+        sum(part.square()[:, 0].sum() for part in embed_columns(tiny_encoder, batch, mini_batch_size=4)).backward()
         return {name: value.grad.clone() for name, value in tiny_encoder.named_parameters()}
 
     cached, other = gradients(), gradients(seed=6)
-    monkeypatch.setattr("simpair.training.trainer.trainer.checkpoint", lambda model, *part, use_reentrant: model(*part))
+    monkeypatch.setattr("simpair.training.trainer.batches.checkpoint", lambda model, *part, use_reentrant: model(*part))
     assert distance(cached, gradients()) <= 1e-6
-    assert distance(cached, other) > 1e-3  # the control: numbers are dropped
+    assert distance(cached, other) > 1e-3  # the control: dropout is on
 
 
 def test_the_options_of_the_loss_reach_it(tiny_encoder, arguments):
@@ -52,7 +51,7 @@ def test_the_options_of_the_loss_reach_it(tiny_encoder, arguments):
         return TwinTowerTrainer(tiny_encoder, arguments(**options)).compute_loss(tiny_encoder, batch).item()
 
     text1, text2, negatives = embed_columns(tiny_encoder, asked)
-    both = info_nce(text1, text2, negatives, same=right_answers(asked), symmetric=True, scale=5)
+    both = info_nce(text1, text2, negatives, false_negative_mask=false_negative_mask(asked), symmetric=True, scale=5)
     assert loss_of(asked, loss="info_nce", symmetric=True, scale=5) == pytest.approx(both.item())
     text1, text2 = embed_columns(tiny_encoder, scored)
     labels = scored["labels"]
@@ -60,11 +59,11 @@ def test_the_options_of_the_loss_reach_it(tiny_encoder, arguments):
         (cosent(text1, text2, labels) + angle(text1, text2, labels)).item()
     )
     short = cosent(text1[:, :8], text2[:, :8], labels) + cosent(text1, text2, labels)
-    widths = [8, text1.shape[1]]
-    assert loss_of(scored, loss="cosent", matryoshka_dims=widths) == pytest.approx(short.item())
+    dims = [8, text1.shape[1]]
+    assert loss_of(scored, loss="cosent", matryoshka_dims=dims) == pytest.approx(short.item())
 
 
-def test_a_gradient_that_is_not_finite_stops_the_run_and_leaves_the_weights(tiny_encoder, arguments):
+def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights_change(tiny_encoder, arguments):
     class Broken(TwinTowerTrainer):
         def training_step(self, model, *args, **kwargs):
             loss = super().training_step(model, *args, **kwargs)
@@ -77,7 +76,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_leaves_the_weights(tiny
     assert distance(before, weights(tiny_encoder)) == 0
 
 
-def test_a_step_that_a_float16_scaler_leaves_out_is_no_error(tiny_encoder, arguments):
+def test_a_step_that_a_float16_scaler_skips_is_not_an_error(tiny_encoder, arguments):
     trainer = TwinTowerTrainer(tiny_encoder, arguments())
     endless = torch.tensor(float("inf"))
     with pytest.raises(TrainingError, match="gradient of step 1"):

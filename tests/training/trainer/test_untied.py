@@ -1,4 +1,4 @@
-"""Untied towers: a role for each text, both trained; a run resumes, and two processes give the gradients of one."""
+"""Untied towers: each text has a role, both towers are trained, a run resumes, two processes equal one."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _open(folder: Path) -> TwinTowerEncoder:
     return TwinTowerEncoder.from_pretrained(folder, device="cpu")
 
 
-def test_the_loss_is_that_of_each_role_by_itself(folder: Path, tmp_path: Path) -> None:
+def test_the_loss_equals_that_of_separately_encoded_roles(folder: Path, tmp_path: Path) -> None:
     encoder = _open(folder).eval()
     arguments = TwinTowerTrainingArguments(output_dir=str(tmp_path / "run"), use_cpu=True, loss="auto")
     trainer = TwinTowerTrainer(encoder, arguments)
@@ -77,14 +77,14 @@ def test_a_tied_batch_has_no_roles(tiny_model: Path, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("records", [ASKED, SCORED], ids=["asked", "scored"])
-def test_a_run_learns_in_both_towers_and_resumes(folder: Path, tmp_path: Path, records: list[object]) -> None:
+def test_both_towers_are_trained_and_a_run_resumes(folder: Path, tmp_path: Path, records: list[object]) -> None:
     whole, half = _open(folder), _open(folder)
     options = {"save_steps": 2, "logging_steps": 1}
     before = [weight.detach().clone() for weight in whole.parameters()]
     report = fine_tune(whole, records, output_dir=tmp_path / "run", batch_size=4, epochs=2, arguments=options)
     assert report.steps == 4
     moved = [bool((weight != old).any()) for weight, old in zip(whole.parameters(), before, strict=True)]
-    assert sum(moved) > len(moved) - 4  # but for rows that no text has, and poolers
+    assert sum(moved) > len(moved) - 4  # except for unused embedding rows and poolers
     shutil.rmtree(tmp_path / "run" / "checkpoint-4")
     fine_tune(half, records, output_dir=tmp_path / "run", batch_size=4, epochs=2, resume=True, arguments=options)
     assert half.fingerprint == whole.fingerprint
@@ -126,7 +126,7 @@ import sys
 import torch
 from simpair import TwinTowerEncoder
 from simpair.training import fine_tune
-from tests.training.test_untied import ASKED
+from tests.training.trainer.test_untied import ASKED
 
 model, out = sys.argv[1:]
 encoder = TwinTowerEncoder.from_pretrained(model, device="cpu")
@@ -140,7 +140,7 @@ os._exit(0)
 
 @pytest.mark.slow
 def test_two_processes_fine_tune_both_towers_in_mini_batches(folder: Path, tmp_path: Path) -> None:
-    """Through the trainer's own wrapper: a forward may have the texts of one role alone."""
+    """With the trainer's own wrapper, where a forward pass may hold texts of one role only."""
     script = tmp_path / "run.py"
     script.write_text(RUN, encoding="utf-8")
     launch(script, folder, tmp_path / "out")

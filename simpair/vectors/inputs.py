@@ -1,0 +1,75 @@
+"""Vectors, ``k`` and ``min_score`` of a caller → a checked matrix and a checked request."""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from simpair.errors import InputError
+
+__all__ = ["Request", "as_matrix", "parse_request"]
+
+_Float = TypeVar("_Float", np.float16, np.float32)
+
+
+class Request(NamedTuple):
+    """A checked search.
+
+    Attributes:
+        queries: (Q, D) float32, C-contiguous and finite.
+        k: The number of rows for each query; None for all.
+        min_score: The minimum score; None for none.
+    """
+
+    queries: NDArray[np.float32]
+    k: int | None
+    min_score: float | None
+
+
+def parse_request(queries: ArrayLike, k: int | None, min_score: float | None, *, dimension: int) -> Request:
+    """Return the checked request for queries (Q, D) of ``dimension``.
+
+    Raises:
+        InputError: As :meth:`ExactIndex.search`.
+    """
+    try:
+        k = None if k is None else operator.index(k)
+        min_score = None if min_score is None else float(min_score)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"k is {k!r} and min_score is {min_score!r}; give an integer and a number ({error})") from None
+    if k is not None and k < 1:
+        raise InputError(f"k is {k}; give 1 or more")
+    if min_score is not None and math.isnan(min_score):
+        raise InputError("min_score is nan; give a number")
+    return Request(as_matrix(queries, np.float32, dimension=dimension), k, min_score)
+
+
+def as_matrix(
+    vectors: ArrayLike, dtype: type[_Float], *, dimension: int | None = None, first: int = 0
+) -> NDArray[_Float]:
+    """Return vectors (N, D) of floats as a C-contiguous matrix of ``dtype``, float16 or float32.
+
+    Args:
+        vectors: (N, D) floats.
+        dtype: ``np.float16`` or ``np.float32``.
+        dimension: D; None for any.
+        first: The position of the first vector, for messages.
+
+    Raises:
+        InputError: They are no such matrix, or a value is not finite in that dtype.
+    """
+    given = np.asarray(vectors)
+    if given.ndim != 2 or given.dtype.kind != "f" or not given.shape[1]:
+        raise InputError(f"the vectors are {given.dtype} of shape {given.shape}; give floats of shape (N, D)")
+    if dimension is not None and given.shape[1] != dimension:
+        raise InputError(f"the vectors have dimension {given.shape[1]}, the index has {dimension}; use its encoder")
+    with np.errstate(over="ignore"):
+        matrix = given.astype(dtype, order="C", copy=False)
+    if not (finite := np.isfinite(matrix).all(axis=1)).all():
+        row, limit = first + int(np.argmin(finite)), np.finfo(dtype).max
+        raise InputError(f"vector {row} holds NaN, an infinity, or a number above {limit}; give finite numbers")
+    return matrix
