@@ -11,7 +11,7 @@ PIP_FLAGS := --quiet --disable-pip-version-check
 TYPED := build/typed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint types floor build clean
+.PHONY: help demo test test-fast lint types floor docs build clean
 
 help:
 	@echo "make demo       a guided tour: encode, compare, search, train"
@@ -21,6 +21,7 @@ help:
 	@echo "make lint       ruff: rules and format"
 	@echo "make types      mypy, strict, on an installed copy"
 	@echo "make floor      the fast tests with the lowest versions that pyproject.toml allows"
+	@echo "make docs       guides and API reference as HTML, in build/docs; warnings are errors"
 	@echo "make build      wheel and sdist, in dist"
 	@echo "make clean      removes the environment and everything built"
 
@@ -50,6 +51,10 @@ types: $(VENV)/ready
 floor: $(FLOOR)/ready
 	$(FLOOR)/bin/python $(PYTEST) -m "not slow"
 
+docs: $(VENV)/docs
+	rm -rf build/docs
+	$(BIN)/python -m sphinx -W --keep-going -q -b html -d build/doctrees docs build/docs
+
 build: $(VENV)/ready
 	rm -rf build dist *.egg-info
 	$(BIN)/python -m build --no-isolation
@@ -62,6 +67,10 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install $(PIP_FLAGS) --constraint constraints.txt setuptools
 	$(BIN)/python -m pip install $(PIP_FLAGS) --constraint constraints.txt --no-build-isolation --editable ".[dev]"
+	touch $@
+
+$(VENV)/docs: $(VENV)/ready
+	$(BIN)/python -m pip install $(PIP_FLAGS) --constraint constraints.txt --no-build-isolation --editable ".[docs]"
 	touch $@
 
 $(FLOOR)/ready: pyproject.toml constraints-floor.txt

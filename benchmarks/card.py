@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from benchmarks.machine import markdown_table
 from benchmarks.quality import METRICS, Report, Score, mean_of, means, read_reports, rows, show
 from benchmarks.sets import MEANS, SETS, EvalSet
+from benchmarks.summary import CHINESE, summary
 from simpair.checkpoint.hub import BUNDLED
 
 __all__ = ["Published", "Results", "main", "read_results", "render"]
@@ -31,30 +32,10 @@ _BLOCK = re.compile(
     r"(?P<old>.*?)(?P<end>^(?P=open)results:end(?: -->)?$)",
     re.DOTALL | re.MULTILINE,
 )
-_SUMMARY = {"zh5", "en7", "stsb_zh", "stsb_en", "sts16", "ntrex_zh_en", "ntrex_en_zh", "xquad_en", "xquad_zh"}
 _OPEN = "simpair-mini-open"
 _OPEN_TRAINED_FOR = ("pawsx_zh", "dureader")
 _TYPES = {"Spearman": "spearman_cosine", "accuracy@1": "cosine_accuracy@1", "nDCG@10": "cosine_ndcg@10"}
 _TASKS = {"sts": "semantic-similarity", "bitext": "translation-retrieval", "retrieval": "information-retrieval"}
-_CHINESE = (
-    ("| Set |", "| 数据集 |"),
-    ("Metric × 100", "指标 × 100"),
-    ("(published)", "（公布值）"),
-    ("zh mean of 5", "中文五项平均"),
-    ("en mean of 7", "英文七项平均"),
-    ("\\* trained on other rows of the set's source.", "\\* 训练数据含有同一来源的其他样本。"),
-    ("| ratio |", "| 倍数 |"),
-    ("| the same in ", "| 同上，"),
-    (" documents, mean ", " 段文档，平均 "),
-    (" questions, mean ", " 个问句，平均 "),
-    (" tokens |", " 个 token |"),
-    (" texts/s", " 条/秒"),
-    ("one process that scores two texts", "从启动进程到算出两句话的相似度"),
-    (" cores (", " 核（"),
-    ("), torch", "），torch"),
-    ("; the embeddings of ", "；"),
-    (" texts differ by at most ", " 条文本的向量最多相差 "),
-)
 
 
 class Published(NamedTuple):
@@ -75,6 +56,8 @@ class Results(NamedTuple):
     published: list[Published]
     encode: Mapping[str, Any] | None
     cold_start: Mapping[str, Any] | None
+    train: Mapping[str, Any] | None = None
+    search: Mapping[str, Any] | None = None
 
 
 class _Column(NamedTuple):
@@ -85,8 +68,8 @@ class _Column(NamedTuple):
 
 def read_results(folder: Path = _RESULTS) -> Results:
     """Read the result files of a folder."""
-    names = (BUNDLED, "forms", "encode", "cold_start")
-    quality, forms, encode, cold_start = (_json(folder / f"{name}.json") for name in names)
+    names = (BUNDLED, "forms", "encode", "cold_start", "train", "search")
+    quality, forms, encode, cold_start, train, search = (_json(folder / f"{name}.json") for name in names)
     published = _json(folder / "published.json") or {"models": []}
     return Results(
         None if quality is None else read_reports(quality),
@@ -94,6 +77,8 @@ def read_results(folder: Path = _RESULTS) -> Results:
         [Published(**model) for model in published["models"]],
         encode,
         cold_start,
+        train,
+        search,
     )
 
 
@@ -106,7 +91,7 @@ def render(text: str, results: Results, *, chinese: bool = False) -> str:
 
     def fill(match: re.Match[str]) -> str:
         block = _BLOCKS[match["name"]](results)
-        for english, translated in _CHINESE if chinese else ():
+        for english, translated in CHINESE if chinese else ():
             block = block.replace(english, translated)
         return f"{match['begin']}{block}\n{match['end']}" if block else match["begin"] + match["end"]
 
@@ -132,17 +117,6 @@ def _peers(results: Results) -> str:
     notes = [f"- {peer.name}: {peer.about}. Source: {peer.source}. {_declared(peer)}" for peer in results.published]
     table = _side_by_side(results, published)
     return f"{table}\n\n" + "\n".join(notes) if table else ""
-
-
-def _summary(results: Results) -> str:
-    """Return the summary for a README: main figures, published ones of models not measured here, and speed."""
-    measured = results.quality or []
-    names = {report.model.name for report in measured}
-    few = results._replace(
-        quality=[report for report in measured if report.model.name not in ("tf-idf", _OPEN)] or None,
-        published=[peer for peer in results.published if peer.name not in names],
-    )
-    return "\n\n".join(filter(None, (_side_by_side(few, _SUMMARY), _speed(results))))
 
 
 def _forms(results: Results) -> str:
@@ -271,7 +245,7 @@ _BLOCKS = {
     "forms": _forms,
     "speed": _speed,
     "model-index": _model_index,
-    None: _summary,
+    None: summary,
 }
 
 

@@ -1,69 +1,56 @@
-"""What the READMEs say is true: their code runs, their tree is the tree, and both languages show the same code."""
+"""The READMEs: their code runs and prints what they show, both languages have the same code, and they stay short."""
 
-import os
+from __future__ import annotations
+
+import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.pages import blocks, run_page
 
 ROOT = Path(__file__).parents[1]
 READMES = ("README.md", "README.zh-CN.md")
 
 
-def text(name):
+def text(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
 
 
-def blocks(name):
-    return re.findall(r"^```python\n(.*?)^```", text(name), re.DOTALL | re.MULTILINE)
-
-
-def tree(name):
-    """Paths listed in the block that starts with simpair/, from its indentation."""
-    listing = re.search(r"^```\n(simpair/ .*?)^```", text(name), re.DOTALL | re.MULTILINE)[1]
-    parents, paths = [], []
-    for line in listing.splitlines():
-        depth = (len(line) - len(line.lstrip())) // 2
-        parents[depth:] = [line.split()[0]]
-        paths.append("".join(parents))
-    return paths
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("name", READMES)
-def test_the_code_runs_offline_from_an_empty_folder(name, tmp_path):
-    script = tmp_path / "readme.py"
-    script.write_text("\n".join(blocks(name)), encoding="utf-8")
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    assert "(3, 384)" in done.stdout
-    assert "3 stocks" in done.stdout
+def test_the_code_runs_in_an_empty_folder_and_prints_what_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_page(ROOT / "README.md")
+    assert (tmp_path / "dishwasher-model" / "modules.json").is_file()
 
 
-def test_both_languages_show_the_same_code_and_tree():
-    def code(name):
-        return [re.sub(r"\s*#.*", "", block) for block in blocks(name)]
+def test_both_languages_have_the_same_code_and_output() -> None:
+    def code(name: str) -> list[tuple[str, str | None]]:
+        return [(re.sub(r"\s*#.*", "", block.code), block.output) for block in blocks(ROOT / name)]
 
     assert code("README.md") == code("README.zh-CN.md")
-    assert tree("README.md") == tree("README.zh-CN.md")
 
 
-def test_the_tree_is_the_tree():
-    listed = tree("README.md")
-    missing = [path for path in listed if not (ROOT / path).exists()]
-    assert not missing
-    for package in ("simpair", "training"):
-        found = {path.relative_to(ROOT).as_posix() for path in (ROOT / package).rglob("*.py")}
-        empty = {path for path in found if path.endswith("__init__.py") and len((ROOT / path).read_text()) < 300}
-        assert found - empty <= set(listed), f"{package}: not in the tree: {sorted(found - empty - set(listed))}"
+def test_every_block_runs_and_shows_its_output() -> None:
+    for block in blocks(ROOT / "README.md"):
+        assert block.language == "python"
+        assert block.mark is None
+        assert block.output
 
 
-def test_both_commands_are_named():
-    for name in READMES:
-        assert "make demo" in text(name)
-        assert "make test" in text(name)
+@pytest.mark.parametrize("name", READMES)
+def test_a_readme_is_short_and_names_both_commands(name: str) -> None:
+    assert len(text(name).splitlines()) <= 150
+    assert "make demo" in text(name)
+    assert "make test" in text(name)
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_the_sizes_quoted_are_those_that_are_published(name: str) -> None:
+    peers = json.loads((ROOT / "benchmarks" / "results" / "published.json").read_text(encoding="utf-8"))["models"]
+    (size,) = (re.match(r"\d+ M", peer["about"])[0] for peer in peers if "multilingual" in peer["name"])
+    millions = size.removesuffix(" M")
+    assert f"{millions} M" in text(name) or f"{int(millions) / 100:g} 亿" in text(name)

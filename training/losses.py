@@ -69,8 +69,8 @@ def angle(text1: Tensor, text2: Tensor, labels: Tensor, *, scale: float = SCALE)
     """Return the loss of :func:`cosent` with an angle in complex space instead of the cosine.
 
     The gradient of a cosine vanishes near 1 and -1; the gradient of this score does not. The first half of an embedding
-    holds real parts, the second imaginary parts; the score of u and v, of norm 1, is |the real plus the imaginary part
-    of Σ u · conj(v)|. The authors add the loss to that of the cosines.
+    holds real parts, the second imaginary parts; the score of u and v, of norm 1, is the absolute value of the real
+    plus the imaginary part of Σ u · conj(v). The authors add the loss to that of the cosines.
 
     Li and Li, 2023, "AnglE-optimized Text Embeddings" (arXiv 2309.12871).
 

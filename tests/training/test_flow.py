@@ -1,27 +1,28 @@
-"""The four steps of docs/training-flow.md run as written, in both languages, and reach the same weights."""
+"""The four steps of docs/train.md run as written, end with the same weights, and have the same code in Chinese."""
+
+from __future__ import annotations
 
 import re
 from pathlib import Path
 
 import pytest
 
+from tests.pages import blocks, run_page
+
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-def blocks(name):
-    return re.findall(r"^```python\n(.*?)^```", (DOCS / name).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-
-
 @pytest.mark.slow
-def test_the_page_runs_and_the_four_steps_give_the_same_weights():
-    scope = {"__name__": "training_flow"}
-    for number, block in enumerate(blocks("training-flow.md"), start=1):
-        exec(compile(block, f"training-flow.md, block {number}", "exec"), scope)
+def test_the_page_runs_and_the_four_steps_end_with_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    scope = run_page(DOCS / "train.md")
     assert scope["distance"](scope["plain_loop"], scope["own_trainer"]) < 2e-6
 
 
-def test_both_languages_show_the_same_code():
-    def code(name):
-        return [re.sub(r"\s*#.*", "", block) for block in blocks(name)]
+def test_both_languages_have_the_same_code() -> None:
+    def code(name: str) -> list[str]:
+        return [re.sub(r"\s*#.*", "", block.code) for block in blocks(DOCS / name)]
 
-    assert code("training-flow.md") == code("training-flow.zh-CN.md")
+    assert code("train.md") == code("train.zh-CN.md")
