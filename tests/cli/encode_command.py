@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from simpair.cli.partial import Partial
-from simpair.encoder import blocks as encoding
+from simpair.encoder import blocks
 from simpair.encoder.model import TwinTowerEncoder
+from simpair.files import texts
 from tests.command import Ran, ran
 
 BLOCK = 5
@@ -36,7 +37,8 @@ class Command:
                 yield block
 
         monkeypatch.setattr(TwinTowerEncoder, "encode_blocks", counted)
-        monkeypatch.setattr(encoding, "_BLOCK_TEXTS", BLOCK)
+        monkeypatch.setattr(texts, "BLOCK_TEXTS", BLOCK)
+        monkeypatch.setattr(blocks, "_BLOCK_TEXTS", BLOCK, raising=False)
 
     def __call__(self, *arguments: object) -> Ran:
         return ran(self._capsys, "encode", "--model", self.model, *arguments)

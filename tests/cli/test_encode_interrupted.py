@@ -44,10 +44,12 @@ import json, os, signal, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from simpair import encoding
 from simpair.cli import main, partial
+from simpair.encoder import blocks
 from simpair.encoder.model import TwinTowerEncoder
-corpus, model, folder, suffix, encoding._BLOCK_TEXTS = json.loads(sys.argv[1])
+from simpair.files import texts
+corpus, model, folder, suffix, texts.BLOCK_TEXTS = json.loads(sys.argv[1])
+blocks._BLOCK_TEXTS = texts.BLOCK_TEXTS
 encoder = TwinTowerEncoder.from_pretrained(model)
 TwinTowerEncoder.from_pretrained = lambda *_, **__: encoder
 if suffix == ".parquet":
