@@ -227,6 +227,7 @@ def _write_json(path: Path, about: dict[str, Any], measured: Sequence[_Measured]
     from importlib.metadata import version
 
     from simpair import __version__
+    from simpair.files.disk import replace_text
 
     versions = {name: version(name) for name in _PACKAGES}
     content = {
@@ -244,7 +245,7 @@ def _write_json(path: Path, about: dict[str, Any], measured: Sequence[_Measured]
             for one in measured
         ],
     }
-    path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    replace_text(path, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
 
 
 def _plot(folder: Path, measured: Sequence[_Measured], model: Path) -> None:

@@ -94,14 +94,13 @@ class Partial:
     def record(self, rows: int, digest: str, lost: Lost) -> None:
         """Count what was written so far: the bytes of ``rows`` texts, whose digest is given, and what they lost."""
         assert self._recipe is not None, "begin first"
+        from simpair.files.disk import replace_text, sync
+
         with _plain_errors(self._target):
-            _sync(self._opened)
+            self._opened.flush()
+            sync(self._work)
             journal = _Journal(self._recipe, rows, self._opened.tell(), digest, lost)
-            unborn = self._journal_path.with_suffix(".new")
-            with unborn.open("w", encoding="ascii") as file:
-                json.dump({**journal._asdict(), "recipe": asdict(journal.recipe)}, file)
-                _sync(file)
-            unborn.replace(self._journal_path)
+            replace_text(self._journal_path, json.dumps({**journal._asdict(), "recipe": asdict(journal.recipe)}))
         self.rows, self.digest, self.lost = rows, digest, lost
 
     def finish(self, complete: Callable[[Path], Path]) -> None:
@@ -215,8 +214,3 @@ def _cut(file: IO[bytes], size: int) -> None:
     """Remove what follows the first ``size`` bytes, and go there."""
     file.truncate(size)
     file.seek(size)
-
-
-def _sync(file: IO[Any]) -> None:
-    file.flush()
-    os.fsync(file.fileno())

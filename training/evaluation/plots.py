@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simpair.errors import InputError
+from simpair.files.disk import replacing
 
 from .metrics import average_precision, pearson, roc_auc, spearman
 
@@ -182,7 +183,8 @@ def _picture(path: Path, *, rows: int = 1, square: bool = False) -> Iterator[lis
     FigureCanvasAgg(figure)  # draws without a display, whatever backend is chosen elsewhere
     panels = figure.subplots(rows, 1, squeeze=False, sharex=True)[:, 0]
     yield list(panels)
-    figure.savefig(path, format="png")
+    with replacing(path) as new:
+        figure.savefig(new, format="png")
 
 
 def _describe(axes: Axes, title: str, x: str, y: str) -> None:

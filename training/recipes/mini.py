@@ -238,7 +238,7 @@ class RecipeTrainer(TwinTowerTrainer):
 
 def build_student(data: Path, teacher: Path, folder: Path) -> None:
     """Write the untrained student, unless an earlier run did."""
-    if (folder / "model.safetensors").exists():
+    if folder.exists():
         return
     origins = make_student(teacher, train_vocabulary(vocabulary_texts(data)), lexicon(data), folder)
     _LOG.info("student: %s", origins)

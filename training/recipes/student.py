@@ -16,6 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
+from simpair.files.disk import new_folder
+
 from .vocabulary import SPECIAL_TOKENS, is_chinese
 
 __all__ = ["RowOrigins", "make_student"]
@@ -56,7 +58,7 @@ def make_student(
         teacher: The folder of a BERT checkpoint with ``model.safetensors``, ``config.json`` and ``tokenizer.json``.
         tokenizer: The student's tokenizer.
         lexicon: (English word, Chinese word) pairs.
-        folder: Where to write; made when missing.
+        folder: The new folder to write; complete or absent, whenever the process ends.
         layers: The teacher's layers that the student keeps, in this order.
         max_seq_length: The longest input, in tokens.
         seed: Fixes the drawn rows.
@@ -180,11 +182,11 @@ def _write(
         },
         "special_tokens_map.json": names,
     }
-    for name in ("1_Pooling", "2_Normalize"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    tokenizer.save(str(folder / "tokenizer.json"))
-    save_file(
-        {name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors", {"format": "pt"}
-    )
+    with new_folder(folder) as new:
+        for name in ("1_Pooling", "2_Normalize"):
+            (new / name).mkdir()
+        for name, content in files.items():
+            (new / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        tokenizer.save(str(new / "tokenizer.json"))
+        whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        save_file(whole, new / "model.safetensors", {"format": "pt"})

@@ -13,6 +13,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from simpair.files.disk import replacing
+
 __all__ = ["Teacher", "teacher_targets"]
 
 _SHARD = 8_192
@@ -41,8 +43,8 @@ def teacher_targets(teacher: Teacher, texts: Sequence[str], folder: Path) -> NDA
         name = hashlib.sha256("\x00".join((teacher.fingerprint, *block)).encode()).hexdigest()[:16]
         path = folder / f"{name}.npy"
         if not path.exists():
-            temporary = path.with_suffix(".tmp.npy")
-            np.save(temporary, teacher.encode(block).astype(np.float16), allow_pickle=False)
-            temporary.replace(path)
+            embeddings = teacher.encode(block).astype(np.float16)
+            with replacing(path) as new, new.open("wb") as file:
+                np.save(file, embeddings, allow_pickle=False)
         shards.append(np.load(path, allow_pickle=False))
     return np.concatenate(shards)

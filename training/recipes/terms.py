@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from simpair.errors import InputError
+from simpair.files.disk import replacing
 
 from .sources import iter_rows
 
@@ -50,7 +51,11 @@ def keep_open(data: Path, out: Path) -> dict[str, int]:
     out.mkdir(parents=True, exist_ok=True)
     kept = dict.fromkeys(OPEN_SOURCES, 0)
     for path in files:
-        with (out / path.name).open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
+        with (
+            replacing(out / path.name) as new,
+            new.open("wb") as raw,
+            gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file,
+        ):
             for row in iter_rows(data, path.name.removesuffix(".jsonl.gz")):
                 source = row.get("source")
                 if source in OPEN_SOURCES:
