@@ -22,9 +22,8 @@ if TYPE_CHECKING:
         evaluate_pairs,
         evaluate_records,
         evaluate_retrieval,
-        pair_intervals,
-        retrieval_intervals,
     )
+    from .evaluation.intervals import pair_intervals, retrieval_intervals
     from .evaluation.mining import MinedNegatives, mine_negatives
     from .evaluation.predictions import rank_pairs, score_pairs
     from .fine_tuning import FineTuneReport, fine_tune
@@ -84,9 +83,8 @@ _HOMES = {
         "evaluate_pairs",
         "evaluate_records",
         "evaluate_retrieval",
-        "pair_intervals",
-        "retrieval_intervals",
     ],
+    "evaluation.intervals": ["pair_intervals", "retrieval_intervals"],
     "losses": [
         "angle",
         "cosent",

@@ -156,31 +156,29 @@ def _measure(
 
 
 def _measure_file(encoder: TextEncoder, one: _Given, dev: PairSeries | None, corpus: list[str], k: int) -> _Measured:
-    from simpair.training.evaluation import evaluate
+    from simpair.training.evaluation import evaluate, intervals
     from simpair.training.evaluation import predictions as outcomes
 
     if one.kind == "scored":
         series = outcomes.score_pairs(encoder, cast("list[ScoredPair]", one.records))
         scores = evaluate.pair_scores(series, dev=dev)
-        return _measured(one, scores, evaluate.pair_intervals(series, threshold=scores.threshold), series)
+        return _measured(one, scores, intervals.pair_intervals(series, threshold=scores.threshold), series)
     pairs = cast("list[RetrievalPair]", one.records)
     if one.kind == "bitext":
         both = outcomes.rank_bitext(encoder, pairs)
-        return _measured(one, evaluate.bitext_scores(both), evaluate.bitext_intervals(both), both)
+        return _measured(one, evaluate.bitext_scores(both), intervals.bitext_intervals(both), both)
     ranking = outcomes.rank_pairs(encoder, pairs, corpus=corpus, k=k)
-    return _measured(one, evaluate.retrieval_scores(ranking), evaluate.retrieval_intervals(ranking), ranking, k=k)
+    return _measured(one, evaluate.retrieval_scores(ranking), intervals.retrieval_intervals(ranking), ranking, k=k)
 
 
 def _measured(
     given: _Given, scores: Any, intervals: Any, outcome: PairSeries | Ranking | BitextRanking, *, k: int = 0
 ) -> _Measured:
     """The metrics and intervals that are there, by name, with k in it."""
-    metrics, bounds = (
-        {name.replace("_at_k", f"_at_{k}"): value for name, value in record._asdict().items() if value is not None}
-        for record in (scores, intervals)
-    )
-    metrics.pop("k", None)
-    return _Measured(given, metrics, {name: (one.low, one.high) for name, one in bounds.items()}, outcome)
+    from simpair.training.evaluation.evaluate import metrics_by_name
+
+    bounds = {name: (one.low, one.high) for name, one in metrics_by_name(intervals, k=k).items()}
+    return _Measured(given, metrics_by_name(scores), bounds, outcome)
 
 
 # --- what is told

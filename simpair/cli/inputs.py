@@ -239,6 +239,8 @@ def _documents(path: str, text_field: str, id_field: str) -> Iterator[InputDocum
 
 
 def _document(fields: Mapping[str, object], path: str, line: int, text_field: str, id_field: str) -> InputDocument:
+    from simpair.files.texts import lone_surrogate
+
     if text_field not in fields:
         found = ", ".join(map(repr, fields)) or "nothing"
         raise ValueError(f"found {found}, but no {text_field!r}; name the field that holds the text with --text-field")
@@ -250,7 +252,9 @@ def _document(fields: Mapping[str, object], path: str, line: int, text_field: st
         name = str(name)
     if name is not None and (not isinstance(name, str) or not name.strip()):
         raise ValueError(f"{id_field} must be a text or a whole number, got {name!r}")
-    f"{text}{name or ''}".encode()  # half a surrogate pair, which JSON can spell, is a ValueError
+    for field, value in ((text_field, text), (id_field, name or "")):
+        if (position := lone_surrogate(value)) is not None:
+            raise ValueError(f"{field} holds a lone surrogate at character {position + 1}; write it as valid Unicode")
     return InputDocument(text, name, rest, path, line)
 
 

@@ -15,9 +15,8 @@ from simpair.errors import InputError
 
 if TYPE_CHECKING:
     from simpair.training.data.sources import Source
-    from simpair.training.evaluation.evaluate import PairScores, RetrievalScores
 
-__all__ = ["DATA", "add_label_range", "label_range_of", "named", "register"]
+__all__ = ["DATA", "add_label_range", "label_range_of", "register"]
 
 DATA = (
     ".csv, .tsv, .jsonl (also .gz) or .parquet with text1, text2 and label, or with anchor, positive and perhaps "
@@ -78,6 +77,7 @@ def _train(arguments: argparse.Namespace) -> None:
     _check_out(arguments.out, resume=arguments.resume)
     from simpair.encoder.model import TwinTowerEncoder
     from simpair.training.data.sources import read_source
+    from simpair.training.evaluation.evaluate import metrics_by_name
     from simpair.training.fine_tuning import fine_tune, is_first
     from simpair.training.trainer.adapters import lora
     from simpair.training.trainer.interruption import SaveAtSignal
@@ -114,7 +114,10 @@ def _train(arguments: argparse.Namespace) -> None:
             show_progress=sys.stderr.isatty(),
             callbacks=[save_at_signal],
         )
-    measured = {"before": named(report.before), "after": named(report.after)}
+    measured = {
+        name: None if scores is None else metrics_by_name(scores)
+        for name, scores in (("before", report.before), ("after", report.after))
+    }
     facts = {name: value for name, value in report._asdict().items() if name != "sources"}
     if is_first():
         Output(arguments.format).facts(**(facts | measured), folder=str(arguments.out))
@@ -167,15 +170,6 @@ def _check_out(folder: Path, *, resume: bool) -> None:
         raise InputError(f"{folder} holds no run to resume; leave --resume out to start anew")
     if not resume and folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder} is not empty; give --out a new folder, or --resume to go on with the run in it")
-
-
-def named(scores: PairScores | RetrievalScores | None) -> dict[str, float] | None:
-    """The scores that there are by name, with the k of the retrieval scores in their names."""
-    if scores is None:
-        return None
-    named = scores._asdict()
-    k = named.pop("k", None)
-    return {name.replace("_at_k", f"_at_{k}"): value for name, value in named.items() if value is not None}
 
 
 def label_range_of(arguments: argparse.Namespace) -> tuple[float, float] | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["Origin", "VectorFormat", "check_format", "vector_format", "vectors_path"]
 
 _SUFFIXES = (".npy", ".safetensors", ".parquet")
-_MOST_ROWS = (1 << 63) - 1
 
 
 class Origin(NamedTuple):
@@ -106,19 +104,9 @@ def _npy_head(rows: int, origin: Origin) -> bytes:
 
 
 def _safetensors_head(rows: int, origin: Origin) -> bytes:
-    """The head of one tensor ``embeddings``: the length of a JSON text in 8 bytes, and that text, padded with spaces.
+    from simpair.files.safetensors_header import embeddings_header
 
-    https://github.com/huggingface/safetensors#format
-    """
-
-    def described(rows: int) -> str:
-        end = 4 * rows * origin.dimension
-        tensor = {"dtype": "F32", "shape": [rows, origin.dimension], "data_offsets": [0, end]}
-        return json.dumps({"__metadata__": {**_described(origin), "rows": str(rows)}, "embeddings": tensor})
-
-    longest = len(described(_MOST_ROWS))
-    length = longest + -longest % 8
-    return length.to_bytes(8, "little") + described(rows).ljust(length).encode()
+    return embeddings_header("F32", rows, origin.dimension, _described(origin))
 
 
 class _Table:

@@ -187,8 +187,8 @@ def test_a_runs_folder_has_its_training_curves(
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (("{binary}", "--dev", "{binary}"), "测试.csv: dev holds the pairs that are measured"),
-        (("{binary}", "--dev", "{graded}", "--label-range", "0", "5"), "a threshold takes labels of 0 and of 1 alone"),
+        (("{binary}", "--dev", "{binary}"), "测试.csv: dev holds the evaluated pairs"),
+        (("{binary}", "--dev", "{graded}", "--label-range", "0", "5"), "a threshold needs exactly 0 and 1"),
         (("{asked}", "--dev", "{dev}"), "asked.tsv: holds no scored pairs"),
         (("{binary}", "--dev", "{asked}"), "asked.tsv: holds no scored pairs"),
         (("{binary}", "--bitext"), "测试.csv: holds scored pairs; translations are in columns anchor and positive"),

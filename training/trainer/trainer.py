@@ -25,7 +25,7 @@ from simpair.errors import InputError, TrainingError
 
 from ..data.collators import PairCollator
 from ..data.pairs import RetrievalPair
-from ..evaluation.evaluate import evaluate_retrieval
+from ..evaluation.evaluate import evaluate_retrieval, metrics_by_name
 from ..evaluation.metrics import pearson, spearman
 from ..losses import angle, cosent, cosine_mse, info_nce, matryoshka
 from .adapters import is_adapted
@@ -266,9 +266,8 @@ class TwinTowerTrainer(Trainer):
         )
         records = dataloader.dataset
         if isinstance(records, list) and all(isinstance(record, RetrievalPair) for record in records):
-            found = evaluate_retrieval(self._encoder(), records)
-            for name in ("mrr_at_k", "ndcg_at_k", "recall_at_k", "accuracy_at_1", "accuracy_at_k"):
-                output.metrics[f"{metric_key_prefix}_{name.replace('_k', f'_{found.k}')}"] = getattr(found, name)
+            found = metrics_by_name(evaluate_retrieval(self._encoder(), records))
+            output.metrics |= {f"{metric_key_prefix}_{name}": found[name] for name in found if "_at_" in name}
         return output
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
