@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simpair.errors import InputError
@@ -129,6 +129,7 @@ def test_a_threshold_is_not_chosen_on_the_evaluated_pairs():
         evaluate_pairs(CompassEncoder(), TEST, dev=list(TEST))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 80), st.sampled_from([0.0, 1.0])), min_size=2, max_size=12))
 def test_no_metric_is_ever_nan(items):
     pairs = [at_angle(angle, label) for angle, label in items]

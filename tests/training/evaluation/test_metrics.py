@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 
@@ -51,6 +51,7 @@ def test_spearman_depends_on_the_order_only_and_pearson_on_the_values():
     assert pearson(x, np.exp(x)) < 0.9
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=2, max_size=20))
 def test_correlations_agree_with_numpy(points):
     x, y = np.array(points).T
@@ -128,6 +129,7 @@ def classified(draw, *, ties=True):
     return scores / 8, np.array(draw(st.permutations(labels)))
 
 
+@settings(deadline=None)
 @given(classified())
 def test_the_metrics_of_two_classes_agree_with_plain_loops(data):
     scores, labels = data
@@ -142,6 +144,7 @@ def test_the_metrics_of_two_classes_agree_with_plain_loops(data):
     assert average_precision(scores, labels) == pytest.approx(precision)
 
 
+@settings(deadline=None)
 @given(classified(), st.floats(-1, 1))
 def test_accuracy_and_f1_agree_with_scikit_learn(data, threshold):
     scores, labels = data
@@ -151,6 +154,7 @@ def test_accuracy_and_f1_agree_with_scikit_learn(data, threshold):
     assert f1_at_threshold(scores, labels, threshold) == pytest.approx(expected)
 
 
+@settings(deadline=None)
 @given(classified())
 def test_no_threshold_is_better_than_the_best(data):
     scores, labels = data
@@ -169,6 +173,7 @@ def test_a_threshold_separates_neighbouring_floats(low):
     assert best_threshold([low, high], [0, 1]) == (high, 1, 1)
 
 
+@settings(deadline=None)
 @given(classified(), st.randoms())
 def test_rank_metrics_ignore_the_order_of_items_and_the_scale_of_scores(data, source):
     scores, labels = data
@@ -184,6 +189,7 @@ def test_rank_metrics_ignore_the_order_of_items_and_the_scale_of_scores(data, so
         assert spearman(scores[order], labels[order]) == pytest.approx(spearman(scores, labels))
 
 
+@settings(deadline=None)
 @given(classified(ties=False))
 def test_a_perfect_ranking_scores_one_and_its_reverse_zero(data):
     scores, labels = data
@@ -256,6 +262,7 @@ def test_ndcg_by_hand():
     assert ndcg_by_query([[0, 1, 0], [1, 0, 0]], [[1], [1]], 3) == pytest.approx([second, 1])
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([0, 0, 1, 2]), min_size=2, max_size=10), st.integers(1, 12))
 def test_ndcg_agrees_with_scikit_learn(gains, k):
     gains = [*gains, 1]
@@ -264,6 +271,7 @@ def test_ndcg_agrees_with_scikit_learn(gains, k):
     assert ndcg_at_k([gains], [[gain for gain in gains if gain]], k) == pytest.approx(expected)
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([0, 0, 1, 2]), min_size=2, max_size=10), st.data())
 def test_ndcg_is_a_fraction_and_never_falls_when_a_better_hit_moves_up(gains, data):
     relevant = [gain for gain in gains if gain] or [1]
@@ -273,6 +281,7 @@ def test_ndcg_is_a_fraction_and_never_falls_when_a_better_hit_moves_up(gains, da
     assert 0 <= before <= ndcg_at_k([gains], [relevant], 10) <= 1 + 1e-12
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.booleans(), min_size=4, max_size=4), min_size=1), st.integers(1, 6), st.randoms())
 def test_rank_metrics_are_ordered_and_ignore_the_order_of_queries(relevant, k, source):
     totals = [max(1, sum(row)) for row in relevant]
