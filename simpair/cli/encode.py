@@ -202,12 +202,12 @@ def _encode_stream(
         truncated: Truncated texts before these. When the work ends in any way, a warning counts all of them.
         shown: Whether a progress bar may be shown.
     """
-    begun = texts.rows
+    before = texts.rows
     try:
         with stream_progress(texts, shown=shown) as advance:
             for block in encoder.encode_blocks(texts, role=arguments.role):
                 if block.truncated:
-                    first = truncated.first or begun + block.truncated[0] + 1
+                    first = truncated.first or before + block.truncated[0] + 1
                     truncated = Truncated(truncated.texts + len(block.truncated), first)
                     _refuse_truncated(truncated, encoder, texts, arguments)
                 write(texts.take(len(block.embeddings)), block.embeddings, truncated)

@@ -37,7 +37,7 @@ def register(commands: Any) -> None:
     parser.add_argument("--dev", metavar="FILE", help="pairs for choosing the threshold between labels 0 and 1")
     parser.add_argument("--bitext", action="store_true", help="treat anchors and positives as translations")
     parser.add_argument("--corpus", metavar="FILE", help="more texts to search: one per line, or JSONL with text")
-    parser.add_argument("-k", "--k", type=positive, help="number of hits per query (default: 10)")
+    parser.add_argument("-k", type=positive, help="number of hits per query (default: 10)")
     parser.add_argument("--json", metavar="FILE", type=Path, help="also write metrics, digests and versions to a file")
     parser.add_argument("--plots", metavar="FOLDER", type=Path, help="also write plots as PNG files to a folder")
     add_format(parser)
@@ -63,7 +63,10 @@ class _Measured(NamedTuple):
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    """Print the metrics of a model on each file with 95 % intervals: correlation with labels, or retrieval."""
+    """Print the metrics of a model on each file, with 95 % intervals.
+
+    Files with labels give correlations; files with anchor and positive give retrieval metrics.
+    """
     from simpair.encoder.model import TwinTowerEncoder
 
     _check_outputs(arguments)
@@ -118,7 +121,7 @@ def _read(path: str, arguments: argparse.Namespace) -> _Given:
 def _read_corpus(arguments: argparse.Namespace, files: Sequence[_Given]) -> list[str]:
     from simpair.cli.inputs import read_documents
 
-    given = [f"--{name}" for name in ("corpus", "k") if getattr(arguments, name)]
+    given = [option for option, value in (("--corpus", arguments.corpus), ("-k", arguments.k)) if value]
     if given and not any(one.kind == "retrieval" for one in files):
         raise InputError(
             f"{' and '.join(given)} needs a file with anchor and positive; no file has them, so leave it out"

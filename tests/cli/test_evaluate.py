@@ -192,7 +192,7 @@ def test_the_folder_of_a_run_has_its_training_curves(
         (("{asked}", "--dev", "{dev}"), "asked.tsv: holds no scored pairs"),
         (("{binary}", "--dev", "{asked}"), "asked.tsv: holds no scored pairs"),
         (("{binary}", "--bitext"), "测试.csv: holds scored pairs; --bitext needs translations"),
-        (("{binary}", "-k", "3"), "--k needs a file with anchor and positive"),
+        (("{binary}", "-k", "3"), "-k needs a file with anchor and positive"),
         (("{asked}", "--bitext", "--corpus", "{dev}"), "--corpus needs a file with anchor and positive"),
         (("{binary}", "--json", "{binary}"), "is also the input"),
         (("{binary}", "--plots", "{dev}"), "dev.csv is a file; give --plots a folder"),

@@ -88,12 +88,12 @@ TEACHER = [*SPECIALS, "water", "fall", "##fall", "##s", "fire", "水"]
 def made(tmp_path):
     """Return the teacher's and the student's rows by token, and the counts."""
     table = write_teacher(tmp_path / "teacher", TEACHER)["embeddings.word_embeddings.weight"]
-    pieces = [*SPECIALS, "fire", "waterfalls", "##falls", "水", "瀑", "xyz", "龘"]
+    tokens = [*SPECIALS, "fire", "waterfalls", "##falls", "水", "瀑", "xyz", "龘"]
     words = [("Water", "水"), ("waterfall", "瀑布"), ("fire", "瀑"), ("xyz", "龘")]
-    origins = make_student(tmp_path / "teacher", small_tokenizer(pieces), words, tmp_path / "student", layers=(0, 2))
+    origins = make_student(tmp_path / "teacher", small_tokenizer(tokens), words, tmp_path / "student", layers=(0, 2))
     rows = load_file(tmp_path / "student" / "model.safetensors")["embeddings.word_embeddings.weight"]
     teacher = {piece: table[row].double() for row, piece in enumerate(TEACHER)}
-    return teacher, dict(zip(pieces, rows.double(), strict=True)), origins
+    return teacher, dict(zip(tokens, rows.double(), strict=True)), origins
 
 
 def test_rows_come_from_the_best_source(made) -> None:
