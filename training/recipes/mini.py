@@ -157,7 +157,7 @@ class Schedule(Dataset[Batch]):
         return _sample(self._retrieval[source], size, draw)
 
     def _walk(self, count: int, number: int) -> NDArray[np.int64]:
-        """Return the rows of the ``number``-th batch of repeated passes over ``count`` rows, each shuffled differently."""
+        """Return the rows of the ``number``-th batch of repeated, shuffled passes over ``count`` rows."""
         size = min(self._stage.distilled, count)
         epoch, place = divmod(number, count // size)
         order = np.random.default_rng((self._seed, epoch, 1)).permutation(count)
