@@ -114,13 +114,10 @@ def _train(arguments: argparse.Namespace) -> None:
             show_progress=sys.stderr.isatty(),
             callbacks=[save_at_signal],
         )
-    measured = {
-        name: None if scores is None else metrics_by_name(scores)
-        for name, scores in (("before", report.before), ("after", report.after))
-    }
+    before, after = (scores and metrics_by_name(scores) for scores in (report.before, report.after))
     facts = {name: value for name, value in report._asdict().items() if name != "sources"}
     if is_first():
-        Output(arguments.format).facts(**(facts | measured), folder=str(arguments.out))
+        Output(arguments.format).facts(**(facts | {"before": before, "after": after}), folder=str(arguments.out))
 
 
 def _sources(paths: list[str], *, weighted: bool, **reading: Any) -> dict[str, Source]:

@@ -267,7 +267,7 @@ class TwinTowerTrainer(Trainer):
         records = dataloader.dataset
         if isinstance(records, list) and all(isinstance(record, RetrievalPair) for record in records):
             found = metrics_by_name(evaluate_retrieval(self._encoder(), records))
-            output.metrics |= {f"{metric_key_prefix}_{name}": found[name] for name in found if "_at_" in name}
+            output.metrics.update({f"{metric_key_prefix}_{name}": found[name] for name in found if "_at_" in name})
         return output
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
