@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from simpair import __version__
 from simpair.cli.folders import check_file
-from simpair.cli.inputs import TextStream, Truncated
 from simpair.cli.output import Output, add_format, add_model, cut, non_blank, notice
 from simpair.cli.progress import stream_progress
+from simpair.cli.texts import TextStream, Truncated
 from simpair.cli.vectors import Origin, VectorFormat, check_format, vector_format, vectors_path
 from simpair.errors import DataError
 

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
+from simpair.cli.evaluation import Given, Kind, Measured, measure
 from simpair.cli.folders import check_file, made_only_on_success
 from simpair.cli.output import Output, add_format, aligned, label, notice, positive
 from simpair.cli.train import DATA, add_label_range, label_range_of
 from simpair.errors import DataError, InputError
 
 if TYPE_CHECKING:
-    from simpair.encoder.protocol import TextEncoder
-    from simpair.training.data.pairs import Records, RetrievalPair, ScoredPair
-    from simpair.training.evaluation.predictions import BitextRanking, PairSeries, Ranking
+    from simpair.training.data.pairs import ScoredPair
 
 __all__ = ["register"]
 
-Kind = Literal["scored", "retrieval", "bitext"]
 _PACKAGES = ("numpy", "scikit-learn", "scipy", "torch")
 _COUNTS = ("pairs", "queries", "documents", "threshold")
 """Columns that come first in a table."""
@@ -44,24 +41,6 @@ def register(commands: Any) -> None:
     parser.set_defaults(run=_evaluate)
 
 
-class _Given(NamedTuple):
-    """A file, its digest and its records."""
-
-    path: str
-    digest: str
-    kind: Kind
-    records: Records
-
-
-class _Measured(NamedTuple):
-    """A file with the predictions of the model, and metrics and intervals by name."""
-
-    given: _Given
-    metrics: dict[str, float]
-    intervals: dict[str, tuple[float, float]]
-    predictions: PairSeries | Ranking | BitextRanking
-
-
 def _evaluate(arguments: argparse.Namespace) -> None:
     """Print the metrics of a model on each file, with 95 % intervals.
 
@@ -77,7 +56,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     encoder = TwinTowerEncoder.from_pretrained(arguments.model)
     output, measured = Output(arguments.format), []
     with nullcontext() if arguments.plots is None else made_only_on_success(arguments.plots):
-        for one in _measure(encoder, files, dev, corpus, arguments.k or 10):
+        for one in measure(encoder, files, dev, corpus, arguments.k or 10):
             measured.append(one)
             if not output.is_text:
                 output.row("", file=one.given.path, kind=one.given.kind, **one.metrics, intervals=one.intervals)
@@ -106,7 +85,7 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
             raise InputError(f"{arguments.plots} is a file; give --plots a folder")
 
 
-def _read(path: str, arguments: argparse.Namespace) -> _Given:
+def _read(path: str, arguments: argparse.Namespace) -> Given:
     from simpair.files.disk import sha256
     from simpair.training.data.pairs import ScoredPair, read_pairs
 
@@ -115,10 +94,10 @@ def _read(path: str, arguments: argparse.Namespace) -> _Given:
     if scored and arguments.bitext:
         raise DataError("holds scored pairs; --bitext needs translations in columns anchor and positive", path=path)
     kind: Kind = "scored" if scored else "bitext" if arguments.bitext else "retrieval"
-    return _Given(path, sha256(Path(path)), kind, records)
+    return Given(path, sha256(Path(path)), kind, records)
 
 
-def _read_corpus(arguments: argparse.Namespace, files: Sequence[_Given]) -> list[str]:
+def _read_corpus(arguments: argparse.Namespace, files: Sequence[Given]) -> list[str]:
     from simpair.cli.inputs import read_documents
 
     given = [option for option, value in (("--corpus", arguments.corpus), ("-k", arguments.k)) if value]
@@ -129,7 +108,7 @@ def _read_corpus(arguments: argparse.Namespace, files: Sequence[_Given]) -> list
     return [] if arguments.corpus is None else [document.text for document in read_documents([arguments.corpus])]
 
 
-def _check_dev(files: Sequence[_Given], dev: _Given | None) -> None:
+def _check_dev(files: Sequence[Given], dev: Given | None) -> None:
     """Refuse dev pairs that give no threshold for a file, before any text is encoded."""
     from simpair.training.evaluation.evaluate import check_dev
 
@@ -147,62 +126,10 @@ def _check_dev(files: Sequence[_Given], dev: _Given | None) -> None:
             raise DataError(str(error), path=one.path) from None
 
 
-# --- measuring
-
-
-def _measure(
-    encoder: TextEncoder, files: Sequence[_Given], dev: _Given | None, corpus: list[str], k: int
-) -> Iterator[_Measured]:
-    from simpair.training.evaluation.predictions import score_pairs
-
-    bar = sys.stderr.isatty()
-    scored = None if dev is None else cast("list[ScoredPair]", dev.records)
-    chosen = None if scored is None else score_pairs(encoder, scored, show_progress_bar=bar)
-    for one in files:
-        try:
-            if one.kind == "scored":
-                yield _measure_scored(encoder, one, chosen, bar=bar)
-            else:
-                yield _measure_retrieval(encoder, one, corpus, k, bar=bar)
-        except InputError as error:
-            raise DataError(str(error), path=one.path) from None
-
-
-def _measure_scored(encoder: TextEncoder, one: _Given, dev: PairSeries | None, *, bar: bool) -> _Measured:
-    from simpair.training.evaluation.evaluate import pair_scores
-    from simpair.training.evaluation.intervals import pair_intervals
-    from simpair.training.evaluation.predictions import score_pairs
-
-    series = score_pairs(encoder, cast("list[ScoredPair]", one.records), show_progress_bar=bar)
-    scores = pair_scores(series, dev=dev)
-    return _measured(one, scores, pair_intervals(series, threshold=scores.threshold), series)
-
-
-def _measure_retrieval(encoder: TextEncoder, one: _Given, corpus: list[str], k: int, *, bar: bool) -> _Measured:
-    from simpair.training.evaluation import evaluate, intervals
-    from simpair.training.evaluation.predictions import rank_bitext, rank_pairs
-
-    pairs = cast("list[RetrievalPair]", one.records)
-    if one.kind == "bitext":
-        both = rank_bitext(encoder, pairs, show_progress_bar=bar)
-        return _measured(one, evaluate.bitext_scores(both), intervals.bitext_intervals(both), both)
-    ranking = rank_pairs(encoder, pairs, corpus=corpus, k=k, show_progress_bar=bar)
-    return _measured(one, evaluate.retrieval_scores(ranking), intervals.retrieval_intervals(ranking), ranking, k=k)
-
-
-def _measured(
-    given: _Given, scores: Any, intervals: Any, predictions: PairSeries | Ranking | BitextRanking, *, k: int = 0
-) -> _Measured:
-    from simpair.training.evaluation.evaluate import metrics_by_name
-
-    bounds = {name: (one.low, one.high) for name, one in metrics_by_name(intervals, k=k).items()}
-    return _Measured(given, metrics_by_name(scores), bounds, predictions)
-
-
 # --- results
 
 
-def _tables(measured: Sequence[_Measured]) -> Iterator[str]:
+def _tables(measured: Sequence[Measured]) -> Iterator[str]:
     """Yield a table for each kind of data: a row for each file, with its intervals below."""
     for kind in dict.fromkeys(one.given.kind for one in measured):
         some = [one for one in measured if one.given.kind == kind]
@@ -225,7 +152,7 @@ def _bounds(interval: tuple[float, float] | None) -> str:
     return "" if interval is None else f"[{interval[0]:.3f}, {interval[1]:.3f}]"
 
 
-def _about(dev: _Given | None, corpus: str | None) -> dict[str, Any]:
+def _about(dev: Given | None, corpus: str | None) -> dict[str, Any]:
     """Return name and digest of the other files that the metrics depend on."""
     from simpair.files.disk import sha256
 
@@ -237,7 +164,7 @@ def _about(dev: _Given | None, corpus: str | None) -> dict[str, Any]:
     return about
 
 
-def _write_json(path: Path, about: dict[str, Any], measured: Sequence[_Measured]) -> None:
+def _write_json(path: Path, about: dict[str, Any], measured: Sequence[Measured]) -> None:
     """Write the metrics with the versions of the libraries; files by name, without their folders."""
     import platform
     from importlib.metadata import version
@@ -264,7 +191,7 @@ def _write_json(path: Path, about: dict[str, Any], measured: Sequence[_Measured]
     replace_text(path, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
 
 
-def _plot(folder: Path, measured: Sequence[_Measured], model: Path) -> None:
+def _plot(folder: Path, measured: Sequence[Measured], model: Path) -> None:
     """Write the plots of each file, and the training curves if the model is the folder of a run."""
     from simpair.training.evaluation.curves import read_curves
     from simpair.training.evaluation.plots import plot_training
@@ -281,7 +208,7 @@ def _plot(folder: Path, measured: Sequence[_Measured], model: Path) -> None:
     notice(f"{len(written)} plots in {folder}{names}")
 
 
-def _plot_file(start: Path, one: _Measured) -> list[Path]:
+def _plot_file(start: Path, one: Measured) -> list[Path]:
     """Write the plots of a file, whose names begin as ``start``; return their paths."""
     from simpair.training.evaluation import plots
     from simpair.training.evaluation.predictions import PairSeries, Ranking

@@ -17,7 +17,7 @@ from typing import IO, Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
-from simpair.cli.inputs import Truncated
+from simpair.cli.texts import Truncated
 from simpair.errors import InputError
 
 __all__ = ["Partial", "Recipe", "partial_file"]

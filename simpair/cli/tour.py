@@ -1,30 +1,26 @@
-"""Python's own documentation → a guided tour: index it, search it in two languages, fine-tune on it, evaluate.
-
-Every machine with Python has this corpus. It is parsed with ``ast``: no module is imported and nothing is downloaded.
-"""
+"""Python's own documentation → a guided tour: index it, search it in two languages, fine-tune on it, evaluate."""
 
 from __future__ import annotations
 
-import ast
 import copy
-import hashlib
-import re
 import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from tqdm import tqdm
+
+from simpair.cli.documentation import Entry, read_documentation, stable_hash
 
 if TYPE_CHECKING:
     from simpair.encoder.model import TwinTowerEncoder
     from simpair.search.index import Hit
     from simpair.training.data.pairs import RetrievalPair
 
-__all__ = ["DemoReport", "Entry", "read_documentation", "run_demo", "split_pairs"]
+__all__ = ["DemoReport", "run_demo", "split_pairs"]
 
 Say = Callable[[str], None]
 
@@ -38,13 +34,7 @@ QUESTIONS = (
     "从列表中随机选择一个元素",
 )
 
-_NOT_API = frozenset(
-    ["site-packages", "dist-packages", "lib-dynload", "test", "tests", "idle_test", "idlelib", "turtledemo"]
-)
-_GONE = frozenset({"distutils", "lib2to3"})
-"""Packages that later Pythons have removed, whose functions would be the best hits of some questions."""
-_SENTENCE = re.compile(r"(.{15,}?[.!?])\s+(?=[A-Z(`'\"])")
-_MAX_TEXT, _MAX_SUMMARY, _MAX_CALL = 400, 200, 120  # characters
+_MAX_SUMMARY, _MAX_CALL = 200, 120  # characters
 _ENCODING_SECONDS = 40.0
 _PROBE = 192
 """Number of texts for measuring the speed of encoding."""
@@ -55,32 +45,6 @@ _BATCH, _LEARNING_RATE, _EPOCHS = (
     4.0,
 )  # chosen on other held-out pairs: those with digests 2 and 3, not 0 and 1
 _PROBE_STEPS = 4
-
-
-class Entry(NamedTuple):
-    """The documentation of a module, class or function.
-
-    Attributes:
-        id: Qualified name, such as ``shutil.copytree``.
-        call: The name with the names of the parameters.
-        summary: First sentence of the documentation.
-        rest: The other sentences.
-    """
-
-    id: str
-    call: str
-    summary: str
-    rest: str
-
-    @property
-    def text(self) -> str:
-        """The text that is indexed."""
-        return f"{self.call}\n{self.summary} {self.rest}"[:_MAX_TEXT].strip()
-
-    @property
-    def module(self) -> str:
-        """Top-level module or package."""
-        return self.id.partition(".")[0]
 
 
 class DemoReport(NamedTuple):
@@ -151,26 +115,6 @@ def run_demo(
     return DemoReport(len(entries), encoding_seconds, *tuning, total)
 
 
-def read_documentation(folder: Path) -> list[Entry]:
-    """Return the entries of the public modules in a folder of Python sources, shortest qualified names first."""
-    entries: dict[str, Entry] = {}
-    for path in sorted(folder.rglob("*.py")):
-        names = list(path.relative_to(folder).with_suffix("").parts)
-        if names[-1] == "__init__":
-            names.pop()
-        if not names or any(
-            name in _NOT_API | _GONE or name.startswith("_") or not name.isidentifier() for name in names
-        ):
-            continue
-        try:
-            tree = ast.parse(path.read_bytes())
-        except (SyntaxError, ValueError):  # templates and sources for other versions of Python
-            continue
-        for entry in _documented(tree, ".".join(names), ""):
-            entries.setdefault(entry.id, entry)
-    return sorted(entries.values(), key=lambda entry: (entry.id.count("."), _digest(entry.id)))
-
-
 def split_pairs(entries: Sequence[Entry]) -> tuple[list[RetrievalPair], list[RetrievalPair]]:
     """Return pairs of summary and call for training and about a fifth of them held out, without common summaries."""
     from simpair.training.data.pairs import RetrievalPair
@@ -180,30 +124,9 @@ def split_pairs(entries: Sequence[Entry]) -> tuple[list[RetrievalPair], list[Ret
     for entry in entries:
         summary = entry.summary[:_MAX_SUMMARY]
         if summary.count(" ") >= 2:  # fewer than three words describe too little
-            side = held_out if _digest(summary) % 10 < 2 else train
+            side = held_out if stable_hash(summary) % 10 < 2 else train
             side.append(RetrievalPair(summary, entry.call[:_MAX_CALL]))
     return train, held_out
-
-
-def _documented(
-    node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, name: str, call: str
-) -> Iterator[Entry]:
-    """Yield the entries of a module, class or function and of the public ones inside it."""
-    text = ast.get_docstring(node)
-    if text:
-        flat = " ".join(text.split())
-        first = _SENTENCE.match(" ".join(text.partition("\n\n")[0].split()))
-        summary = first[1] if first else " ".join(text.partition("\n\n")[0].split())
-        yield Entry(name, name + call, summary, flat[len(summary) :].strip())
-    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-        return
-    for child in node.body:
-        if isinstance(child, ast.ClassDef) and not child.name.startswith("_"):
-            yield from _documented(child, f"{name}.{child.name}", "")
-        elif isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef) and not child.name.startswith("_"):
-            arguments = [*child.args.posonlyargs, *child.args.args, *child.args.kwonlyargs]
-            parameters = [argument.arg for argument in arguments if argument.arg not in ("self", "cls")]
-            yield from _documented(child, f"{name}.{child.name}", f"({', '.join(parameters)})")
 
 
 def _affordable(encoder: TwinTowerEncoder, entries: Sequence[Entry]) -> int:
@@ -285,8 +208,3 @@ def _say_next(say: Say) -> None:
     say("   simpair evaluate my-model held-out.csv")
     say("   simpair index create new-index notes.txt --model my-model")
     say("")
-
-
-def _digest(text: str) -> int:
-    """Return a hash that is the same on every machine."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4])

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from simpair.cli import main
-from simpair.cli.inputs import TextStream, read_documents
+from simpair.cli.inputs import read_documents
 from simpair.cli.output import Output, cut
+from simpair.cli.texts import TextStream
 from simpair.errors import DataError
 
 

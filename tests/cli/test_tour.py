@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from simpair.cli.tour import DemoReport, Entry, read_documentation, run_demo, split_pairs
+from simpair.cli.documentation import Entry, read_documentation
+from simpair.cli.tour import DemoReport, run_demo, split_pairs
 from simpair.encoder.model import TwinTowerEncoder
 
 _SOURCE = '''"""Tools for boxes. They come in sizes.
