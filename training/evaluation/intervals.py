@@ -117,11 +117,7 @@ def bitext_intervals(ranking: BitextRanking) -> BitextIntervals:
 
 
 def bootstrap(
-    metric: Callable[..., float],
-    *arrays: ArrayLike,
-    rounds: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
+    metric: Callable[..., float], *arrays: ArrayLike, rounds: int = 1000, seed: int = 0, level: float = 0.95
 ) -> Interval:
     """Return the percentile bootstrap interval of a metric.
 
