@@ -17,8 +17,8 @@ Errors of programming stay ``TypeError`` or ``ValueError``.
         ├── StoreNotFound     no index in that folder
         ├── StoreCorrupt      its database is damaged
         ├── StoreLocked       another process is writing
-        ├── StoreVersion      written by another version of simpair
-        └── EncoderMismatch   created with another encoder
+        ├── StoreVersion      written in the format of another version of simpair
+        └── EncoderMismatch   made with another encoder
 """
 
 from __future__ import annotations
@@ -120,11 +120,11 @@ class StoreLocked(StoreError):
 
 
 class StoreVersion(StoreError):
-    """The index was written by another version of simpair."""
+    """The index was written in the format of another version of simpair."""
 
 
 class EncoderMismatch(StoreError):
-    """The index was created with another encoder."""
+    """The index was made with another encoder."""
 
 
 def one_line(error: BaseException, *, most: int = 200) -> str:
