@@ -36,7 +36,8 @@ from benchmarks.sets import (
 )
 from simpair.errors import InputError
 from simpair.training.data.report import pair_key
-from simpair.training.evaluation.metrics import accuracy_at_k, bootstrap, mrr_at_k, ndcg_by_query, spearman
+from simpair.training.evaluation.intervals import bootstrap
+from simpair.training.evaluation.metrics import accuracy_at_k, mrr_at_k, ndcg_by_query, spearman
 
 __all__ = ["METRICS", "Report", "Score", "main", "mean_of", "means", "measure", "read_reports", "rows"]
 

@@ -23,7 +23,8 @@ from simpair.errors import DataError
 from simpair.training import RetrievalPair, ScoredPair
 from simpair.training.data.report import pair_key
 from simpair.training.evaluation.evaluate import evaluate_pairs, evaluate_retrieval
-from simpair.training.evaluation.metrics import bootstrap, spearman
+from simpair.training.evaluation.intervals import bootstrap
+from simpair.training.evaluation.metrics import spearman
 
 
 def plain(score: Score) -> Score:
