@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from simpair.checkpoint.layout import Layout, lists_modules, read_layout
+from simpair.checkpoint.layout import MODULE_LISTS, Layout, read_layout
 from simpair.errors import (
     HubError,
     InputError,
@@ -237,7 +237,7 @@ def _cached(repo_id: str, revision: str | None, *, offline: bool = False) -> Res
             return None
         layout = read_layout(folder, where=repo_id)
         return Resolved(folder, f"{repo_id}@{folder.name}", layout) if layout.is_complete else None
-    if not all((folder / name).is_file() for name in filter(lists_modules, sizes)):
+    if not all((folder / name).is_file() for name in filter(MODULE_LISTS.fullmatch, sizes)):
         return None
     layout = read_layout(folder, sizes, where=repo_id)
     for name in layout.files:
@@ -258,7 +258,7 @@ def _download(repo_id: str, revision: str | None) -> Resolved:
     # Asked first: a refused download would be answered from the cache.
     info = HfApi().model_info(repo_id, revision=revision, timeout=HF_HUB_ETAG_TIMEOUT)
     names = [file.rfilename for file in info.siblings or []]
-    lists = [Path(hf_hub_download(repo_id, name, revision=info.sha)) for name in filter(lists_modules, names)]
+    lists = [Path(hf_hub_download(repo_id, name, revision=info.sha)) for name in filter(MODULE_LISTS.fullmatch, names)]
     root = next((path.parent for path in lists if path.name == "modules.json"), Path())
     layout = read_layout(root, names, where=repo_id)
     exact = [glob.escape(name) for name in layout.files]

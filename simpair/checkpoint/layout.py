@@ -15,11 +15,14 @@ from typing import Any, Literal, NamedTuple
 from simpair.errors import ModelCorrupt, UnsafeModel, UnsupportedModel
 from simpair.files.json_file import parse_json, read_json
 
-__all__ = ["STATIC", "Layout", "Role", "TowerModules", "lists_modules", "read_layout"]
+__all__ = ["MODULE_LISTS", "STATIC", "Layout", "Role", "TowerModules", "read_layout"]
 
 Role = Literal["query", "document"]
 STATIC = "static-embedding"
 """The ``model_type`` of a static table of embeddings, which has no ``config.json``."""
+
+MODULE_LISTS = re.compile(r"modules\.json|(.*/)?router_config\.json")
+"""The names of the files that say which modules a checkpoint has."""
 
 _MODULES = "modules.json"
 _ROUTER_CONFIGS = ("router_config.json", "config.json")
@@ -83,16 +86,11 @@ class _Module(NamedTuple):
     path: str
 
 
-def lists_modules(name: str) -> bool:
-    """Return whether a file, by its name, says which modules a checkpoint has."""
-    return name == _MODULES or PurePosixPath(name).name == _ROUTER_CONFIGS[0]
-
-
 def read_layout(folder: Path, names: Iterable[str] | None = None, *, where: str | Path | None = None) -> Layout:
     """Return the layout of a checkpoint: sentence-transformers layout, or a plain transformers folder.
 
     Args:
-        folder: Has at least the files that :func:`lists_modules` names.
+        folder: Has at least the files that :data:`MODULE_LISTS` names.
         names: All names in the folder or repository; None for what lies in the folder.
         where: What errors call the checkpoint; default: the folder.
 

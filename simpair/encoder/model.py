@@ -49,6 +49,7 @@ class TwinTowerEncoder(nn.Module):
         embeddings = encoder.encode(["a cat", "a dog"])
 
     Attributes:
+        towers: The tower of each role; the same object under both if the encoder is tied.
         tokenizer: Texts and a role → token ids and padded batches.
         default_role: The role of texts without one, if the towers are untied.
         source: The name or folder of a checkpoint with these weights and settings (bundled name, folder,
@@ -71,8 +72,10 @@ class TwinTowerEncoder(nn.Module):
         super().__init__()
         _check_choice(dtype, Dtype, "dtype")
         distinct = [checkpoint.document] if checkpoint.is_tied else [checkpoint.document, checkpoint.towers["query"]]
-        self._distinct = nn.ModuleList(Tower(tower, dtype=dtype, truncate_dim=truncate_dim) for tower in distinct)
-        query, document = self.towers["query"], self.towers["document"]
+        towers = [Tower(tower, dtype=dtype, truncate_dim=truncate_dim) for tower in distinct]
+        self._distinct = nn.ModuleList(towers)  # which lists the weights of a tied encoder once
+        query, document = towers[-1], towers[0]
+        self.towers: dict[Role, Tower] = {"query": query, "document": document}
         if query.full_dimension != document.full_dimension:
             raise ModelCorrupt(
                 f"the towers' embeddings have dimension {query.full_dimension} and {document.full_dimension}"
@@ -139,11 +142,6 @@ class TwinTowerEncoder(nn.Module):
             raise InputError("one encoder is untied; give two tied encoders")
         joined = join(query.towers["query"], document.towers["document"])
         return cls(joined, dtype=document.dtype, truncate_dim=document.embedding_dimension).to(document.device)
-
-    @property
-    def towers(self) -> dict[Role, Tower]:
-        """The tower of each role; the same one under both if the encoder is tied."""
-        return {"query": self._distinct[-1], "document": self._distinct[0]}  # type: ignore[dict-item]
 
     @property
     def tied(self) -> bool:
