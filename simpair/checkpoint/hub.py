@@ -71,9 +71,7 @@ def resolve(
     local = _local_folder(name)
     if local is not None:
         if revision is not None:
-            raise InputError(
-                f"revision {revision!r} was given with {str(name)!r}, which is not on the Hub: leave it out"
-            )
+            raise InputError(f"revision is {revision!r}, but {str(name)!r} is not on the Hub: leave it out")
         return local
     match = _HUB_NAME.fullmatch(str(name))
     nothing = f"{str(name)[:100]!r} is neither an existing folder nor {BUNDLED!r} nor a Hub name like 'org/name'"
@@ -136,7 +134,7 @@ def push_folder(
         commit_message: The commit's title.
 
     Raises:
-        InputError: The folder has no card, or links to a file elsewhere.
+        InputError: The folder has no card, or a link to a file elsewhere.
         ModelError: It has no weights in the safetensors format, or modules that are not read.
         HubError: The Hub refused or failed.
     """
@@ -148,12 +146,8 @@ def push_folder(
         repo_id = api.create_repo(repo_id, private=private or None, exist_ok=True).repo_id
         if revision is not None:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
-        commit = api.create_commit(
-            repo_id,
-            [CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in names],
-            commit_message=commit_message,
-            revision=revision,
-        )
+        files = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in names]
+        commit = api.create_commit(repo_id, files, commit_message=commit_message, revision=revision)
     except _failures() as error:
         raise HubError(f"{repo_id} was not pushed: {_reason(_root(error))}") from error
     return str(commit.commit_url)

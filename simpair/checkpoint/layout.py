@@ -120,7 +120,7 @@ def read_layout(folder: Path, names: Iterable[str] | None = None, *, where: str 
     files = _needed_files(where or folder, listed, places)
     if names is not None and not any(_is_weights(name) for name in files):
         raise UnsupportedModel(f"{where or folder} has no weights that can be read: expected model.safetensors")
-    return Layout(towers, default_role, tuple(files), _is_complete({*files}, modules))
+    return Layout(towers, default_role, tuple(files), _is_complete({*files}, towers.values()))
 
 
 def _read_modules(folder: Path) -> tuple[list[_Module], Mapping[Role, TowerModules], Role]:
@@ -250,21 +250,16 @@ def _is_weights(name: str) -> bool:
     return _WEIGHTS.fullmatch(name.rpartition("/")[2]) is not None
 
 
-def _is_complete(files: set[str], modules: Sequence[_Module]) -> bool:
-    """Return whether every module has its configuration and weights, and one has a vocabulary."""
-    needed = {
-        "Pooling": ("config.json",),
-        "StaticEmbedding": ("model.safetensors",),
-        **dict.fromkeys(("Normalize", "Dropout", "Router", "Asym"), ()),
-    }
-    own = [
-        (module.path, name)
-        for module in modules
-        for name in needed.get(module.kind, ("config.json", "model.safetensors"))
-    ]
-    words = [(module.path, name) for module in modules for name in _VOCABULARIES]
-    return all(_join(*file) in files for file in own) and any(_join(*file) in files for file in words)
-
-
-def _join(folder: str, name: str) -> str:
-    return f"{folder}/{name}".lstrip("/")
+def _is_complete(files: set[str], towers: Iterable[TowerModules]) -> bool:
+    """Return whether every module has its configuration and weights, and every tower a vocabulary."""
+    for tower in towers:
+        first = f"{tower.first}/".lstrip("/")
+        needed = [
+            f"{first}model.safetensors",
+            *(f"{place}/config.json" for place in (tower.pooling, *tower.dense) if place),
+        ]
+        needed += [] if tower.static else [f"{first}config.json"]
+        needed += [f"{place}/model.safetensors" for place in tower.dense]
+        if not files.issuperset(needed) or not any(f"{first}{name}" in files for name in _VOCABULARIES):
+            return False
+    return True

@@ -25,7 +25,7 @@ from simpair.encoder.batches import PackedBatch, pack
 from simpair.encoder.blocks import Block, OnTruncation, Truncation, encode_blocks, encode_list, encode_stream
 from simpair.encoder.devices import choose_device
 from simpair.encoder.keywords import refuse_keywords
-from simpair.encoder.options import check_checkpointing, join, with_options
+from simpair.encoder.options import check_checkpointing, check_length, join, with_options
 from simpair.encoder.tokens import Role, TokensByRole, are_texts, check_role, check_texts, draw_texts, list_texts
 from simpair.encoder.tower import Tower, embed_by_role
 from simpair.encoder.towers.linear import Dtype
@@ -123,9 +123,7 @@ class TwinTowerEncoder(nn.Module):
             _LOG.warning("%s declares no pooling: %s is used", resolved.source, saved.document.settings.pooling)
         checkpoint = with_options(saved, max_seq_length=max_seq_length, prompts=prompts)
         encoder = cls(checkpoint, dtype=dtype, truncate_dim=truncate_dim)
-        longest = min(tower.settings.max_seq_length for tower in encoder.towers.values())
-        if max_seq_length is not None and longest < max_seq_length:
-            raise InputError(f"max_seq_length is {max_seq_length}; the model has positions for {longest} tokens")
+        check_length(encoder.towers.values(), max_seq_length)
         encoder.source = resolved.source if checkpoint is saved else None
         return encoder.to(choose_device(device))
 
