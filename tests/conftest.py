@@ -16,8 +16,8 @@ from tokenizers import Tokenizer
 from tokenizers.implementations import BertWordPieceTokenizer
 
 from simpair.checkpoint.layout import STATIC
-from simpair.checkpoint.modules import TABLE
 from simpair.checkpoint.settings import UNLIMITED, Checkpoint, Settings, TowerCheckpoint
+from simpair.checkpoint.weights import TABLE
 from simpair.checkpoint.write import write_checkpoint
 from simpair.encoder.model import TwinTowerEncoder
 from simpair.encoder.towers.bert import PackedBert

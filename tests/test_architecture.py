@@ -224,6 +224,8 @@ def test_a_file_is_short_and_named_after_its_step(path: Path) -> None:
         ("simpair.vectors.exact", "from simpair.checkpoint.read import read_checkpoint"),
         ("simpair.encoder.model", "from simpair.store.store import Store"),
         ("simpair.encoder.model", "from .tokens import Tokens"),
+        ("simpair.search.index", "def f():\n    from simpair.integrations.sentence_transformers import wrap"),
+        ("simpair.cli.index", "from simpair.integrations.sentence_transformers import wrap"),
         ("simpair.encoder.model", "def f():\n    from simpair.training.losses import info_nce"),
         ("simpair.store.store", "from simpair.encoder.tokens import Tokens"),
         ("simpair.search.index", "def f():\n    from simpair.encoder.model import TwinTowerEncoder"),
