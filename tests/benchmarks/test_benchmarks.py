@@ -176,6 +176,7 @@ def test_a_mean_needs_all_its_sets_and_takes_them_without_shared_pairs() -> None
     assert means({name: scores[name] for name in names[1:]}) == {}
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_quality_prints_both_tables_and_writes_them(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

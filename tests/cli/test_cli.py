@@ -76,6 +76,7 @@ class TestProgram:
         assert not {"numpy", "torch", "tqdm", "transformers", "faiss", "sqlite3", "huggingface_hub"} & set(modules)
         assert "simpair.cli.train" in modules  # so the list is not empty
 
+    @pytest.mark.slow
     def test_similarity_imports_no_trainer_and_no_index(self, tiny_model: Path) -> None:
         arguments = ["similarity", "a", "b", "--model", str(tiny_model)]
         code = f"import sys; from simpair.cli import main; main({arguments}); print(*sys.modules)"
@@ -144,6 +145,7 @@ class TestProgram:
         monkeypatch.setattr(TwinTowerEncoder, "from_pretrained", fail)
         assert run("similarity", "a", "b") == Ran(1, "", f"simpair: error: {said}\n")
 
+    @pytest.mark.slow
     def test_a_path_that_is_not_utf8_reaches_a_pipe(self, tiny_model: Path, tmp_path: Path) -> None:
         (tmp_path / "folder").mkdir()
         name = os.fsencode(tmp_path / "folder") + b"/\xff.txt"
@@ -340,6 +342,7 @@ def scored(tmp_path: Path) -> Path:
 
 
 class TestTrain:
+    @pytest.mark.slow
     def test_train_saves_a_model_with_the_metrics_of_evaluate(
         self, run: Callable[..., Ran], scored: Path, tiny_model: Path, tmp_path: Path
     ) -> None:

@@ -85,6 +85,7 @@ def one_thread() -> Iterator[None]:
 
 
 class TestInterruption:
+    @pytest.mark.slow
     @every_format
     @pytest.mark.usefixtures("one_thread")
     def test_a_run_killed_at_any_step_ends_with_the_same_bytes(

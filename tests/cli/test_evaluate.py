@@ -68,6 +68,7 @@ def fields(scores: Any) -> Any:
     return pytest.approx({name: value for name, value in scores._asdict().items() if value is not None}, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_each_file_has_its_row(run: Callable[..., Ran], data: Data, tiny_encoder: TwinTowerEncoder) -> None:
     ran = run(data.binary, data.asked, "-k", 3)
     assert (ran.code, ran.err) == (0, "")
@@ -86,6 +87,7 @@ def test_each_file_has_its_row(run: Callable[..., Ran], data: Data, tiny_encoder
     assert set(scored["intervals"]) == {"spearman", "pearson", "average_precision", "roc_auc"}
 
 
+@pytest.mark.slow
 def test_the_threshold_is_chosen_on_the_dev_file(
     run: Callable[..., Ran], data: Data, tiny_encoder: TwinTowerEncoder
 ) -> None:
@@ -121,6 +123,7 @@ def test_the_label_range_is_applied(run: Callable[..., Ran], data: Data) -> None
     assert set(metrics(row)) == {"spearman", "pearson", "pairs"}
 
 
+@pytest.mark.slow
 def test_the_text_format_has_a_table_for_each_kind(run: Callable[..., Ran], data: Data, tmp_path: Path) -> None:
     twin = write(tmp_path / "b.csv", data.binary.read_text(encoding="utf-8"))
     ran = run(data.binary, data.asked, twin, "--format", "text")
@@ -135,6 +138,7 @@ def test_the_text_format_has_a_table_for_each_kind(run: Callable[..., Ran], data
     assert second.split()[:4] == ["file", "queries", "documents", "mrr@10"]
 
 
+@pytest.mark.slow
 def test_the_json_file_names_model_files_and_versions(
     run: Callable[..., Ran], data: Data, tiny_encoder: TwinTowerEncoder, tmp_path: Path
 ) -> None:
@@ -155,6 +159,7 @@ def test_the_json_file_names_model_files_and_versions(
     assert "dev" not in content
 
 
+@pytest.mark.slow
 def test_each_kind_has_its_plots(run: Callable[..., Ran], data: Data, tmp_path: Path) -> None:
     (tmp_path / "again").mkdir()
     twin = write(tmp_path / "again" / "测试.csv", data.binary.read_text(encoding="utf-8"))
@@ -184,6 +189,7 @@ def test_the_folder_of_a_run_has_its_training_curves(
     assert (tmp_path / "plots" / "training.png").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
@@ -211,6 +217,7 @@ def test_options_that_do_not_fit_are_reported_in_one_line(
     assert {path: path.read_bytes() for path in data} == before
 
 
+@pytest.mark.slow
 def test_without_matplotlib_nothing_is_written(
     run: Callable[..., Ran], data: Data, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -50,6 +50,7 @@ def documented() -> list[Entry]:
     return read_documentation(Path(sysconfig.get_path("stdlib")))
 
 
+@pytest.mark.slow
 class TestDocumentation:
     def test_public_docstrings_are_read_and_nothing_is_imported(self, tmp_path: Path) -> None:
         (tmp_path / "boxes").mkdir()
@@ -113,6 +114,7 @@ def tour(tiny_model: Path) -> _Tour:
     return _Tour(TwinTowerEncoder.from_pretrained(tiny_model, device="cpu"))
 
 
+@pytest.mark.slow
 class TestTour:
     def test_it_prints_its_measurements(self, tour: _Tour) -> None:
         report = tour.report

@@ -105,7 +105,7 @@ def test_a_loaded_length_and_prompts_are_heeded_saved_and_in_the_fingerprint(
 def test_an_index_of_changed_settings_asks_for_its_encoder(tiny_model: Path, tmp_path: Path) -> None:
     encoder = TwinTowerEncoder.from_pretrained(tiny_model, device="cpu", prompts={"query": "the "})
     SearchIndex.create(tmp_path / "index", encoder).close()
-    with pytest.raises(StoreError, match="names no source"):
+    with pytest.raises(StoreError, match="records no source"):
         SearchIndex.open(tmp_path / "index").search("a cat")
     with pytest.raises(EncoderMismatch):
         SearchIndex.open(tmp_path / "index", TwinTowerEncoder.from_pretrained(tiny_model, device="cpu"))

@@ -308,6 +308,7 @@ def test_autocast_around_the_call_changes_nothing(
     assert products._int8_works() == works
 
 
+@pytest.mark.slow
 def test_a_block_is_of_the_weights_of_its_moment(tiny_model: Path) -> None:
     encoder = TwinTowerEncoder.from_pretrained(tiny_model, device="cpu")
     texts = [f"the cat {number} sits" for number in range(4_096)]

@@ -176,12 +176,14 @@ def test_ten_thousand_fuzzed_texts_are_unit_vectors_in_their_places(case: _Case)
         _encode_fuzzed(case, seed, 10_000 // 10 // len(_CASES))
 
 
+@pytest.mark.slow
 def test_the_bundled_model_takes_fuzzed_texts() -> None:
     texts = _texts(7, 100)
     vectors = TwinTowerEncoder.from_pretrained(device="cpu").encode(texts, on_truncation="ignore")
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_vectors_in_another_order_would_be_caught(make_checkpoint: Callable[..., Checkpoint]) -> None:
     """The control: an encoder that swaps two rows, and one that gives half a vector, fail the checks above."""
 

@@ -264,6 +264,7 @@ def test_translations_are_encoded_without_a_role():
 # --- intervals
 
 
+@pytest.mark.slow
 def test_intervals_are_the_bootstrap_of_the_same_scores():
     series = score_pairs(CompassEncoder(), TEST * 8)
     found = pair_intervals(series, threshold=0.5)
@@ -285,6 +286,7 @@ def test_graded_labels_have_intervals_of_correlations_only():
         pair_intervals(series, threshold=0.5)
 
 
+@pytest.mark.slow
 def test_too_few_pairs_have_no_interval():
     series = PairSeries(np.array([0.1, 0.9]), np.array([0.0, 1.0]))
     assert pair_scores(series)[:5] == pytest.approx(PairScores(1, 1, 2, 1, 1)[:5])

@@ -173,6 +173,7 @@ def test_a_threshold_separates_neighbouring_floats(low):
     assert best_threshold([low, high], [0, 1]) == (high, 1, 1)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(classified(), st.randoms())
 def test_rank_metrics_ignore_the_order_of_items_and_the_scale_of_scores(data, source):

@@ -87,6 +87,7 @@ options = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @given(
     pairs=pair_lists,
     corpus=st.lists(texts, max_size=12),

@@ -62,6 +62,7 @@ def test_truncated_embeddings_add_to_the_loss(
     assert whole < one < both
 
 
+@pytest.mark.slow
 def test_the_recipe_trains_a_checkpoint_and_continues_from_its_parts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -38,6 +38,7 @@ def test_a_shallow_copy_has_the_given_layers(
         shallow(make_static(), [0])
 
 
+@pytest.mark.slow
 def test_the_recipe_trains_a_query_tower_close_to_the_encoder(tmp_path: Path) -> None:
     data, teacher, out = tmp_path / "data", tmp_path / "teacher", tmp_path / "out"
     data.mkdir()
