@@ -241,7 +241,7 @@ def _gradients(model: str, pairs: list[Pair]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         args = TwinTowerTrainingArguments(**_options(scratch, _BATCH, bf16=False), loss="info_nce")
         TwinTowerTrainer(encoder, args).compute_loss(encoder, batch).backward()
-    mine = {name.removeprefix("tower."): value.grad for name, value in encoder.named_parameters()}
+    mine = {name.removeprefix("_towers.document.backbone."): value.grad for name, value in encoder.named_parameters()}
     tower, tokenizer = AutoModel.from_pretrained(model).eval(), AutoTokenizer.from_pretrained(model)
 
     def embed(texts: list[str]) -> torch.Tensor:

@@ -71,10 +71,11 @@ class TwinTowerEncoder(nn.Module):
             )
         super().__init__()
         _check_choice(dtype, Dtype, "dtype")
-        distinct = [checkpoint.document] if checkpoint.is_tied else [checkpoint.document, checkpoint.towers["query"]]
-        towers = [Tower(tower, dtype=dtype, truncate_dim=truncate_dim) for tower in distinct]
-        self._distinct = nn.ModuleList(towers)  # which lists the weights of a tied encoder once
-        query, document = towers[-1], towers[0]
+        document = query = Tower(checkpoint.document, dtype=dtype, truncate_dim=truncate_dim)
+        self._towers = nn.ModuleDict({"document": document})  # which lists the weights of a tied encoder once
+        if not checkpoint.is_tied:
+            query = Tower(checkpoint.towers["query"], dtype=dtype, truncate_dim=truncate_dim)
+            self._towers["query"] = query
         self.towers: dict[Role, Tower] = {"query": query, "document": document}
         if query.full_dimension != document.full_dimension:
             raise ModelCorrupt(
@@ -144,7 +145,7 @@ class TwinTowerEncoder(nn.Module):
     @property
     def tied(self) -> bool:
         """Whether both roles share one tower."""
-        return len(self._distinct) == 1
+        return len(self._towers) == 1
 
     def _tower(self, role: Role | None) -> Tower:
         """Return the tower of a role, after a check."""

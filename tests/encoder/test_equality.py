@@ -124,7 +124,7 @@ def test_minilm_in_bfloat16_stays_close_to_float32(minilm: Path, mixed_texts: _T
 
 def _padding_first_at_one(checkpoint: Checkpoint) -> Tokenizer:
     """The tokenizer with [UNK] at 0 and [PAD] at 1, where RoBERTa has its padding."""
-    content = json.loads(checkpoint.tokenizer.to_str())
+    content = json.loads(checkpoint.document.tokenizer.to_str())
     content["model"]["vocab"] |= {"[UNK]": 0, "[PAD]": 1}
     for token in content["added_tokens"]:
         token["id"] = {"[UNK]": 0, "[PAD]": 1}.get(token["content"], token["id"])
@@ -135,7 +135,7 @@ def _normalized(normalizer: Any) -> Callable[[Checkpoint], Tokenizer]:
     """The tokenizer with another normalizer; its config does not say so."""
 
     def make(checkpoint: Checkpoint) -> Tokenizer:
-        tokenizer = Tokenizer.from_str(checkpoint.tokenizer.to_str())
+        tokenizer = Tokenizer.from_str(checkpoint.document.tokenizer.to_str())
         tokenizer.normalizer = normalizer
         return tokenizer
 
