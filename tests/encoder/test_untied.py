@@ -14,7 +14,6 @@ import torch
 
 from simpair.checkpoint.settings import Checkpoint
 from simpair.checkpoint.write import write_checkpoint
-from simpair.cli.progress import WithProgress
 from simpair.encoder.model import TwinTowerEncoder
 from simpair.errors import InputError, ModelCorrupt, UnsafeModel, UnsupportedModel
 from simpair.search.index import SearchIndex
@@ -184,7 +183,6 @@ def test_the_command_line_measures_both_towers(
     (tmp_path / "pairs.csv").write_text(f"text1,text2,label\n{rows}", encoding="utf-8")
     (found,) = ran(capsys, "evaluate", folder, tmp_path / "pairs.csv", "--format", "jsonl").rows
     assert found["spearman"] == pytest.approx(evaluate_pairs(_open(folder), pairs).spearman, abs=1e-4)
-    assert evaluate_pairs(WithProgress(_open(folder)), pairs) == evaluate_pairs(_open(folder), pairs)
 
 
 def test_an_index_asks_each_role_from_its_tower(folder: Path, tmp_path: Path) -> None:
