@@ -227,14 +227,14 @@ def states(arguments: argparse.Namespace) -> dict[str, Any]:
 
     from tests.search.test_search_states import LikeADictionary
 
-    wish = settings(
+    options = settings(
         max_examples=arguments.runs,
         stateful_step_count=50,
         deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),
     )
-    run_state_machine_as_test(LikeADictionary, settings=wish)  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(LikeADictionary, settings=options)  # type: ignore[no-untyped-call]
     return {"runs": arguments.runs, "steps": 50, "wrong": {}}
 
 

@@ -1,6 +1,6 @@
 """Four readers and a writer, each a process, on one index → what any of them saw that cannot be.
 
-A document's text is made of its id and version, and some are never touched: whoever reads can tell a wrong answer.
+A document's text is made of its id and version, and some are never touched: a reader can recognize a wrong answer.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A life of writing to an index, told line by line; ``benchmarks.crash`` kills it, or has its disk refuse.
 
-Every document's text is made of its id, so whoever finds one can tell whether it is right. Loads no model.
+Every document's text is made of its id, so a reader can check it. Loads no model.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def _break(control: str) -> None:
 
 
 def _tell(line: str) -> None:
-    """Print a line by a system call that nobody disturbs."""
+    """Print a line by one system call."""
     os.writev(1, [f"{' '.join(line.split())}\n".encode()])
 
 

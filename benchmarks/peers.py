@@ -99,7 +99,7 @@ class _Batch(NamedTuple):
 
 
 class _Pooled(nn.Module):
-    """The model of transformers, mean pooling, and length 1 where the checkpoint asks for it."""
+    """The model of transformers, mean pooling, and norm 1 if the checkpoint asks for it."""
 
     def __init__(self, encoder: TwinTowerEncoder) -> None:
         from transformers import AutoModel
