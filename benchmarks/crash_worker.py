@@ -40,7 +40,7 @@ class HashEncoder:
     embedding_dimension = 64
 
     def encode_query(self, texts: list[str], /) -> NDArray[np.float32]:
-        """Returns (N, D) vectors of N queries."""
+        """Return (N, D) vectors of N queries."""
         seeds = [int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) for text in texts]
         vectors = np.array([np.random.default_rng(seed).standard_normal(self.embedding_dimension) for seed in seeds])
         unit: NDArray[np.float32] = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
@@ -50,29 +50,29 @@ class HashEncoder:
 
 
 def text_of(name: str, version: int) -> str:
-    """Returns the text of a document."""
+    """Return the text of a document."""
     return f"document {name} in version {version}, " + "words and more words " * (len(name) + version)
 
 
 def document(name: str, version: int = 1) -> Document:
-    """Returns the document of that id in that version."""
+    """Return the document of an id in a version."""
     return Document(name, text_of(name, version), {"version": version, "name": name})
 
 
 def batch(number: int) -> list[Document]:
-    """Returns the documents of a batch."""
+    """Return the documents of a batch."""
     return [document(f"{number}-{place}") for place in range(BATCH)]
 
 
 def prepare(folder: Path) -> None:
-    """Make the index in which a life begins: a batch, and a cache of it."""
+    """Create the index in which a run begins: a batch, and a cache of it."""
     with SearchIndex.create(folder, HashEncoder()) as index:
         index.add(batch(0))
         index.search("anything")
 
 
 def life(index: SearchIndex, batches: int) -> Iterator[str]:
-    """Yields what was done, each time it is done."""
+    """Yield a line for each step once it is done."""
     for step in STEPS:
         if step == "add":
             for number in range(1, batches):
@@ -93,7 +93,7 @@ def life(index: SearchIndex, batches: int) -> Iterator[str]:
 
 
 def _break(control: str) -> None:
-    """Take away what the index relies on, to see that it is missed."""
+    """Disable a safeguard of the index, as a control."""
     if control == "no journal":
         begin = Database.writing
 
@@ -110,7 +110,7 @@ def _tell(line: str) -> None:
 
 
 def main() -> int:
-    """Live, and tell of it; 0 where all went well or the package's own error ended it, 3 for any other."""
+    """Write to the index and print each step; return 0 after success or an error of simpair, 3 after any other."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--control", choices=("none", "early", "no journal"), default="none")

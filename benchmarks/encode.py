@@ -59,7 +59,7 @@ class Plan(NamedTuple):
 
 
 def measure(plan: Plan) -> dict[str, Any]:
-    """Everything that the plan asks for; ``missing`` says why a part has no figures."""
+    """Return all figures of the plan; ``missing`` says why a part has none."""
     missing = dict(_missing(plan))
     parts = [part for part in plan.parts if part not in missing]
     encoder = TwinTowerEncoder.from_pretrained(plan.model, device="cpu")
@@ -89,12 +89,12 @@ def measure(plan: Plan) -> dict[str, Any]:
 
 
 def _targets(found: Mapping[str, Any]) -> Sequence[Target]:
-    """What is asked of the engine that was measured."""
+    """Return the targets of the engine that was measured."""
     return OTHER_TARGETS if str(found.get("engine")).startswith("transformers") else TARGETS
 
 
 def _missing(plan: Plan) -> Iterator[tuple[str, str]]:
-    """Yields each part that cannot be measured here, and why."""
+    """Yield each part that cannot be measured here, with the reason."""
     for dtype, (name, flags) in _INSTRUCTIONS.items():
         if flags.isdisjoint(cpu_flags()):
             yield dtype, f"no {name} here"
@@ -105,7 +105,7 @@ def _missing(plan: Plan) -> Iterator[tuple[str, str]]:
 
 
 def _cold(folder: Path, *, rounds: int) -> dict[str, Any]:
-    """What a fresh process pays until its first embedding."""
+    """Return the time and memory of a new process until its first embedding."""
     programs = cold_start.imports(folder)
     cold_start.take_turns(programs, rounds=1)  # fills the disk cache
     found = cold_start.take_turns(programs, rounds=rounds)

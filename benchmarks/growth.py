@@ -20,12 +20,12 @@ _TOKENS = 8_192
 
 
 def by_number(engines: Sequence[Engine], tokens: Tokens, numbers: Sequence[int] = NUMBERS) -> list[dict[str, Any]]:
-    """The seconds of each engine for ever more short texts."""
+    """Return the seconds of each engine for growing numbers of short texts."""
     return [_measure(engines, tokens, number, _SHORT) for number in numbers]
 
 
 def by_length(engines: Sequence[Engine], tokens: Tokens, lengths: Sequence[int] = LENGTHS) -> list[dict[str, Any]]:
-    """The seconds of each engine for as many tokens in ever longer texts, none longer than the checkpoint takes."""
+    """Return the seconds of each engine for one number of tokens in texts of growing length."""
     fitting = [length for length in lengths if length <= tokens.max_seq_length]
     return [_measure(engines, tokens, _TOKENS // length, length) for length in fitting]
 
@@ -47,7 +47,7 @@ def texts_of(tokens: Tokens, number: int, length: int) -> list[str]:
 
 
 def _words(tokens: Tokens) -> list[str]:
-    """English words that are one token each, wherever they stand."""
+    """Return English words that are one token each at any place in a text."""
     vocabulary = tokens.plain().get_vocab()
     words = sorted(
         word for word in vocabulary if len(word) > 2 and word.isascii() and word.isalpha() and word.islower()

@@ -47,7 +47,7 @@ _Run: TypeAlias = Callable[[_Ids, _Ids], Matrix]
 
 
 class Peers(NamedTuple):
-    """Engines, the versions of what they come from, and why others are absent."""
+    """Engines, the versions of their libraries, and the reasons why others are absent."""
 
     engines: list[Engine]
     versions: dict[str, str]
@@ -55,7 +55,7 @@ class Peers(NamedTuple):
 
 
 def open_sentence_transformers(encoder: TwinTowerEncoder) -> Engine:
-    """sentence-transformers as it comes, on the encoder's checkpoint; vectors have the length that it declares."""
+    """Return sentence-transformers with its defaults, on the encoder's checkpoint."""
     from sentence_transformers import SentenceTransformer
 
     peer = SentenceTransformer(str(_folder(encoder)), device="cpu", local_files_only=True)
@@ -110,7 +110,7 @@ class _Pooled(nn.Module):
         self.eval()
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Embeddings (B, D) of ids and mask (B, T)."""
+        """Return the embeddings (B, D) of ids and mask (B, T)."""
         states = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         weights = attention_mask.unsqueeze(-1).float()
         vectors = (states * weights).sum(1) / weights.sum(1)
@@ -167,7 +167,7 @@ def _openvino(model: _Pooled, sample: list[_Batch]) -> dict[str, _Run]:
 
 
 def _engine(name: str, encoder: TwinTowerEncoder, run: _Run) -> Engine:
-    """Texts → embeddings, a batch on each core at a time."""
+    """Return an engine that computes a batch on each core at a time."""
     pool = ThreadPoolExecutor(cores())
 
     def encode(texts: list[str]) -> Matrix:
@@ -184,7 +184,7 @@ def _engine(name: str, encoder: TwinTowerEncoder, run: _Run) -> Engine:
 
 
 def _batches(encoder: TwinTowerEncoder, texts: Sequence[str]) -> Iterator[_Batch]:
-    """Yields the texts sorted by tokens, the longest first, so that hardly anything is padded."""
+    """Yield the texts sorted by tokens, longest first, so that batches have little padding."""
     sequences = encoder.tokenizer.ids(texts)
     order = sorted(range(len(sequences)), key=lambda row: len(sequences[row]), reverse=True)
     while order:
@@ -201,7 +201,7 @@ def _batches(encoder: TwinTowerEncoder, texts: Sequence[str]) -> Iterator[_Batch
 
 
 def _example(sample: list[_Batch]) -> tuple[Tensor, Tensor]:
-    """A batch with padding, to trace the model with."""
+    """Return a batch with padding, for tracing the model."""
     return torch.from_numpy(sample[0].input_ids[:4]), torch.from_numpy(sample[0].attention_mask[:4])
 
 
@@ -211,7 +211,7 @@ def _folder(encoder: TwinTowerEncoder) -> Path:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Keep what exporters tell out of the tables, and their warnings to themselves."""
+    """Suppress the output and the warnings of exporters."""
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()

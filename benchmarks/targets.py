@@ -36,7 +36,7 @@ class Target(NamedTuple):
     at_most: bool = False
 
     def reached(self, measured: float | None, wanted: float | None) -> bool | None:
-        """Whether the figure is as wanted; None where one of them is not there."""
+        """Return whether the figure reaches a bound; None if one of them is missing."""
         if measured is None or wanted is None:
             return None
         return measured <= wanted if self.at_most else measured >= wanted
@@ -65,7 +65,7 @@ class Row(NamedTuple):
         return ("MET, aim too" if aim else "MET") if self.met else "MISSED"
 
     def to_json(self) -> dict[str, Any]:
-        """The row without its path; ``why`` only where nothing was measured."""
+        """Return the row without its path; ``why`` only if nothing was measured."""
         target = self.target
         row = {"name": target.name, "must": target.must, "aim": target.aim, "at_most": target.at_most}
         return row | {"measured": self.measured, "met": self.met} | ({"why": self.why} if self.measured is None else {})
@@ -107,7 +107,7 @@ PARTS = (*dict.fromkeys(target.part for target in TARGETS), "growth")
 
 
 def rows(found: Mapping[str, Any], parts: Collection[str] = PARTS, targets: Collection[Target] = TARGETS) -> list[Row]:
-    """The rows of those parts; ``found["missing"]`` says why a part has no figures."""
+    """Return the rows of the given parts; ``found["missing"]`` says why a part has no figures."""
     missing = found.get("missing", {})
     return [
         Row(target, _figure(found, target.path), missing.get(target.part, "not measured"))
@@ -117,7 +117,7 @@ def rows(found: Mapping[str, Any], parts: Collection[str] = PARTS, targets: Coll
 
 
 def table(lines: Collection[Row]) -> str:
-    """Name, must, aim, measured and verdict of each row."""
+    """Return name, must, aim, measured and verdict of each row."""
     cells = []
     for row in lines:
         target, sign = row.target, "≤ " if row.target.at_most else "≥ "

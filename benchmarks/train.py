@@ -77,7 +77,7 @@ class Corpora(NamedTuple):
 
 
 def read_corpora(texts: Path, evaluation: Path) -> Corpora:
-    """The pairs of the folders, shuffled once."""
+    """Return the pairs of the folders, shuffled once."""
     import numpy as np
 
     pairs = list(_lines(texts / "en_pairs.jsonl.gz"))
@@ -100,7 +100,7 @@ def _lines(path: Path) -> Any:
 
 
 def ours(model: str, *, bf16: bool = False) -> Steps:
-    """Our trainer: pairs → the seconds of each step."""
+    """Return our trainer as a function: pairs → the seconds of each step."""
     from torch.utils.data import SequentialSampler
     from transformers import PrinterCallback
 
@@ -127,7 +127,7 @@ def ours(model: str, *, bf16: bool = False) -> Steps:
 
 
 def peers(model: str, *, bf16: bool = False) -> Steps:
-    """The peer's trainer: pairs → the seconds of each step."""
+    """Return the peer's trainer as a function: pairs → the seconds of each step."""
     from datasets import Dataset
     from sentence_transformers import (
         SentenceTransformer,
@@ -193,13 +193,13 @@ def _stopwatch() -> Any:
 
 
 def engine(name: str, model: str) -> Steps:
-    """The engine of that name."""
+    """Return the engine of a name."""
     make = ours if name.startswith("simpair") else peers
     return make(model, bf16=name.endswith("bf16"))
 
 
 def _speed(model: str, pairs: list[Pair]) -> dict[str, Any]:
-    """Median seconds of a step of each engine, in turns on the same batches."""
+    """Return the median seconds of a step of each engine, run in turns on the same batches."""
     engines = {name: engine(name, model) for name in _ENGINES}
     seconds: dict[str, list[float]] = {name: [] for name in engines}
     size = (_WARM + _STEPS) * _BATCH
@@ -217,7 +217,7 @@ def _speed(model: str, pairs: list[Pair]) -> dict[str, Any]:
 
 
 def _memory(model: str, pairs: list[Pair]) -> dict[str, Any]:
-    """The highest mark of a process that trains a few steps, and reads nothing else."""
+    """Return the peak memory of a process that trains a few steps."""
     marks = {}
     for name in ("simpair", "peer"):
         command = [sys.executable, "-c", _MARK, name, model]
@@ -228,7 +228,7 @@ def _memory(model: str, pairs: list[Pair]) -> dict[str, Any]:
 
 
 def _gradients(model: str, pairs: list[Pair]) -> dict[str, Any]:
-    """The length of the difference from the gradients of two plain forwards of ``AutoModel``, without dropout."""
+    """Return the relative difference from the gradients of two plain passes of ``AutoModel``, without dropout."""
     import torch
     import torch.nn.functional as F
     from transformers import AutoModel, AutoTokenizer
@@ -260,7 +260,7 @@ def _gradients(model: str, pairs: list[Pair]) -> dict[str, Any]:
 
 
 def _learning(model: str, corpora: Corpora) -> dict[str, Any]:
-    """Spearman on the dev pairs after as many CoSENT steps of each trainer, the same data and settings, three seeds."""
+    """Return Spearman on the dev pairs after equal numbers of CoSENT steps of each trainer, for three seeds."""
     found: dict[str, list[float]] = {"simpair": [], "peer": []}
     for seed in _SEEDS:
         found["simpair"].append(_learn_ours(model, corpora, seed))
@@ -307,7 +307,7 @@ def _learn_peers(model: str, corpora: Corpora, seed: int) -> float:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Everything that the table names, as far as it was asked for."""
+    """Return all figures that were asked for."""
     corpora = read_corpora(options.texts, options.eval)
     kinds = {"short": corpora.short, "long": corpora.long}
     parts: dict[str, Callable[[], Any]] = {
@@ -324,7 +324,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def say(what: str) -> None:
-    """Tell how far it is."""
+    """Print the progress."""
     print(what, file=sys.stderr, flush=True)
 
 
