@@ -1,12 +1,12 @@
-"""An index under whatever can happen to it: killed, refused by the disk, read and written at once, used at random.
+"""An index and faults (kills, disk errors, concurrent processes, random calls) → what went wrong.
 
     python -m benchmarks.crash kill --points 1000      kill -9 at write-class system calls, and two controls
-    python -m benchmarks.crash errors                  ENOSPC, EIO and short writes at every one of them
+    python -m benchmarks.crash errors                  ENOSPC, EIO and short writes at each of these calls
     python -m benchmarks.crash readers --minutes 10    four reader processes and a writer
     python -m benchmarks.crash states --runs 500       random calls against a dictionary
 
-``kill`` and ``errors`` need strace, which stops a process at its k-th call of a name; Linux only. Every process that
-is killed leaves a folder that is then opened, compared with what the process said it had done, checked and written to.
+``kill`` and ``errors`` need strace, which stops a process at its k-th call of a name; Linux only. The folder that a
+killed process leaves is opened, compared with what the process printed, checked, and written to.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Four readers and a writer, each a process, on one index → what any of them saw that cannot be.
+"""Four reader processes and a writer process on one index → the impossible results that any of them saw.
 
-A document's text is made of its id and version, and some are never touched: a reader can recognize a wrong answer.
+The text of a document is made of its id and version, and some documents never change, so a reader recognizes a
+wrong result.
 """
 
 from __future__ import annotations

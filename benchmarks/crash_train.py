@@ -1,10 +1,10 @@
-"""A training run that is killed while it saves a checkpoint, and resumed: it ends with the weights of one that was not.
+"""A training run, killed while it saves a checkpoint and resumed → whether it has the weights of an uninterrupted run.
 
     python -m benchmarks.crash_train --points 60 --json benchmarks/results/crash-train.json
 
-strace kills the run at its k-th call of a name (Linux only), every kind of call and every file at least once; what is
-left is resumed, and the digest of the last weights compared. The control resumes from whatever is newest, complete or
-not, and must fail somewhere. Some ten minutes on two cores.
+strace kills the run at its k-th call of a name (Linux only), for every kind of call and every file at least once. The
+run is resumed, and the digest of its last weights compared. The control resumes from the newest checkpoint, complete or
+not, and must fail somewhere. About ten minutes on two cores.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A life of writing to an index, told line by line; ``benchmarks.crash`` kills it, or has its disk refuse.
+"""A process that writes to an index and prints each step; ``benchmarks.crash`` kills it, or makes its disk fail.
 
-Every document's text is made of its id, so a reader can check it. Loads no model.
+The text of a document is made of its id, so a reader can check it. Loads no model.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BEGIN = "begin"
 BATCH = 60
 BATCHES = 32
 STEPS = ("add", "search", "replace", "delete", "search", "optimize", "search")
-"""What happens after the index was prepared; ``add`` is a step for each batch."""
+"""The steps after the index was prepared; ``add`` is one step for each batch."""
 
 
 class HashEncoder:

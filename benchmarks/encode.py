@@ -1,13 +1,14 @@
-"""Every figure of the encoding engine: measured, beside its peers, and beside what it must be.
+"""A checkpoint and texts → all figures of the encoding engine, beside other engines and the targets.
 
     python -m benchmarks.encode --json benchmarks/results/encode.json
     python -m benchmarks.encode --model FOLDER --data EVAL --json benchmarks/results/encode-minilm.json
 
-Engines read the same folder, run in one process on all cores and take turns (A B A B …) on the same texts, from strings
-to numpy. A ratio is that of the medians, to sentence-transformers as it comes, with batches of 32 texts. Memory and
-cold starts are measured in processes of their own. "Busy elsewhere" says how many cores others used; a run above 0.2 is
-worth repeating. It takes ten minutes on two cores. ``--data``, a folder of evaluation data, adds five for what int8
-loses in ranking; ``--only`` picks parts. ``benchmarks.peers`` says how to have ONNX Runtime and OpenVINO race too.
+Engines read the same folder, run in one process on all cores and in turns (A B A B …) on the same texts, from strings
+to numpy. A ratio is that of the medians, relative to sentence-transformers with its defaults (batches of 32 texts).
+Memory and cold starts are measured in new processes. "Busy elsewhere" is the number of cores that other processes used;
+repeat a run above 0.2. It takes ten minutes on two cores. ``--data``, a folder of evaluation data, takes five more and
+measures how much int8 changes rankings; ``--only`` chooses parts. ``benchmarks.peers`` says how to install ONNX Runtime
+and OpenVINO for the comparison.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _INSTRUCTIONS = {
     "bfloat16": ("AVX512-BF16", {"avx512_bf16", "amx_bf16"}),
     "int8": ("VNNI", {"avx512_vnni", "avx_vnni"}),
 }
-"""What makes a dtype fast, and what Linux calls it."""
+"""The processor feature that makes a dtype fast, under its name in Linux."""
 
 
 class Plan(NamedTuple):

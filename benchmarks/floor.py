@@ -1,8 +1,8 @@
-"""A tower's shape and the lengths of texts → the time of its float32 matrix products, and of nothing else.
+"""A tower's shape and the lengths of texts → the time of its float32 matrix products alone.
 
-No engine that multiplies in float32 can be much faster than this: the real tokens alone, weights laid out by oneDNN,
-one thread a core. No lookup, no bias, no activation, no softmax, no norm, no pooling. Knows no tokenizer and no
-weights: their values do not change the time.
+No engine that multiplies in float32 can be much faster than this: only real tokens, weights laid out by oneDNN, and one
+thread for each core; no lookup, bias, activation, softmax, norm or pooling. Needs no tokenizer and no weights, because
+values do not change the time.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["Floor", "flops"]
 _BUDGET = 2_048
 """Tokens of a batch; from 1,024 to 4,096 the products are within 2 % of each other."""
 _FUSED = 96
-"""From this length the fused attention is the fastest, although it takes the softmax too."""
+"""From this length the fused attention is the fastest, although it includes the softmax."""
 
 
 class Floor:

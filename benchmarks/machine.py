@@ -1,6 +1,6 @@
-"""A call → how long it took and how busy the machine was beside it; a measurement → a JSON file.
+"""A call → its time, and how busy the machine was meanwhile; a measurement → a JSON file.
 
-Knows no engine. What is written names versions and core counts, never a path, a host or a user.
+Imports no engine. The file names versions and numbers of cores, never a path, a host or a user.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""A long stream of texts, or one long list, in a process of its own → how much memory that took.
+"""A long stream of texts, or one long list, in a new process → the memory that encoding it takes.
 
     python -m benchmarks.memory stream
     python -m benchmarks.memory call
 
-``stream`` counts what stays resident while texts flow through ``encode_stream`` and nothing is kept: the most after any
-block behind the first tenth, above what that left. ``call`` counts the highest that ``encode`` reached above what was
-resident before, beside the bytes of its result: of an encoder that was used (a process encodes texts before, and what
-that took is told beside it). Texts are distinct, made as they are needed, and as long as documents are. Figures come
-from /proc, so from Linux alone.
+``stream`` measures resident memory while ``encode_stream`` runs and no embedding is kept: the maximum after any block
+beyond the first tenth, relative to the memory after that tenth. ``call`` measures the peak of ``encode`` above the
+memory before the call, relative to the bytes of its result; the encoder has encoded other texts before, and that memory
+is reported separately. Texts are distinct, made as they are needed, and as long as documents. Figures come from /proc,
+so they need Linux.
 """
 
 from __future__ import annotations

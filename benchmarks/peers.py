@@ -1,12 +1,12 @@
-"""A checkpoint → other engines for it: sentence-transformers, and ONNX Runtime and OpenVINO where they are installed.
+"""A checkpoint → other engines for it: sentence-transformers, and ONNX Runtime and OpenVINO if they are installed.
 
     pip install onnx onnxruntime openvino nncf
 
-The two runtimes are at their best here, which no library does for their users: the model is traced from transformers
-with pooling and normalising inside, texts come from this package's tokenizer, sorted by tokens and padded as little as
-possible, and a core has a batch and a thread of its own. int8 is ONNX Runtime's dynamic quantisation (a scale for each
-channel of the weights), and OpenVINO's static one by nncf (on 128 sample texts). OpenVINO's float32 is kept from
-computing in bfloat16; its int8 computes the rest in whatever it likes best.
+The two runtimes get the best conditions: the model is traced from transformers with pooling and normalization inside,
+texts come from simpair's tokenizer, sorted by tokens and padded as little as possible, and each core has one batch and
+one thread. int8 is ONNX Runtime's dynamic quantization (a scale for each channel of the weights), and OpenVINO's static
+quantization by nncf (on 128 sample texts). OpenVINO in float32 may not use bfloat16; in int8 it chooses the dtype of
+the other operations itself.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from simpair.encoder.model import TwinTowerEncoder
 __all__ = ["Peers", "open_peers", "open_sentence_transformers"]
 
 _BUDGET = 2_048
-"""Most tokens of a padded batch."""
+"""The maximum number of tokens of a padded batch."""
 _ALIKE = 0.9
-"""A batch has no text shorter than this share of its longest one."""
+"""The shortest text of a batch has at least this fraction of the length of its longest one."""
 _NEEDS = {"ONNX Runtime": ("onnxruntime", "onnx"), "OpenVINO": ("openvino", "nncf")}
 _Ids: TypeAlias = NDArray[np.int64]
 _Run: TypeAlias = Callable[[_Ids, _Ids], Matrix]

@@ -1,4 +1,4 @@
-"""Engines and texts → runs in turns, and how far apart the embeddings are. Knows no engine and no target."""
+"""Engines and texts → times of runs in turns, and how far apart the embeddings are. Imports no engine and no target."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Every figure of the store and its exact search: measured on real embeddings, beside raw FAISS and its peers.
+"""Real embeddings → all figures of the index and its exact search, beside raw FAISS and other libraries.
 
     python -m benchmarks.search --texts FOLDER --work SCRATCH --json benchmarks/results/search.json
 
-FOLDER holds ``.jsonl`` or ``.jsonl.gz`` files, of which every string is a text; 250,000 distinct ones are encoded once,
-and their vectors kept in SCRATCH beside the indexes. Engines take turns (A B A B …) on the same vectors in one process,
-and a ratio is that of the medians. Opening is measured in a process of its own. Ten minutes on two cores, the first
-time some more for encoding.
+FOLDER holds ``.jsonl`` or ``.jsonl.gz`` files, in which every string is a text; 250,000 distinct ones are encoded once,
+and their vectors are kept in SCRATCH beside the indexes. Engines run in turns (A B A B …) on the same vectors in one
+process, and a ratio is that of the medians. Opening is measured in a new process. It takes ten minutes on two cores,
+and longer the first time, because of the encoding.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A folder of evaluation data → labelled pairs, translations, queries with what answers them. Knows no model.
+"""A folder of evaluation data → labeled pairs, translations, queries with relevant documents. Imports no model.
 
-The table says of every set whether ``simpair-mini`` was trained on other rows of its source (in-domain) or on none
-(zero-shot), and on which; ``training/recipes/sources.py`` reads what it was trained on.
+The table says for every set whether ``simpair-mini`` was trained on other rows of its source (in-domain), and on which,
+or on none (zero-shot); ``training/recipes/sources.py`` reads the training data.
 """
 
 from __future__ import annotations

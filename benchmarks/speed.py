@@ -1,7 +1,7 @@
-"""An encoder and texts → races of its engines against their peers, as JSON keeps them. Knows no target.
+"""An encoder and texts → the times of its engines beside other libraries, as JSON values. Imports no target.
 
-All engines race over documents and over questions; simpair in float32 and sentence-transformers also over requests of a
-few texts, over texts one at a time, and over ever more and ever longer texts.
+All engines encode documents and questions; simpair in float32 and sentence-transformers also encode requests of a few
+texts, single texts, and growing numbers and lengths of texts.
 """
 
 from __future__ import annotations

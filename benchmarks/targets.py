@@ -1,6 +1,6 @@
-"""Figures of the encoding engine → what each must be, should be, and is. Knows no engine.
+"""Figures of the encoding engine → a table of bound, aim and measured value. Imports no engine.
 
-A target finds its figure in what ``benchmarks.encode`` writes; where that is not there, the row says why.
+A target finds its figure in the JSON that ``benchmarks.encode`` writes; if it is missing, the row says why.
 """
 
 from __future__ import annotations
@@ -95,15 +95,15 @@ TARGETS = (
     Target("memory", "growth over a stream", (*_STREAM, "growth_percent"), _BELOW_TWO, None, "{:.2f} %", True),
     Target("memory", "peak of a warm call over its result", _PEAK, 1.15, None, "{:.3f}×", True),
 )
-"""Ratios are to sentence-transformers as it comes."""
+"""Ratios are relative to sentence-transformers with its defaults."""
 OTHER_TARGETS = (
     Target("documents", "float32, documents", ("speed", _DOCUMENTS, "ratio"), 1.25, 1.5),
     Target("documents", "float32, largest difference", ("equality", "max_abs"), 1e-5, 1e-6, "{:.1e}", True),
 )
-"""Of what transformers computes, which is most architectures."""
+"""Targets of towers that transformers computes, which are most architectures."""
 
 PARTS = (*dict.fromkeys(target.part for target in TARGETS), "growth")
-"""What ``--only`` picks from."""
+"""The choices of ``--only``."""
 
 
 def rows(found: Mapping[str, Any], parts: Collection[str] = PARTS, targets: Collection[Target] = TARGETS) -> list[Row]:

@@ -1,12 +1,12 @@
-"""Training beside ``SentenceTransformerTrainer``: pairs a second, memory, gradients, and what is learnt.
+"""Training data → speed, memory, gradients and quality of our trainer beside ``SentenceTransformerTrainer``.
 
     python -m benchmarks.train --model FOLDER --texts TRAIN --eval EVAL --json benchmarks/results/train.json
 
-FOLDER is all-MiniLM-L6-v2; TRAIN holds ``en_pairs``, EVAL ``pairs_en_stsb``. Long-tailed texts are the standard
-library's docstrings, half of them below 20 tokens and a hundredth at 256. Both trainers get the same pairs in the same
-batches, batch 32, in-batch negatives, and take turns (A B A B …) in one process; a ratio is that of the median steps,
-the first three of a run aside, in which allocators take their memory. Memory is the highest mark of a process of its
-own. The peer needs ``datasets``, which simpair does not. Half an hour on two cores; ``--parts`` chooses.
+FOLDER is all-MiniLM-L6-v2; TRAIN holds ``en_pairs``, EVAL ``pairs_en_stsb``. Texts of mixed length are the
+standard library's docstrings, half of them below 20 tokens and one in a hundred at 256. Both trainers get the same
+batches of 32 pairs with in-batch negatives, and run in turns (A B A B …) in one process. A ratio is that of the median
+steps, without the first three of a run, in which allocators take their memory. Memory is the peak of a new process. The
+peer needs ``datasets``, which simpair does not. It takes half an hour on two cores; ``--parts`` chooses.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = ["TARGETS", "main", "measure"]
 _BATCH, _WARM, _STEPS, _ROUNDS = 32, 3, 4, 5
 _SEEDS, _LEARNING_STEPS = (0, 1, 2), 100
 _WORDS, _LONG = 40, 256
-"""Words of a short text, few enough for 64 tokens, and the most tokens of any, which is the model's own maximum."""
+"""The maximum number of words of a short text, which fits into 64 tokens, and the maximum length of the model."""
 _ENGINES = ("simpair", "simpair bf16", "peer", "peer bf16")
 TARGETS = (
     Target("speed", "texts to 64 tokens, float32", ("speed", "short", "ratio"), 1.9, 2.4),
@@ -60,7 +60,7 @@ Steps = Callable[[Sequence["Pair"]], list[float]]
 
 
 class Pair(NamedTuple):
-    """Two texts that belong together, and how much, where that is known."""
+    """Two similar texts, and their similarity if it is known."""
 
     anchor: str
     positive: str
@@ -68,7 +68,7 @@ class Pair(NamedTuple):
 
 
 class Corpora(NamedTuple):
-    """Pairs of short texts, of texts with a long tail, scored ones to learn from, and scored ones to measure on."""
+    """Pairs of short texts, pairs of texts of mixed length, and scored pairs for training and for evaluation."""
 
     short: list[Pair]
     long: list[Pair]
