@@ -154,7 +154,7 @@ class RetrievalScores(NamedTuple):
         k: Number of hits per query.
         queries: Number of queries.
         documents: Number of documents searched.
-        ndcg_at_k: Normalised discounted cumulative gain; all relevant documents have the gain 1.
+        ndcg_at_k: Normalized discounted cumulative gain; all relevant documents have the gain 1.
         recall_at_k: Fraction of the relevant documents among the first k hits, averaged over the queries.
     """
 
