@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
@@ -37,6 +37,10 @@ _POOLS: dict[int, ThreadPoolExecutor] = {}
 _POOLS_LOCK = Lock()
 
 
+_Scan = tuple[NDArray[np.float32], NDArray[np.int64]]
+"""Scores and rows (Q, K) of Q queries, best first."""
+
+
 class Neighbours(NamedTuple):
     """The nearest rows of a query, best first; rows of equal score in ascending order.
 
@@ -49,11 +53,10 @@ class Neighbours(NamedTuple):
     rows: NDArray[np.int64]
 
 
-class _Part(NamedTuple):
-    """The work of one thread: some queries against the rows ``start`` to ``stop`` of a segment."""
+class _Range(NamedTuple):
+    """The rows ``start`` to ``stop`` of a segment."""
 
     segment: int
-    queries: slice
     start: int
     stop: int
 
@@ -193,51 +196,44 @@ class ExactIndex:
             pending, depth = np.array(unfinished, np.int64), min(2 * depth, size)
         return found
 
-    def _scan(
-        self, queries: NDArray[np.float32], depth: int, members: NDArray[np.bool_] | None
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Return the scores and rows (Q, depth) of a scan, best first; there are at least ``depth`` members."""
-        parts = self._parts(len(queries))
-        found = list(_pool().map(lambda part: self._scan_part(part, queries, depth, members), parts))
-        blocks = {part.queries.start: part.queries for part in parts}
-        scores = np.empty((len(queries), depth), np.float32)
-        rows = np.empty((len(queries), depth), np.int64)
-        for start, block in blocks.items():
-            results = [result for part, result in zip(parts, found, strict=True) if part.queries.start == start]
-            all_scores, all_rows = (np.concatenate(column, axis=1) for column in zip(*results, strict=True))
-            order = np.lexsort((all_rows, -all_scores))[:, :depth]
-            scores[block] = np.take_along_axis(all_scores, order, axis=1)
-            rows[block] = np.take_along_axis(all_rows, order, axis=1)
+    def _scan(self, queries: NDArray[np.float32], depth: int, members: NDArray[np.bool_] | None) -> _Scan:
+        """Return the scores and rows (Q, depth) of a scan, best first; there are at least ``depth`` members.
+
+        The threads share the queries if there are many, otherwise the rows.
+        """
+        threads = _threads()
+        blocks = np.array_split(queries, threads if len(queries) >= 4 * threads else 1)
+        ranges = self._ranges(threads if len(blocks) == 1 else 1)
+        scans = _pool().map(lambda part: self._scan_range(*part, depth, members), product(blocks, ranges))
+        merged = [_merge([next(scans) for _ in ranges], depth) for _ in blocks]
+        scores, rows = map(np.concatenate, zip(*merged, strict=True))
         return scores, rows
 
-    def _parts(self, count: int) -> list[_Part]:
-        """Return the parts of a scan: of the queries if there are many, otherwise of the rows."""
-        threads = _threads()
-        blocks = threads if count >= 4 * threads else 1
-        bounds = np.linspace(0, count, blocks + 1).astype(int).tolist()
-        parts = []
-        for number, vectors in enumerate(self._vectors):
-            cuts = 1 if blocks > 1 or len(vectors) < _FEW_ROWS else threads
+    def _ranges(self, threads: int) -> list[_Range]:
+        """Return all rows in ranges for that many threads."""
+        ranges = []
+        for segment, vectors in enumerate(self._vectors):
+            cuts = threads if len(vectors) >= _FEW_ROWS else 1
             edges = np.linspace(0, len(vectors), cuts + 1).astype(int).tolist()
-            for queries in map(slice, bounds, bounds[1:]):
-                parts += [_Part(number, queries, start, stop) for start, stop in pairwise(edges)]
-        return parts
+            ranges += [_Range(segment, start, stop) for start, stop in pairwise(edges)]
+        return ranges
 
-    def _scan_part(
-        self, part: _Part, queries: NDArray[np.float32], depth: int, members: NDArray[np.bool_] | None
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        first, size = int(self._starts[part.segment]), len(self._vectors[part.segment])
+    def _scan_range(
+        self, queries: NDArray[np.float32], scanned: _Range, depth: int, members: NDArray[np.bool_] | None
+    ) -> _Scan:
+        segment, start, stop = scanned
+        first, size = int(self._starts[segment]), len(self._vectors[segment])
         selector: Any = None
         if members is not None:
             inside = np.zeros(size, bool)
-            inside[part.start : part.stop] = members[first + part.start : first + part.stop]
+            inside[start:stop] = members[first + start : first + stop]
             bits = np.packbits(inside, bitorder="little")
             selector = faiss.IDSelectorBitmap(bits)  # type: ignore[call-arg, arg-type] # faiss makes it take arrays
-        elif part.stop - part.start < size:
-            selector = faiss.IDSelectorRange(part.start, part.stop)
+        elif stop - start < size:
+            selector = faiss.IDSelectorRange(start, stop)
         chosen = None if selector is None else faiss.SearchParameters(sel=selector)  # type: ignore[call-arg] # and names
-        scores, rows = self._segments[part.segment].search(queries[part.queries], min(depth, size), params=chosen)
-        scores[rows < 0] = -np.inf  # the part has fewer members
+        scores, rows = self._segments[segment].search(queries, min(depth, size), params=chosen)
+        scores[rows < 0] = -np.inf  # the range has fewer members
         return scores, rows + first
 
     def score(self, queries: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -256,6 +252,13 @@ class ExactIndex:
             inside = (rows >= at) & (rows < at + len(part))
             vectors[inside] = part[rows[inside] - at]
         return vectors
+
+
+def _merge(scans: Sequence[_Scan], depth: int) -> _Scan:
+    """Return the best scores and rows (Q, depth) of the scans of several ranges."""
+    scores, rows = (np.concatenate(column, axis=1) for column in zip(*scans, strict=True))
+    order = np.lexsort((rows, -scores))[:, :depth]
+    return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
 
 
 def _last_needed(scores: NDArray[np.float32], count: int, min_score: float | None) -> float:
