@@ -90,7 +90,7 @@ class Finder:
                 members = None if updated is None else self._members(updated, condition)
             self._snapshot = updated  # None: the store was compacted meanwhile, so it is opened again
             if updated is not None:
-                if self._store.read_only or not updated.worth_saving:
+                if self._store.db.read_only or not updated.worth_saving:
                     return updated, members
                 self._snapshot = save_snapshot(updated, self._store)
 

@@ -9,7 +9,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +35,7 @@ class Database:
     def __init__(self, path: Path, *, mode: Literal["ro", "rw", "rwc"], timeout: float) -> None:
         """Open the file; ``timeout`` is the seconds to wait for other processes, here and later."""
         self.folder = path.parent.resolve()
+        self.read_only = mode == "ro"
         self.timeout = timeout
         self._pid = os.getpid()
         self._lock = threading.Lock()
@@ -67,11 +68,9 @@ class Database:
                 "open the index in the process that uses it"
             )
 
-    @contextmanager
-    def reading(self) -> Iterator[None]:
+    def reading(self) -> AbstractContextManager[None]:
         """Hold one state for all reads inside. Keep it short: writers wait for its end."""
-        with self._transaction("BEGIN"):
-            yield
+        return self._transaction("BEGIN")
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -79,8 +78,10 @@ class Database:
 
         Raises:
             StoreLocked: Another process is writing.
-            StoreError: The folder or the disk refuses.
+            StoreError: The database was opened read-only, or the folder or the disk refuses.
         """
+        if self.read_only:
+            raise StoreError(f"{self.folder} was opened read-only; open it without read_only to write")
         with write_lock(self.folder, self.timeout), self.creating():
             yield
 
@@ -114,26 +115,13 @@ class Database:
 
     # Call the following methods inside ``reading()`` or ``writing()``.
 
-    def rows(self, sql: str, values: Sequence[Any] = ()) -> Iterator[tuple[Any, ...]]:
-        """Yield the rows that a query finds."""
+    def execute(self, sql: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+        """Run a statement and return an iterator over the rows that it finds."""
         return self._connection.execute(sql, values)
 
-    def one(self, sql: str, values: Sequence[Any] = ()) -> tuple[Any, ...] | None:
-        """Return the first row that a query finds, or None."""
-        found: tuple[Any, ...] | None = self._connection.execute(sql, values).fetchone()
-        return found
-
-    def run(self, sql: str) -> None:
-        """Run a statement."""
-        self._connection.execute(sql)
-
-    def run_many(self, sql: str, values: Iterable[Sequence[Any]]) -> None:
+    def execute_many(self, sql: str, values: Iterable[Sequence[Any]]) -> None:
         """Run a statement for each of the values."""
         self._connection.executemany(sql, values)
-
-    def find_damage(self) -> list[str]:
-        """Return the problems that SQLite finds in the file, at most a hundred lines."""
-        return [line for (line,) in self.rows("PRAGMA integrity_check(100)") if line != "ok"]
 
 
 def corrupt(folder: Path, reason: object) -> StoreCorrupt:

@@ -24,6 +24,7 @@ from simpair.files.disk import checksums, first_changed, new_folder
 from simpair.files.safetensors_header import embeddings_header, embeddings_offset
 from simpair.files.texts import lone_surrogate
 from simpair.store.documents import Document, read_blocks
+from simpair.store.locks import write_lock
 from simpair.store.records import Canary, RecordedEncoder
 from simpair.store.store import Store
 from simpair.vectors.inputs import as_matrix
@@ -65,8 +66,8 @@ def export_store(store: Store, target: Path) -> int:
     """
     parquet, arrow = _arrow("pyarrow.parquet"), _arrow("pyarrow")
     schema = arrow.schema([(name, arrow.string()) for name in ("id", "text", "metadata")])
-    unwritable = store.read_only or not os.access(store.folder, os.W_OK)
-    lock = nullcontext() if unwritable else store.write_lock()
+    unwritable = store.db.read_only or not os.access(store.folder, os.W_OK)
+    lock = nullcontext() if unwritable else write_lock(store.folder, store.db.timeout)
     with lock, _new_folder(target) as folder, (folder / _VECTORS).open("wb") as file:
         with store.reading():
             start, count, canaries = store.generation(), store.count(), store.canaries()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -21,16 +21,14 @@ _CACHE_LOCK = "cache.lock"
 LOCK_FILES = frozenset({_LOCK, _HOLDER, _CACHE_LOCK})
 
 
-@contextmanager
-def cache_lock(folder: Path, timeout: float) -> Iterator[None]:
+def cache_lock(folder: Path, timeout: float) -> AbstractContextManager[None]:
     """Hold the lock for writing caches in ``folder``; nothing else waits for it.
 
     Raises:
         StoreLocked: Another process still holds it after ``timeout`` seconds.
         StoreError: The folder is read-only.
     """
-    with _locked(folder, _CACHE_LOCK, timeout):
-        yield
+    return _locked(folder, _CACHE_LOCK, timeout)
 
 
 @contextmanager

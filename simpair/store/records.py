@@ -131,7 +131,7 @@ class Records:
 
     def generation(self) -> Generation:
         """Return the current state."""
-        found = self.db.one("SELECT number, name, last_row FROM history ORDER BY number DESC LIMIT 1")
+        found = self.db.execute("SELECT number, name, last_row FROM history ORDER BY number DESC LIMIT 1").fetchone()
         number, name, last_row = found or (None, None, None)
         # The name becomes part of a file name.
         if not (isinstance(number, int) and isinstance(last_row, int) and re.fullmatch("[0-9a-f]{16}", str(name))):
@@ -140,12 +140,13 @@ class Records:
 
     def ancestor(self, number: int, name: str) -> Generation | None:
         """Return the current or earlier state of that number and name; None if this database never had it."""
-        found = self.db.one("SELECT number, name, last_row FROM history WHERE number = ? AND name = ?", (number, name))
+        sql = "SELECT number, name, last_row FROM history WHERE number = ? AND name = ?"
+        found = self.db.execute(sql, (number, name)).fetchone()
         return None if found is None else Generation(*found)
 
     def count(self) -> int:
         """Return the number of documents."""
-        (number,) = self.db.one("SELECT count(*) FROM names") or (0,)
+        (number,) = self.db.execute("SELECT count(*) FROM names").fetchone()
         return int(number)
 
     def rows(self) -> NDArray[np.int64]:
@@ -161,7 +162,7 @@ class Records:
         return self._sorted_rows(condition.sql, condition.values)
 
     def _sorted_rows(self, sql: str, values: Sequence[Any] = ()) -> NDArray[np.int64]:
-        return np.sort(np.fromiter((row for (row,) in self.db.rows(sql, values)), np.int64))
+        return np.sort(np.fromiter((row for (row,) in self.db.execute(sql, values)), np.int64))
 
     def vectors(self, *, after: int, limit: int = -1) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
         """Return the row numbers above ``after``, (N,) ascending, and their vectors (N, D); -1 is no limit of N.
@@ -169,7 +170,7 @@ class Records:
         Raises:
             StoreCorrupt: A vector differs from its digest.
         """
-        return self._vectors(self.db.rows(f"{_VECTORS} WHERE row > ? ORDER BY row LIMIT ?", (after, limit)))
+        return self._vectors(self.db.execute(f"{_VECTORS} WHERE row > ? ORDER BY row LIMIT ?", (after, limit)))
 
     def vectors_of(self, rows: Sequence[int]) -> NDArray[np.float16]:
         """Return the vectors (N, D) of these rows, in their order.
@@ -205,7 +206,7 @@ class Records:
 
     def page(self, *, after: int, size: int) -> dict[int, StoredDocument]:
         """Return the first ``size`` documents whose rows are above ``after``, in order."""
-        return self._documents(self.db.rows(f"{_DOCUMENTS} WHERE d.row > ? ORDER BY d.row LIMIT ?", (after, size)))
+        return self._documents(self.db.execute(f"{_DOCUMENTS} WHERE d.row > ? ORDER BY d.row LIMIT ?", (after, size)))
 
     def _documents(self, found: Iterable[tuple[Any, ...]]) -> dict[int, StoredDocument]:
         documents = {}
@@ -225,19 +226,19 @@ class Records:
         """Yield the rows of a query that ends in the name of a column, which must be one of the values."""
         remaining = iter(values)
         while some := list(islice(remaining, _MAX_VARIABLES)):
-            yield from list(self.db.rows(f"{sql} IN ({', '.join('?' * len(some))})", some))
+            yield from list(self.db.execute(f"{sql} IN ({', '.join('?' * len(some))})", some))
 
     def canaries(self) -> list[Canary]:
         """Return the texts whose embeddings identify the encoder of this index."""
-        found = list(self.db.rows("SELECT role, text, vector FROM canaries"))
+        found = list(self.db.execute("SELECT role, text, vector FROM canaries"))
         size = 4 * self.encoder.dimension
         if not found or any(not isinstance(blob, bytes) or len(blob) != size for *_, blob in found):
             raise corrupt(self.folder, "a canary or its vector is missing")
         return [Canary(role, text, np.frombuffer(vector, "<f4").astype(np.float32)) for role, text, vector in found]
 
     def _next_row(self) -> int:
-        (last,) = self.db.one("SELECT seq FROM sqlite_sequence WHERE name = 'documents'") or (0,)
-        return int(last) + 1
+        sql = "SELECT ifnull(max(seq), 0) + 1 FROM sqlite_sequence WHERE name = 'documents'"
+        return int(self.db.execute(sql).fetchone()[0])
 
     def _read_encoder(self) -> RecordedEncoder:
         meta = read_meta(self.db)

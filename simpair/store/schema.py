@@ -49,14 +49,14 @@ INSERT INTO history SELECT ifnull(max(number), 0) + 1, lower(hex(randomblob(8)))
 def create_tables(db: Database, meta: Mapping[str, Any]) -> None:
     """Create the tables and write ``meta``. Call it inside ``writing()``."""
     for table in _TABLES:
-        db.run(table)
-    db.run_many("INSERT INTO meta VALUES (?, ?)", [("format_version", FORMAT), *meta.items()])
+        db.execute(table)
+    db.execute_many("INSERT INTO meta VALUES (?, ?)", [("format_version", FORMAT), *meta.items()])
     next_generation(db)
 
 
 def next_generation(db: Database) -> None:
     """Number and name the state that the current transaction leaves."""
-    db.run(_NEXT_GENERATION)
+    db.execute(_NEXT_GENERATION)
 
 
 def read_meta(db: Database) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def read_meta(db: Database) -> dict[str, Any]:
         StoreVersion: Another version of simpair wrote the index in another format.
         StoreCorrupt: The table names no format.
     """
-    meta = dict(db.rows("SELECT key, value FROM meta"))
+    meta = dict(db.execute("SELECT key, value FROM meta"))
     version = meta.get("format_version")
     if not isinstance(version, int) or version < 1:
         raise corrupt(db.folder, f"its meta table holds {meta}")
@@ -83,8 +83,8 @@ def read_meta(db: Database) -> dict[str, Any]:
 
 def reserve_rows(db: Database, last: int) -> None:
     """Number the next row ``last + 1``, as if the rows up to ``last`` had been used."""
-    db.run("DELETE FROM sqlite_sequence WHERE name = 'documents'")
-    db.run_many("INSERT INTO sqlite_sequence VALUES ('documents', ?)", [(last,)])
+    db.execute("DELETE FROM sqlite_sequence WHERE name = 'documents'")
+    db.execute_many("INSERT INTO sqlite_sequence VALUES ('documents', ?)", [(last,)])
 
 
 def field_rows(row: int, metadata: str) -> Iterator[tuple[Any, ...]]:

@@ -47,10 +47,6 @@ class Stored(NamedTuple):
 class Store(Records):
     """The documents of an index: any number of readers, one writer at a time, one transaction per batch."""
 
-    def __init__(self, db: Database, *, read_only: bool) -> None:
-        self.read_only = read_only
-        super().__init__(db)
-
     @classmethod
     def open(cls, folder: Path, *, lock_timeout: float, read_only: bool = False) -> Store:
         """Return the store in ``folder``; ``lock_timeout`` is the seconds to wait for other processes.
@@ -67,7 +63,7 @@ class Store(Records):
             )
         db = Database(folder / _DATABASE, mode="ro" if read_only else "rw", timeout=lock_timeout)
         try:
-            return cls(db, read_only=read_only)
+            return cls(db)
         except BaseException:
             db.close()
             raise
@@ -102,10 +98,6 @@ class Store(Records):
         """Hold one state of the index for all reads inside. Keep it short: writers wait for its end."""
         return self.db.reading()
 
-    def write_lock(self) -> AbstractContextManager[None]:
-        """Hold the lock that makes this process the only writer."""
-        return write_lock(self.folder, self.db.timeout)
-
     def add(self, block: Block, vectors: NDArray[np.float16], *, replace: bool = False) -> Stored:
         """Store N documents in one transaction.
 
@@ -118,7 +110,6 @@ class Store(Records):
             InputError: An id is given twice or, unless it replaces, is stored already; nothing is written.
             StoreLocked: Another process is writing.
         """
-        self._check_writable()
         blobs = [vector.tobytes() for vector in vectors.astype("<f2", copy=False)]
         with self.db.writing():
             names = self.assign_ids(block.ids, len(block.texts), replace=replace)
@@ -126,19 +117,18 @@ class Store(Records):
                 self._remove(names)
             first = self._next_row()
             documents = list(zip(range(first, first + len(names)), names, block.texts, block.metadata, strict=True))
-            self.db.run_many("INSERT INTO documents VALUES (?, ?, ?, ?)", documents)
+            self.db.execute_many("INSERT INTO documents VALUES (?, ?, ?, ?)", documents)
             digests = ((name, row, content_digest(name, *rest)) for row, name, *rest in documents)
-            self.db.run_many("INSERT INTO names VALUES (?, ?, ?)", digests)
+            self.db.execute_many("INSERT INTO names VALUES (?, ?, ?)", digests)
             checked = ((row, blob, vector_digest(row, blob)) for row, blob in enumerate(blobs, first))
-            self.db.run_many("INSERT INTO vectors VALUES (?, ?, ?)", checked)
+            self.db.execute_many("INSERT INTO vectors VALUES (?, ?, ?)", checked)
             fields = chain.from_iterable(field_rows(row, metadata) for row, _, _, metadata in documents)
-            self.db.run_many("INSERT INTO fields VALUES (?, ?, ?, ?)", fields)
+            self.db.execute_many("INSERT INTO fields VALUES (?, ?, ?, ?)", fields)
             next_generation(self.db)
         return Stored(names, range(first, first + len(names)))
 
     def delete(self, ids: Iterable[str]) -> int:
         """Delete the documents with these ids in one transaction and return how many there were."""
-        self._check_writable()
         with self.db.writing():
             count = self._remove(ids)
             if count:
@@ -174,17 +164,12 @@ class Store(Records):
 
     def compact(self) -> None:
         """Free the space of deleted documents, and forget the earlier generations."""
-        self._check_writable()
         with self.db.writing():
             next_generation(self.db)
-            self.db.run("DELETE FROM history WHERE number < (SELECT max(number) FROM history)")
-            self.db.run("DELETE FROM removed")
-            self.db.run("DELETE FROM fields WHERE row NOT IN (SELECT row FROM documents)")
+            self.db.execute("DELETE FROM history WHERE number < (SELECT max(number) FROM history)")
+            self.db.execute("DELETE FROM removed")
+            self.db.execute("DELETE FROM fields WHERE row NOT IN (SELECT row FROM documents)")
         self.db.vacuum()
-
-    def _check_writable(self) -> None:
-        if self.read_only:
-            raise StoreError(f"{self.folder} was opened read-only; open it without read_only to write")
 
     # Call the following methods inside a transaction.
 
@@ -196,10 +181,10 @@ class Store(Records):
         found = self.find(ids)
         rows = [(name.row,) for name in found.values()]
         state = self.generation().number + 1
-        self.db.run_many("DELETE FROM documents WHERE row = ?", rows)
-        self.db.run_many("DELETE FROM vectors WHERE row = ?", rows)
-        self.db.run_many("DELETE FROM names WHERE id = ?", ((name,) for name in found))
-        self.db.run_many("INSERT INTO removed VALUES (?, ?)", ((state, row) for (row,) in rows))
+        self.db.execute_many("DELETE FROM documents WHERE row = ?", rows)
+        self.db.execute_many("DELETE FROM vectors WHERE row = ?", rows)
+        self.db.execute_many("DELETE FROM names WHERE id = ?", ((name,) for name in found))
+        self.db.execute_many("INSERT INTO removed VALUES (?, ?)", ((state, row) for (row,) in rows))
         return len(rows)
 
     def assign_ids(self, ids: Sequence[str] | None, count: int, *, replace: bool = False) -> Sequence[str]:
@@ -225,7 +210,7 @@ def _write_empty(path: Path, encoder: RecordedEncoder, canaries: Iterable[Canary
     with closing(Database(path, mode="rwc", timeout=0)) as db, db.creating():
         create_tables(db, encoder._asdict() | {"identity": json.dumps(dict(encoder.identity))})
         blobs = ((role, text, vector.astype("<f4").tobytes()) for role, text, vector in canaries)
-        db.run_many("INSERT INTO canaries VALUES (?, ?, ?)", blobs)
+        db.execute_many("INSERT INTO canaries VALUES (?, ?, ?)", blobs)
 
 
 def _refuse_occupied(folder: Path) -> None:

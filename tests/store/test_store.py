@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from simpair.errors import InputError, StoreError, StoreLocked, StoreNotFound
 from simpair.store.audit import find_damage
 from simpair.store.documents import Block
+from simpair.store.locks import write_lock
 from simpair.store.records import Canary, Generation, RecordedEncoder, StoredDocument
 from simpair.store.store import Store
 
@@ -349,7 +350,7 @@ def test_a_read_only_store_writes_nothing(store: Store, folder: Path) -> None:
 
 
 def test_the_error_names_the_process_that_holds_the_lock(store: Store, folder: Path) -> None:
-    with store.write_lock():
+    with write_lock(folder, 0.05):
         other = Store.open(folder, lock_timeout=0.05)
         with pytest.raises(StoreLocked, match=rf"process {os.getpid()} on .+ since 2"):
             add(other, "a")
