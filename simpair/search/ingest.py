@@ -45,7 +45,7 @@ def add_blocks(store: Store, encode: Encode, blocks: Iterable[Block]) -> Iterato
         with store.reading():  # before the encoding, which takes long
             store.assign_ids(ids, sum(len(block.texts) for block in part))
         for block in part:
-            yield list(store.add(block, _vectors(store, encode, block)).ids)
+            yield list(store.add(block, _vectors(store, encode, block)))
 
 
 def upsert_blocks(store: Store, encode: Encode, blocks: Iterable[Block]) -> Iterator[Upserted]:
@@ -85,7 +85,7 @@ def _upsert(store: Store, encode: Encode, block: Block, seen: _Rows) -> Upserted
     seen.add(stored.row for stored in found.values())
     if changed:
         part = block.take([rows[name] for name in changed])
-        seen.add(store.add(part, _vectors(store, encode, part), replace=True).rows)
+        seen.add(store.add(part, _vectors(store, encode, part), replace=True).values())
     return Upserted(len(changed) - len(replaced), len(replaced), len(block.texts) - len(changed))
 
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from simpair.errors import StoreCorrupt
-from simpair.store.schema import field_rows
+from simpair.store.filters import field_rows
 from simpair.store.store import Store
 
 __all__ = ["find_damage"]

@@ -5,13 +5,14 @@ A field is one plain value under a name: a string, number, boolean or null, or s
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from simpair.errors import InputError
 from simpair.files.texts import lone_surrogate
 
-__all__ = ["Condition", "Field", "Where", "fields_of", "parse_where"]
+__all__ = ["Condition", "Where", "field_rows", "parse_where"]
 
 Where = Mapping[str, Any]
 """A filter on metadata, such as ``{"language": ["en", "zh"], "year": {"$gte": 2020}}``; see :func:`parse_where`."""
@@ -26,20 +27,6 @@ _MAX_FIELDS = 50
 """With eight operators each, the query stays within the limits of SQLite."""
 
 
-class Field(NamedTuple):
-    """A value under a name.
-
-    Attributes:
-        name: The name.
-        place: The place in the list; 0 for a single value.
-        value: The value; a boolean is stored as one byte, because SQLite has no booleans.
-    """
-
-    name: str
-    place: int
-    value: _Value
-
-
 class Condition(NamedTuple):
     """A query for the rows that match a filter, and the values of its question marks."""
 
@@ -47,16 +34,16 @@ class Condition(NamedTuple):
     values: tuple[_Value, ...]
 
 
-def fields_of(metadata: Mapping[str, Any]) -> Iterator[Field]:
-    """Yield the fields of a document's metadata.
+def field_rows(row: int, metadata: str) -> Iterator[tuple[str, int, int, _Value]]:
+    """Yield the fields of a document's metadata as rows of the table: name, row, place in a list or 0, value.
 
     Values nested deeper than one list are left out. So are texts with a lone surrogate, which no filter can contain.
     """
-    for name, given in metadata.items():
+    for name, given in json.loads(metadata).items():
         for place, value in enumerate(given if isinstance(given, list) else [given]):
             texts = (name, value) if isinstance(value, str) else (name,)
             if not isinstance(value, list | dict) and all(lone_surrogate(text) is None for text in texts):
-                yield Field(name, place, _stored(value))
+                yield name, row, place, _stored(value)
 
 
 def parse_where(where: Where) -> Condition:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -18,13 +18,11 @@ from simpair.errors import StoreCorrupt
 from simpair.store.database import Database, corrupt
 from simpair.store.documents import Document
 from simpair.store.filters import Condition
-from simpair.store.schema import content_digest, read_meta, vector_digest
+from simpair.store.schema import Canary, content_digest, read_encoder, vector_digest
 
 __all__ = [
-    "Canary",
     "Generation",
     "IndexInfo",
-    "RecordedEncoder",
     "Records",
     "StoredDocument",
     "StoredName",
@@ -38,24 +36,6 @@ _DOCUMENTS = (
 )
 _VECTORS = "SELECT row, vector, digest FROM vectors"
 _MAX_NORM_ERROR = 1e-3
-
-
-class RecordedEncoder(NamedTuple):
-    """The facts that an index records about the encoder of its vectors.
-
-    Attributes:
-        fingerprint: A digest of everything that changes an embedding.
-        source: Where to load it from; None if it was never loaded or saved.
-        dimension: D, the dimension of its embeddings.
-        dtype: The dtype of the matrix products that made the canaries.
-        identity: The parts of the fingerprint by name, used to report what differs.
-    """
-
-    fingerprint: str
-    source: str | None
-    dimension: int
-    dtype: str
-    identity: Mapping[str, str]
 
 
 class IndexInfo(NamedTuple):
@@ -80,14 +60,6 @@ class IndexInfo(NamedTuple):
     fingerprint: str
     format: int
     bytes_on_disk: int
-
-
-class Canary(NamedTuple):
-    """A text with its embedding (D,) float32 in a role, which the encoder of the index must reproduce."""
-
-    role: str
-    text: str
-    vector: NDArray[np.float32]
 
 
 class StoredDocument(NamedTuple):
@@ -125,7 +97,7 @@ class Records:
         self.folder = db.folder
         self.db = db
         with db.reading():
-            self.encoder = self._read_encoder()
+            self.encoder = read_encoder(db)
             norms = [float(np.linalg.norm(canary.vector)) for canary in self.canaries()]
         self.unit_norm = max(abs(norm - 1) for norm in norms) < _MAX_NORM_ERROR
 
@@ -239,19 +211,6 @@ class Records:
     def _next_row(self) -> int:
         sql = "SELECT ifnull(max(seq), 0) + 1 FROM sqlite_sequence WHERE name = 'documents'"
         return int(self.db.execute(sql).fetchone()[0])
-
-    def _read_encoder(self) -> RecordedEncoder:
-        meta = read_meta(self.db)
-        try:
-            identity = dict(json.loads(meta["identity"]))
-            encoder = RecordedEncoder(**{key: meta[key] for key in RecordedEncoder._fields} | {"identity": identity})
-        except (ValueError, TypeError, KeyError) as error:
-            raise corrupt(self.folder, f"the recorded encoder cannot be read: {error!r}") from error
-        texts = isinstance(encoder.fingerprint, str) and isinstance(encoder.dtype, str)
-        dimension = isinstance(encoder.dimension, int) and encoder.dimension > 0
-        if not (texts and dimension and isinstance(encoder.source, str | None)):
-            raise corrupt(self.folder, f"its meta table holds {meta}")
-        return encoder
 
 
 def as_document(stored: StoredDocument) -> Document:

@@ -1,24 +1,26 @@
-"""An empty database → the tables of an index; a database → its format, or a refusal of any other."""
+"""An encoder and its canaries → the tables of an index; a database → its encoder, or a refusal of another format."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from simpair.errors import StoreVersion
 from simpair.store.database import Database, corrupt
-from simpair.store.filters import fields_of
 
 __all__ = [
     "FORMAT",
+    "Canary",
+    "RecordedEncoder",
     "content_digest",
     "create_tables",
-    "field_rows",
     "next_generation",
-    "read_meta",
-    "reserve_rows",
+    "read_encoder",
     "vector_digest",
 ]
 
@@ -46,11 +48,55 @@ INSERT INTO history SELECT ifnull(max(number), 0) + 1, lower(hex(randomblob(8)))
 """
 
 
-def create_tables(db: Database, meta: Mapping[str, Any]) -> None:
-    """Create the tables and write ``meta``. Call it inside ``writing()``."""
+class RecordedEncoder(NamedTuple):
+    """The facts that an index records about the encoder of its vectors.
+
+    Attributes:
+        fingerprint: A digest of everything that changes an embedding.
+        source: Where to load it from; None if it was never loaded or saved.
+        dimension: D, the dimension of its embeddings.
+        dtype: The dtype of the matrix products that made the canaries.
+        identity: The parts of the fingerprint by name, used to report what differs.
+    """
+
+    fingerprint: str
+    source: str | None
+    dimension: int
+    dtype: str
+    identity: Mapping[str, str]
+
+    @classmethod
+    def parse(cls, facts: Mapping[str, Any]) -> RecordedEncoder:
+        """Return the recorded encoder of facts that were read, whose types are checked.
+
+        Raises:
+            ValueError: A fact cannot be used; also TypeError or KeyError.
+        """
+        encoder = cls(**{name: facts[name] for name in cls._fields})._replace(identity=dict(facts["identity"]))
+        texts = [encoder.fingerprint, encoder.dtype, *encoder.identity, *encoder.identity.values()]
+        if not (all(isinstance(text, str) for text in texts) and isinstance(encoder.source, str | None)):
+            raise ValueError(f"it has {encoder}")
+        if not isinstance(encoder.dimension, int) or encoder.dimension < 1:
+            raise ValueError(f"its dimension is {encoder.dimension!r}")
+        return encoder
+
+
+class Canary(NamedTuple):
+    """A text with its embedding (D,) float32 in a role, which the encoder of the index must reproduce."""
+
+    role: str
+    text: str
+    vector: NDArray[np.float32]
+
+
+def create_tables(db: Database, encoder: RecordedEncoder, canaries: Iterable[Canary]) -> None:
+    """Create the tables of an index without documents. Call it inside ``creating()``."""
     for table in _TABLES:
         db.execute(table)
-    db.execute_many("INSERT INTO meta VALUES (?, ?)", [("format_version", FORMAT), *meta.items()])
+    meta = {"format_version": FORMAT, **encoder._asdict(), "identity": json.dumps(dict(encoder.identity))}
+    db.execute_many("INSERT INTO meta VALUES (?, ?)", meta.items())
+    blobs = ((role, text, vector.astype("<f4").tobytes()) for role, text, vector in canaries)
+    db.execute_many("INSERT INTO canaries VALUES (?, ?, ?)", blobs)
     next_generation(db)
 
 
@@ -59,12 +105,12 @@ def next_generation(db: Database) -> None:
     db.execute(_NEXT_GENERATION)
 
 
-def read_meta(db: Database) -> dict[str, Any]:
-    """Return the table of facts about the index. Call it inside ``reading()``.
+def read_encoder(db: Database) -> RecordedEncoder:
+    """Return the encoder that an index records. Call it inside ``reading()``.
 
     Raises:
         StoreVersion: Another version of simpair wrote the index in another format.
-        StoreCorrupt: The table names no format.
+        StoreCorrupt: The table of facts names no format, or a fact cannot be used.
     """
     meta = dict(db.execute("SELECT key, value FROM meta"))
     version = meta.get("format_version")
@@ -78,19 +124,10 @@ def read_meta(db: Database) -> dict[str, Any]:
             f"{db.folder} has format {version}, which an older simpair wrote; this one reads format {FORMAT}. Create "
             f"the index again from its texts in a new folder: simpair index create NEW_FOLDER FILE{model}"
         )
-    return meta
-
-
-def reserve_rows(db: Database, last: int) -> None:
-    """Number the next row ``last + 1``, as if the rows up to ``last`` had been used."""
-    db.execute("DELETE FROM sqlite_sequence WHERE name = 'documents'")
-    db.execute_many("INSERT INTO sqlite_sequence VALUES ('documents', ?)", [(last,)])
-
-
-def field_rows(row: int, metadata: str) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows of ``fields`` for a document: name, row, place, value."""
-    for field in fields_of(json.loads(metadata)):
-        yield field.name, row, field.place, field.value
+    try:
+        return RecordedEncoder.parse(meta | {"identity": json.loads(meta["identity"])})
+    except (ValueError, TypeError, KeyError) as error:
+        raise corrupt(db.folder, f"the recorded encoder cannot be read: {error!r}") from error
 
 
 def content_digest(name: str, text: str, metadata: str) -> bytes:

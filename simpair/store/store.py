@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, suppress
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,31 +15,25 @@ from simpair.errors import InputError, StoreError, StoreNotFound
 from simpair.files.disk import replacing
 from simpair.store.database import Database
 from simpair.store.documents import Block
+from simpair.store.filters import field_rows
 from simpair.store.locks import LOCK_FILES, write_lock
-from simpair.store.records import Canary, IndexInfo, RecordedEncoder, Records, StoredDocument
+from simpair.store.records import IndexInfo, Records, StoredDocument
 from simpair.store.schema import (
     FORMAT,
+    Canary,
+    RecordedEncoder,
     content_digest,
     create_tables,
-    field_rows,
     next_generation,
-    reserve_rows,
     vector_digest,
 )
 
-__all__ = ["Store", "Stored"]
+__all__ = ["Store"]
 
 _DATABASE = "documents.sqlite"
 _PAGE = 1_000
 _NEW_DATABASES = f".{_DATABASE}.*.new*"
 """What a crash in ``create`` leaves: a database that was not yet in its place, and its journal."""
-
-
-class Stored(NamedTuple):
-    """The ids of documents that were stored, and their rows."""
-
-    ids: Sequence[str]
-    rows: range
 
 
 class Store(Records):
@@ -84,8 +76,12 @@ class Store(Records):
                 _refuse_occupied(folder)
                 for left in folder.glob(_NEW_DATABASES):
                     left.unlink(missing_ok=True)
-                with replacing(folder / _DATABASE) as new:
-                    _write_empty(new, encoder, canaries)
+                with (
+                    replacing(folder / _DATABASE) as new,
+                    closing(Database(new, mode="rwc", timeout=0)) as db,
+                    db.creating(),
+                ):
+                    create_tables(db, encoder, canaries)
         except OSError as error:
             raise StoreError(f"{folder} cannot become an index ({error}); choose a folder you can write") from error
         return cls.open(folder, lock_timeout=lock_timeout)
@@ -98,8 +94,8 @@ class Store(Records):
         """Hold one state of the index for all reads inside. Keep it short: writers wait for its end."""
         return self.db.reading()
 
-    def add(self, block: Block, vectors: NDArray[np.float16], *, replace: bool = False) -> Stored:
-        """Store N documents in one transaction.
+    def add(self, block: Block, vectors: NDArray[np.float16], *, replace: bool = False) -> dict[str, int]:
+        """Store N documents in one transaction and return the row of each id.
 
         Args:
             block: The documents.
@@ -116,16 +112,17 @@ class Store(Records):
             if replace:
                 self._remove(names)
             first = self._next_row()
-            documents = list(zip(range(first, first + len(names)), names, block.texts, block.metadata, strict=True))
+            rows = range(first, first + len(names))
+            documents = list(zip(rows, names, block.texts, block.metadata, strict=True))
             self.db.execute_many("INSERT INTO documents VALUES (?, ?, ?, ?)", documents)
             digests = ((name, row, content_digest(name, *rest)) for row, name, *rest in documents)
             self.db.execute_many("INSERT INTO names VALUES (?, ?, ?)", digests)
-            checked = ((row, blob, vector_digest(row, blob)) for row, blob in enumerate(blobs, first))
+            checked = ((row, blob, vector_digest(row, blob)) for row, blob in zip(rows, blobs, strict=True))
             self.db.execute_many("INSERT INTO vectors VALUES (?, ?, ?)", checked)
             fields = chain.from_iterable(field_rows(row, metadata) for row, _, _, metadata in documents)
             self.db.execute_many("INSERT INTO fields VALUES (?, ?, ?, ?)", fields)
             next_generation(self.db)
-        return Stored(names, range(first, first + len(names)))
+        return dict(zip(names, rows, strict=True))
 
     def delete(self, ids: Iterable[str]) -> int:
         """Delete the documents with these ids in one transaction and return how many there were."""
@@ -159,7 +156,8 @@ class Store(Records):
     def reserve(self, last_row: int) -> None:
         """Number the next row, and so the next document without an id, ``last_row + 1``."""
         with self.db.writing():
-            reserve_rows(self.db, last_row)
+            self.db.execute("DELETE FROM sqlite_sequence WHERE name = 'documents'")
+            self.db.execute("INSERT INTO sqlite_sequence VALUES ('documents', ?)", (last_row,))
             next_generation(self.db)
 
     def compact(self) -> None:
@@ -203,14 +201,6 @@ class Store(Records):
             advice = "give ids of your own" if ids is None else "use upsert to replace its document, or give another id"
             raise InputError(f"the id {name!r} is in the index already; {advice}")
         return names
-
-
-def _write_empty(path: Path, encoder: RecordedEncoder, canaries: Iterable[Canary]) -> None:
-    """Write a database without documents to a new file."""
-    with closing(Database(path, mode="rwc", timeout=0)) as db, db.creating():
-        create_tables(db, encoder._asdict() | {"identity": json.dumps(dict(encoder.identity))})
-        blobs = ((role, text, vector.astype("<f4").tobytes()) for role, text, vector in canaries)
-        db.execute_many("INSERT INTO canaries VALUES (?, ?, ?)", blobs)
 
 
 def _refuse_occupied(folder: Path) -> None:

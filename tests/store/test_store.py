@@ -24,7 +24,8 @@ from simpair.errors import InputError, StoreError, StoreLocked, StoreNotFound
 from simpair.store.audit import find_damage
 from simpair.store.documents import Block
 from simpair.store.locks import write_lock
-from simpair.store.records import Canary, Generation, RecordedEncoder, StoredDocument
+from simpair.store.records import Generation, StoredDocument
+from simpair.store.schema import Canary, RecordedEncoder
 from simpair.store.store import Store
 
 ENCODER = RecordedEncoder("f00d", "some/model@0123", 4, "int8", {"weights": "ab"})
@@ -36,7 +37,7 @@ def vectors_of(count: int) -> NDArray[np.float16]:
 
 
 def add(store: Store, *texts: str, ids: list[str] | None = None) -> list[str]:
-    return list(store.add(Block(ids, texts, ["{}"] * len(texts), None), vectors_of(len(texts))).ids)
+    return list(store.add(Block(ids, texts, ["{}"] * len(texts), None), vectors_of(len(texts))))
 
 
 def texts_in(store: Store) -> list[str]:
@@ -217,7 +218,7 @@ WRITES_FOREVER = """
     store = Store.open(Path(sys.argv[1]), lock_timeout=5)
     while True:
         stored = store.add(Block(None, ["text " * 400] * 20, ["{}"] * 20, None), np.ones((20, 4), np.float16))
-        print(stored.ids[-1], flush=True)
+        print(list(stored)[-1], flush=True)
 """
 
 
