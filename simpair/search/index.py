@@ -16,7 +16,7 @@ from simpair.search.finder import Finder, Hit
 from simpair.search.ingest import Upserted, add_blocks, progress_bar, upsert_blocks
 from simpair.store.audit import find_damage
 from simpair.store.database import corrupt
-from simpair.store.documents import Block, Document, Given, check_strings, read_blocks
+from simpair.store.documents import Block, Columns, Document, Given, check_strings, read_blocks
 from simpair.store.export import export_store, import_store
 from simpair.store.filters import Where, parse_where
 from simpair.store.records import IndexInfo, as_document
@@ -146,7 +146,7 @@ class SearchIndex:
             >>> index.add(["A cat sleeps."], ids=["cat"], metadata=[{"year": 2024}])
             ['cat']
         """
-        blocks = self._read(documents, ids, metadata, vectors)
+        blocks = self._read(documents, Columns([ids] if isinstance(ids, str) else ids, metadata, vectors))
         names: list[str] = []
         with progress_bar(documents, shown=show_progress_bar) as advance:
             for added in add_blocks(self._store, self._encode_documents, blocks):
@@ -176,7 +176,7 @@ class SearchIndex:
             >>> index.upsert(Document("cat", "A cat sleeps on the mat."))
             Upserted(added=0, replaced=1, unchanged=0)
         """
-        blocks = self._read(documents, ids, metadata, vectors)
+        blocks = self._read(documents, Columns([ids] if isinstance(ids, str) else ids, metadata, vectors))
         total = Upserted(0, 0, 0)
         with progress_bar(documents, shown=show_progress_bar) as advance:
             for done in upsert_blocks(self._store, self._encode_documents, blocks):
@@ -349,17 +349,10 @@ class SearchIndex:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _read(
-        self,
-        documents: Given | Iterable[Given],
-        ids: str | Iterable[str] | None,
-        metadata: Iterable[Mapping[str, Any]] | None,
-        vectors: ArrayLike | Iterable[ArrayLike] | None,
-    ) -> Iterable[Block]:
+    def _read(self, documents: Given | Iterable[Given], columns: Columns) -> Iterable[Block]:
         """Return the documents as checked blocks: a list of all, or an iterator if they are not in memory."""
         dimension, unit_norm = self._store.encoder.dimension, self._store.unit_norm
-        columns: dict[str, Any] = {"ids": ids, "metadata": metadata, "vectors": vectors}
-        blocks = read_blocks(documents, **columns, dimension=dimension, unit_norm=unit_norm)
+        blocks = read_blocks(documents, columns, dimension=dimension, unit_norm=unit_norm)
         return list(blocks) if isinstance(documents, Mapping | Sequence | np.ndarray) else blocks
 
     def _rows(self, names: list[str]) -> list[int]:

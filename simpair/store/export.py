@@ -22,7 +22,7 @@ from simpair import __version__
 from simpair.errors import InputError, StoreCorrupt, StoreError, StoreNotFound, StoreVersion
 from simpair.files.disk import checksums, first_changed, new_folder
 from simpair.files.safetensors_header import embeddings_header, embeddings_offset
-from simpair.store.documents import Document, read_blocks
+from simpair.store.documents import Columns, Document, read_blocks
 from simpair.store.locks import write_lock
 from simpair.store.schema import Canary, RecordedEncoder
 from simpair.store.store import Store
@@ -107,7 +107,7 @@ def import_store(source: Path, folder: Path, *, lock_timeout: float) -> int:
                 parquet.ParquetFile(source / _DOCUMENTS) as documents,
             ):
                 store.reserve(facts.last_row)  # so that no row number becomes the id of another document
-                for block in read_blocks(_rows(documents), dimension=dimension, unit_norm=False):
+                for block in read_blocks(_rows(documents), Columns(), dimension=dimension, unit_norm=False):
                     part = as_matrix(vectors[added : added + len(block.texts)], np.float16, first=added)
                     added += len(store.add(block, part))
         except (KeyError, TypeError, ValueError) as error:  # InputError is a ValueError

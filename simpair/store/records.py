@@ -20,14 +20,7 @@ from simpair.store.documents import Document
 from simpair.store.filters import Condition
 from simpair.store.schema import Canary, content_digest, read_encoder, vector_digest
 
-__all__ = [
-    "Generation",
-    "IndexInfo",
-    "Records",
-    "StoredDocument",
-    "StoredName",
-    "as_document",
-]
+__all__ = ["Generation", "IndexInfo", "Records", "StoredDocument", "StoredName", "as_document"]
 
 _MAX_VARIABLES = 500
 """Ids or rows in one query."""
