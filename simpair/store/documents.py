@@ -76,6 +76,10 @@ class Block(NamedTuple):
     metadata: Sequence[str]
     vectors: NDArray[np.float16] | None
 
+    def content(self, row: int) -> tuple[str, str, list[float] | None]:
+        """Return the text, the metadata and the vector of a document, which compare by value."""
+        return self.texts[row], self.metadata[row], None if self.vectors is None else self.vectors[row].tolist()
+
     def take(self, rows: Sequence[int]) -> Block:
         """Return the block of these rows."""
         ids, vectors = self.ids, self.vectors

@@ -6,7 +6,7 @@ A field is one plain value under a name: a string, number, boolean or null, or s
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from simpair.errors import InputError
@@ -102,18 +102,14 @@ def _condition(name: str, operator: str, operand: Any) -> Condition:
         if isinstance(operand, bool) or not isinstance(operand, str | int | float):
             raise InputError(f"where[{name!r}] compares with {operand!r}; {operator} needs a number or a string")
         types = "= 'text'" if isinstance(operand, str) else "IN ('integer', 'real')"
-        value = _operand(name, operand)
-        return Condition(f"{found}typeof(value) {types} AND value {_COMPARISONS[operator]} ?", (name, value))
-    several = operator in ("$in", "$nin")
-    if several and not isinstance(operand, list | tuple):
+        compared = f"typeof(value) {types} AND value {_COMPARISONS[operator]} ?"
+        return Condition(found + compared, (name, _operand(name, operand)))
+    operands = operand if operator in ("$in", "$nin") else [operand]
+    if not isinstance(operands, list | tuple):
         raise InputError(f"where[{name!r}] is {operand!r}; {operator} needs a list")
-    return _one_of(name, found, operand if several else [operand])
-
-
-def _one_of(name: str, found: str, operands: Sequence[Any]) -> Condition:
     if len(operands) > _MAX_LIST:
         raise InputError(f"where[{name!r}] lists {len(operands)} values; give at most {_MAX_LIST}")
-    values = [_operand(name, operand) for operand in operands]
+    values = [_operand(name, one) for one in operands]
     plain = tuple(value for value in values if value is not None)
     marks = ", ".join("?" * len(plain))
     null = " OR value IS NULL" if None in values else ""
