@@ -167,9 +167,9 @@ def _plain(value: Any) -> object:
         return value.isoformat()
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{value} is no JSON number")
-    if isinstance(value, str | int | float | bool | None):
-        return value
-    raise ValueError(f"a {type(value).__name__} has no place in JSON; convert the column to text or numbers")
+    if not isinstance(value, str | int | float | None):
+        raise ValueError(f"a {type(value).__name__} has no place in JSON; convert the column to text or numbers")
+    return value
 
 
 def _distinct(items: list[tuple[str, object]]) -> dict[str, object]:

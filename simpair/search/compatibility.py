@@ -26,6 +26,7 @@ _TEXTS = (
     "Version 3.14 costs $27.50 & ships on 2024-02-29?",
     "The committee postponed its decision on the budget.",
 )
+_ANEW = "create a new index and add the texts again"
 _MIN_COSINE = 0.999
 _MIN_COSINE_INT8 = 0.98
 
@@ -37,10 +38,9 @@ def encode(encoder: Encoder, role: Role, texts: list[str]) -> NDArray[np.float32
         InputError: The encoder returned another shape.
     """
     vectors = encoder.encode_query(texts) if role == "query" else encoder.encode_document(texts)
-    if np.shape(vectors) != (expected := (len(texts), encoder.embedding_dimension)):
-        raise InputError(
-            f"the encoder returned embeddings of shape {np.shape(vectors)} for {len(texts)} texts; expected {expected}"
-        )
+    given, expected = np.shape(vectors), (len(texts), encoder.embedding_dimension)
+    if given != expected:
+        raise InputError(f"the encoder returned embeddings of shape {given}; expected {expected}")
     return vectors
 
 
@@ -67,11 +67,8 @@ def check_encoder(encoder: Encoder, store: Store) -> None:
     """
     given, recorded = record(encoder), store.encoder
     if (given.fingerprint, given.dimension) != (recorded.fingerprint, recorded.dimension):
-        raise EncoderMismatch(
-            f"{store.folder} was made with {_description(recorded)}, not with {_description(given)}"
-            f"{_difference(recorded, given)}; open it with the encoder that made it, or create a new index and add the "
-            "texts again"
-        )
+        differs = f"with {_description(recorded)}, not with {_description(given)}{_difference(recorded, given)}"
+        raise EncoderMismatch(f"{store.folder} was made {differs}; open it with the encoder that made it, or {_ANEW}")
     with store.reading():
         canaries = store.canaries()
     minimum = _MIN_COSINE_INT8 if "int8" in (given.dtype, recorded.dtype) else _MIN_COSINE
@@ -83,7 +80,7 @@ def check_encoder(encoder: Encoder, store: Store) -> None:
                 raise EncoderMismatch(
                     f"{store.folder} was made with this encoder, but it gives other embeddings now: {canary.text!r} as "
                     f"a {role} has cosine {cosine:.4f} with the stored one, below {minimum}; find what changed on this "
-                    "machine (libraries, dtype, device), or create a new index and add the texts again"
+                    f"machine (libraries, dtype, device), or {_ANEW}"
                 )
 
 
@@ -97,9 +94,8 @@ def load_recorded(store: Store) -> Encoder:
     """
     source, dimension = store.encoder.source, store.encoder.dimension
     if source is None:
-        raise StoreError(
-            f"{store.folder} records no source of its encoder; pass it with --model or SearchIndex.open(path, encoder)"
-        )
+        advice = "pass it with --model or SearchIndex.open(path, encoder)"
+        raise StoreError(f"{store.folder} records no source of its encoder; {advice}")
     from simpair.encoder.model import TwinTowerEncoder
 
     encoder = TwinTowerEncoder.from_pretrained(source, truncate_dim=dimension, local_files_only=True)

@@ -63,10 +63,8 @@ class Database:
         if self._closed:
             raise StoreError(f"{self.folder}: this index was closed; open it again with SearchIndex.open")
         if self._pid != os.getpid():
-            raise StoreError(
-                f"{self.folder} was opened in process {self._pid} and used in its fork {os.getpid()}; "
-                "open the index in the process that uses it"
-            )
+            processes = f"opened in process {self._pid} and used in its fork {os.getpid()}"
+            raise StoreError(f"{self.folder} was {processes}; open the index in the process that uses it")
 
     def reading(self) -> AbstractContextManager[None]:
         """Hold one state for all reads inside. Keep it short: writers wait for its end."""
@@ -126,10 +124,8 @@ class Database:
 
 def corrupt(folder: Path, reason: object) -> StoreCorrupt:
     """Return the error for a database that differs from what was written."""
-    return StoreCorrupt(
-        f"{folder}: the index's database is damaged ({reason}); restore the folder from a copy, or create the index "
-        "again from its texts"
-    )
+    advice = "restore the folder from a copy, or create the index again from its texts"
+    return StoreCorrupt(f"{folder}: the index's database is damaged ({reason}); {advice}")
 
 
 @contextmanager
@@ -149,11 +145,7 @@ def _translated_errors(folder: Path) -> Iterator[None]:
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
             raise corrupt(folder, error) from error
         if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
-            raise StoreError(
-                f"{folder} cannot be opened or written ({error}); check its permissions. After a crash during a write, "
-                "open the index once as its owner"
-            ) from error
-        raise StoreError(
-            f"{folder}: SQLite cannot continue ({error}); free some space or check the disk, then see which documents "
-            "the index holds"
-        ) from error
+            advice = "check its permissions. After a crash during a write, open the index once as its owner"
+            raise StoreError(f"{folder} cannot be opened or written ({error}); {advice}") from error
+        advice = "free some space or check the disk, then see which documents the index holds"
+        raise StoreError(f"{folder}: SQLite cannot continue ({error}); {advice}") from error

@@ -172,9 +172,7 @@ def _entry(document: Any, position: int, beside: Mapping[str, Any], dimension: i
 
 def _unlike(position: int, word: str, *, missing: bool) -> InputError:
     has, other = ("no", "has one") if missing else ("a", "has none")
-    return InputError(
-        f"document {position} has {has} {word}, but document 0 {other}; give every document a {word}, or none"
-    )
+    return InputError(f"document {position} has {has} {word}, but document 0 {other}; give all a {word}, or none")
 
 
 def check_strings(given: str | Iterable[str], word: str) -> list[str]:
@@ -196,9 +194,7 @@ def check_string(string: Any, word: str, position: int) -> None:
     if not string.strip():
         raise InputError(f"{word} {position} is empty or white space only; leave it out")
     if (place := lone_surrogate(string)) is not None:
-        raise InputError(
-            f"{word} {position} is not valid Unicode: it has a lone surrogate at position {place}; decode it again"
-        )
+        raise InputError(f"{word} {position} is not valid Unicode (lone surrogate at {place}); decode it again")
 
 
 def _vector(given: Any, position: int, dimension: int) -> NDArray[Any]:
@@ -243,7 +239,5 @@ def _as_json(given: Any, position: int) -> str:
             return text
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"metadata {position} is not JSON ({error}); give plain strings, numbers and lists") from error
-    raise InputError(
-        f"metadata {position} would change in JSON; give a dictionary with string keys, lists instead of tuples "
-        f"and at most {_MAX_DEPTH} levels"
-    )
+    advice = f"give a dictionary with string keys, lists instead of tuples and at most {_MAX_DEPTH} levels"
+    raise InputError(f"metadata {position} would change in JSON; {advice}")

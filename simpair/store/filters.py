@@ -85,10 +85,8 @@ def _operations(name: Any, entry: Any) -> list[tuple[str, Any]]:
     if not isinstance(name, str) or lone_surrogate(name) is not None:
         raise InputError(f"where has the field {name!r}; give strings of valid Unicode")
     if name in _COMBINATIONS and isinstance(entry, Mapping | list):
-        raise InputError(
-            f"where has {name}, which is not supported; all entries must hold. For one of several values write "
-            "{'language': ['en', 'zh']}"
-        )
+        advice = "all entries must hold. For one of several values write {'language': ['en', 'zh']}"
+        raise InputError(f"where has {name}, which is not supported; {advice}")
     if isinstance(entry, Mapping):
         if not entry or any(operator not in _OPERATORS for operator in entry):
             raise InputError(f"where[{name!r}] is {entry!r}; the operators are {' '.join(_OPERATORS)}")

@@ -24,9 +24,7 @@ __all__ = ["Generation", "IndexInfo", "Records", "StoredDocument", "StoredName",
 
 _MAX_VARIABLES = 500
 """Ids or rows in one query."""
-_DOCUMENTS = (
-    "SELECT d.row, d.id, text, metadata, digest FROM documents d LEFT JOIN names n ON n.id = d.id AND n.row = d.row"
-)
+_DOCUMENTS = "SELECT d.row, d.id, text, metadata, digest FROM documents d LEFT JOIN names USING (id, row)"
 _VECTORS = "SELECT row, vector, digest FROM vectors"
 _MAX_NORM_ERROR = 1e-3
 
@@ -211,6 +209,5 @@ def as_document(stored: StoredDocument) -> Document:
     try:
         return Document(stored.id, stored.text, json.loads(stored.metadata))
     except (ValueError, RecursionError) as error:
-        raise StoreCorrupt(
-            f"the metadata of document {stored.id!r} is damaged ({error}); restore the index from a copy"
-        ) from error
+        damage = f"the metadata of document {stored.id!r} is damaged ({error})"
+        raise StoreCorrupt(f"{damage}; restore the index from a copy") from error

@@ -120,10 +120,9 @@ def read_encoder(db: Database) -> RecordedEncoder:
         raise StoreVersion(f"{db.folder} has format {version}; this simpair reads format {FORMAT}: update simpair")
     if version < FORMAT:
         model = f" --model {meta['source']}" if meta.get("source") else ""
-        raise StoreVersion(
-            f"{db.folder} has format {version}, which an older simpair wrote; this one reads format {FORMAT}. Create "
-            f"the index again from its texts in a new folder: simpair index create NEW_FOLDER FILE{model}"
-        )
+        command = f"simpair index create NEW_FOLDER FILE{model}"
+        older = f"format {version}, which an older simpair wrote; this one reads format {FORMAT}"
+        raise StoreVersion(f"{db.folder} has {older}. Create the index again from its texts in a new folder: {command}")
     try:
         return RecordedEncoder.parse(meta | {"identity": json.loads(meta["identity"])})
     except (ValueError, TypeError, KeyError) as error:

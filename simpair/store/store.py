@@ -13,20 +13,12 @@ from numpy.typing import NDArray
 
 from simpair.errors import InputError, StoreError, StoreNotFound
 from simpair.files.disk import replacing
+from simpair.store import schema
 from simpair.store.database import Database
 from simpair.store.documents import Block
 from simpair.store.filters import field_rows
 from simpair.store.locks import LOCK_FILES, write_lock
 from simpair.store.records import IndexInfo, Records, StoredDocument
-from simpair.store.schema import (
-    FORMAT,
-    Canary,
-    RecordedEncoder,
-    content_digest,
-    create_tables,
-    next_generation,
-    vector_digest,
-)
 
 __all__ = ["Store"]
 
@@ -49,10 +41,8 @@ class Store(Records):
             StoreCorrupt: It is damaged.
         """
         if not (folder / _DATABASE).is_file():
-            raise StoreNotFound(
-                f"{folder} holds no search index; check the path, or create one: simpair index create, or "
-                "SearchIndex.create"
-            )
+            advice = "check the path, or create one: simpair index create, or SearchIndex.create"
+            raise StoreNotFound(f"{folder} holds no search index; {advice}")
         db = Database(folder / _DATABASE, mode="ro" if read_only else "rw", timeout=lock_timeout)
         try:
             return cls(db)
@@ -62,7 +52,7 @@ class Store(Records):
 
     @classmethod
     def create(
-        cls, folder: Path, encoder: RecordedEncoder, canaries: Iterable[Canary], *, lock_timeout: float
+        cls, folder: Path, encoder: schema.RecordedEncoder, canaries: Iterable[schema.Canary], *, lock_timeout: float
     ) -> Store:
         """Return a new store in ``folder``, which is made if it does not exist.
 
@@ -81,7 +71,7 @@ class Store(Records):
                     closing(Database(new, mode="rwc", timeout=0)) as db,
                     db.creating(),
                 ):
-                    create_tables(db, encoder, canaries)
+                    schema.create_tables(db, encoder, canaries)
         except OSError as error:
             raise StoreError(f"{folder} cannot become an index ({error}); choose a folder you can write") from error
         return cls.open(folder, lock_timeout=lock_timeout)
@@ -115,13 +105,13 @@ class Store(Records):
             rows = range(first, first + len(names))
             documents = list(zip(rows, names, block.texts, block.metadata, strict=True))
             self.db.execute_many("INSERT INTO documents VALUES (?, ?, ?, ?)", documents)
-            digests = ((name, row, content_digest(name, *rest)) for row, name, *rest in documents)
+            digests = ((name, row, schema.content_digest(name, *rest)) for row, name, *rest in documents)
             self.db.execute_many("INSERT INTO names VALUES (?, ?, ?)", digests)
-            checked = ((row, blob, vector_digest(row, blob)) for row, blob in zip(rows, blobs, strict=True))
+            checked = ((row, blob, schema.vector_digest(row, blob)) for row, blob in zip(rows, blobs, strict=True))
             self.db.execute_many("INSERT INTO vectors VALUES (?, ?, ?)", checked)
             fields = chain.from_iterable(field_rows(row, metadata) for row, _, _, metadata in documents)
             self.db.execute_many("INSERT INTO fields VALUES (?, ?, ?, ?)", fields)
-            next_generation(self.db)
+            schema.next_generation(self.db)
         return dict(zip(names, rows, strict=True))
 
     def delete(self, ids: Iterable[str]) -> int:
@@ -129,7 +119,7 @@ class Store(Records):
         with self.db.writing():
             count = self._remove(ids)
             if count:
-                next_generation(self.db)
+                schema.next_generation(self.db)
         return count
 
     def iterate(self) -> Iterator[StoredDocument]:
@@ -151,19 +141,19 @@ class Store(Records):
         for path in self.folder.iterdir():
             with suppress(FileNotFoundError):  # a journal that was deleted meanwhile
                 size += path.stat().st_size
-        return IndexInfo(documents, encoder.dimension, encoder.source, encoder.fingerprint, FORMAT, size)
+        return IndexInfo(documents, encoder.dimension, encoder.source, encoder.fingerprint, schema.FORMAT, size)
 
     def reserve(self, last_row: int) -> None:
         """Number the next row, and so the next document without an id, ``last_row + 1``."""
         with self.db.writing():
             self.db.execute("DELETE FROM sqlite_sequence WHERE name = 'documents'")
             self.db.execute("INSERT INTO sqlite_sequence VALUES ('documents', ?)", (last_row,))
-            next_generation(self.db)
+            schema.next_generation(self.db)
 
     def compact(self) -> None:
         """Free the space of deleted documents, and forget the earlier generations."""
         with self.db.writing():
-            next_generation(self.db)
+            schema.next_generation(self.db)
             self.db.execute("DELETE FROM history WHERE number < (SELECT max(number) FROM history)")
             self.db.execute("DELETE FROM removed")
             self.db.execute("DELETE FROM fields WHERE row NOT IN (SELECT row FROM documents)")
@@ -206,9 +196,7 @@ class Store(Records):
 def _refuse_occupied(folder: Path) -> None:
     names = {path.name for path in folder.iterdir() if not path.match(_NEW_DATABASES)} - LOCK_FILES
     if _DATABASE in names:
-        raise StoreError(
-            f"{folder} holds an index already; add to it (simpair index add, or SearchIndex.open), or choose another "
-            "folder"
-        )
+        advice = "add to it (simpair index add, or SearchIndex.open), or choose another folder"
+        raise StoreError(f"{folder} holds an index already; {advice}")
     if names:
         raise StoreError(f"{folder} holds other files ({min(names)}); choose an empty folder for an index")
