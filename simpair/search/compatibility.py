@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from simpair.encoder.protocol import Encoder
 from simpair.errors import EncoderMismatch, InputError, StoreError
-from simpair.store.schema import Canary, RecordedEncoder
+from simpair.store.records import Canary, RecordedEncoder
 from simpair.store.store import Store
 
 __all__ = ["Role", "check_encoder", "encode", "load_recorded", "make_canaries", "record"]

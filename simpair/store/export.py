@@ -24,7 +24,7 @@ from simpair.files.disk import checksums, first_changed, new_folder
 from simpair.files.safetensors_header import embeddings_header, embeddings_offset
 from simpair.store.documents import Columns, Document, read_blocks
 from simpair.store.locks import write_lock
-from simpair.store.schema import Canary, RecordedEncoder
+from simpair.store.records import Canary, RecordedEncoder
 from simpair.store.store import Store
 from simpair.vectors.inputs import as_matrix
 

@@ -4,25 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Iterable
 
 from simpair.errors import StoreVersion
 from simpair.store.database import Database, corrupt
+from simpair.store.records import Canary, RecordedEncoder
 
-__all__ = [
-    "FORMAT",
-    "Canary",
-    "RecordedEncoder",
-    "content_digest",
-    "create_tables",
-    "next_generation",
-    "read_encoder",
-    "vector_digest",
-]
+__all__ = ["FORMAT", "content_digest", "create_tables", "next_generation", "read_encoder", "vector_digest"]
 
 FORMAT = 2
 
@@ -46,47 +34,6 @@ _NEXT_GENERATION = """
 INSERT INTO history SELECT ifnull(max(number), 0) + 1, lower(hex(randomblob(8))),
     ifnull((SELECT seq FROM sqlite_sequence WHERE name = 'documents'), 0) FROM history
 """
-
-
-class RecordedEncoder(NamedTuple):
-    """The facts that an index records about the encoder of its vectors.
-
-    Attributes:
-        fingerprint: A digest of everything that changes an embedding.
-        source: Where to load it from; None if it was never loaded or saved.
-        dimension: D, the dimension of its embeddings.
-        dtype: The dtype of the matrix products that made the canaries.
-        identity: The parts of the fingerprint by name, used to report what differs.
-    """
-
-    fingerprint: str
-    source: str | None
-    dimension: int
-    dtype: str
-    identity: Mapping[str, str]
-
-    @classmethod
-    def parse(cls, facts: Mapping[str, Any]) -> RecordedEncoder:
-        """Return the recorded encoder of facts that were read, whose types are checked.
-
-        Raises:
-            ValueError: A fact cannot be used; also TypeError or KeyError.
-        """
-        encoder = cls(**{name: facts[name] for name in cls._fields})._replace(identity=dict(facts["identity"]))
-        texts = [encoder.fingerprint, encoder.dtype, *encoder.identity, *encoder.identity.values()]
-        if not (all(isinstance(text, str) for text in texts) and isinstance(encoder.source, str | None)):
-            raise ValueError(f"it has {encoder}")
-        if not isinstance(encoder.dimension, int) or encoder.dimension < 1:
-            raise ValueError(f"its dimension is {encoder.dimension!r}")
-        return encoder
-
-
-class Canary(NamedTuple):
-    """A text with its embedding (D,) float32 in a role, which the encoder of the index must reproduce."""
-
-    role: str
-    text: str
-    vector: NDArray[np.float32]
 
 
 def create_tables(db: Database, encoder: RecordedEncoder, canaries: Iterable[Canary]) -> None:

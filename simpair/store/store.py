@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, suppress
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,22 +16,40 @@ from numpy.typing import NDArray
 from simpair.errors import InputError, StoreError, StoreNotFound
 from simpair.files.disk import replacing
 from simpair.store import schema
-from simpair.store.database import Database
+from simpair.store.database import Database, corrupt
 from simpair.store.documents import Block
-from simpair.store.filters import field_rows
+from simpair.store.filters import Condition, field_rows
 from simpair.store.locks import LOCK_FILES, write_lock
-from simpair.store.records import IndexInfo, Records, StoredDocument
+from simpair.store.records import Canary, Generation, IndexInfo, RecordedEncoder, StoredDocument, StoredName
 
 __all__ = ["Store"]
 
 _DATABASE = "documents.sqlite"
+_MAX_VARIABLES = 500
+"""Ids or rows in one query."""
+_DOCUMENTS = "SELECT d.row, d.id, text, metadata, digest FROM documents d LEFT JOIN names USING (id, row)"
+_VECTORS = "SELECT row, vector, digest FROM vectors"
+_MAX_NORM_ERROR = 1e-3
 _PAGE = 1_000
 _NEW_DATABASES = f".{_DATABASE}.*.new*"
 """What a crash in ``create`` leaves: a database that was not yet in its place, and its journal."""
 
 
-class Store(Records):
-    """The documents of an index: any number of readers, one writer at a time, one transaction per batch."""
+class Store:
+    """The documents of an index: any number of readers, one writer at a time, one transaction per batch.
+
+    Attributes:
+        encoder: The recorded encoder.
+        unit_norm: Whether the embeddings of that encoder have norm 1, judged by the canaries.
+    """
+
+    def __init__(self, db: Database) -> None:
+        self.folder = db.folder
+        self.db = db
+        with db.reading():
+            self.encoder = schema.read_encoder(db)
+            norms = [float(np.linalg.norm(canary.vector)) for canary in self.canaries()]
+        self.unit_norm = max(abs(norm - 1) for norm in norms) < _MAX_NORM_ERROR
 
     @classmethod
     def open(cls, folder: Path, *, lock_timeout: float, read_only: bool = False) -> Store:
@@ -52,7 +72,7 @@ class Store(Records):
 
     @classmethod
     def create(
-        cls, folder: Path, encoder: schema.RecordedEncoder, canaries: Iterable[schema.Canary], *, lock_timeout: float
+        cls, folder: Path, encoder: RecordedEncoder, canaries: Iterable[Canary], *, lock_timeout: float
     ) -> Store:
         """Return a new store in ``folder``, which is made if it does not exist.
 
@@ -159,7 +179,118 @@ class Store(Records):
             self.db.execute("DELETE FROM fields WHERE row NOT IN (SELECT row FROM documents)")
         self.db.vacuum()
 
-    # Call the following methods inside a transaction.
+    # Call the following methods inside a transaction. What they read is verified against its digest.
+
+    def generation(self) -> Generation:
+        """Return the current state."""
+        found = self.db.execute("SELECT number, name, last_row FROM history ORDER BY number DESC LIMIT 1").fetchone()
+        number, name, last_row = found or (None, None, None)
+        # The name becomes part of a file name.
+        if not (isinstance(number, int) and isinstance(last_row, int) and re.fullmatch("[0-9a-f]{16}", str(name))):
+            raise corrupt(self.folder, f"its latest generation is {found}")
+        return Generation(number, str(name), last_row)
+
+    def ancestor(self, number: int, name: str) -> Generation | None:
+        """Return the current or earlier state of that number and name; None if this database never had it."""
+        sql = "SELECT number, name, last_row FROM history WHERE number = ? AND name = ?"
+        found = self.db.execute(sql, (number, name)).fetchone()
+        return None if found is None else Generation(*found)
+
+    def count(self) -> int:
+        """Return the number of documents."""
+        (number,) = self.db.execute("SELECT count(*) FROM names").fetchone()
+        return int(number)
+
+    def rows(self) -> NDArray[np.int64]:
+        """Return the row numbers (N,) of the documents, ascending."""
+        return self._sorted_rows("SELECT row FROM names")
+
+    def removed(self, *, since: int) -> NDArray[np.int64]:
+        """Return the row numbers deleted after the generation of that number, ascending."""
+        return self._sorted_rows("SELECT row FROM removed WHERE number > ?", (since,))
+
+    def matching(self, condition: Condition) -> NDArray[np.int64]:
+        """Return the row numbers of the documents that meet a condition, ascending."""
+        return self._sorted_rows(condition.sql, condition.values)
+
+    def _sorted_rows(self, sql: str, values: Sequence[Any] = ()) -> NDArray[np.int64]:
+        return np.sort(np.fromiter((row for (row,) in self.db.execute(sql, values)), np.int64))
+
+    def vectors(self, *, after: int, limit: int = -1) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
+        """Return the row numbers above ``after``, (N,) ascending, and their vectors (N, D); -1 is no limit of N.
+
+        Raises:
+            StoreCorrupt: A vector differs from its digest.
+        """
+        return self._vectors(self.db.execute(f"{_VECTORS} WHERE row > ? ORDER BY row LIMIT ?", (after, limit)))
+
+    def vectors_of(self, rows: Sequence[int]) -> NDArray[np.float16]:
+        """Return the vectors (N, D) of these rows, in their order.
+
+        Raises:
+            StoreCorrupt: A vector is missing or differs from its digest.
+        """
+        found, vectors = self._vectors(self._select(f"{_VECTORS} WHERE row", sorted(set(rows))))
+        if missing := set(rows).difference(found.tolist()):
+            raise corrupt(self.folder, f"row {min(missing)} has no vector")
+        return vectors[np.searchsorted(found, rows)]
+
+    def _vectors(self, found: Iterable[tuple[Any, ...]]) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
+        size = 2 * self.encoder.dimension
+        rows, data = [], bytearray()
+        for row, blob, digest in found:
+            if not isinstance(blob, bytes) or len(blob) != size:
+                raise corrupt(self.folder, f"the vector of row {row} is not {size} bytes long")
+            if schema.vector_digest(row, blob) != digest:
+                raise corrupt(self.folder, f"the vector of row {row} differs from its digest")
+            rows.append(row)
+            data += blob
+        vectors = np.frombuffer(data, "<f2").astype(np.float16, copy=False).reshape(-1, self.encoder.dimension)
+        return np.array(rows, np.int64), vectors
+
+    def documents(self, rows: Iterable[int]) -> dict[int, StoredDocument]:
+        """Return the documents of these rows by row; those that are not stored are left out.
+
+        Raises:
+            StoreCorrupt: A document differs from its digest.
+        """
+        return self._documents(self._select(f"{_DOCUMENTS} WHERE d.row", rows))
+
+    def page(self, *, after: int, size: int) -> dict[int, StoredDocument]:
+        """Return the first ``size`` documents whose rows are above ``after``, in order."""
+        return self._documents(self.db.execute(f"{_DOCUMENTS} WHERE d.row > ? ORDER BY d.row LIMIT ?", (after, size)))
+
+    def _documents(self, found: Iterable[tuple[Any, ...]]) -> dict[int, StoredDocument]:
+        documents = {}
+        for row, name, text, metadata, digest in found:
+            strings = all(isinstance(value, str) for value in (name, text, metadata))
+            if not strings or schema.content_digest(name, text, metadata) != digest:
+                raise corrupt(self.folder, f"the document in row {row} differs from its digest")
+            documents[row] = StoredDocument(name, text, metadata)
+        return documents
+
+    def find(self, ids: Iterable[str]) -> dict[str, StoredName]:
+        """Return the rows and digests of the documents with these ids; unknown ids are left out."""
+        found = self._select("SELECT id, row, digest FROM names WHERE id", ids)
+        return {name: StoredName(row, digest) for name, row, digest in found}
+
+    def _select(self, sql: str, values: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows of a query that ends in the name of a column, which must be one of the values."""
+        remaining = iter(values)
+        while some := list(islice(remaining, _MAX_VARIABLES)):
+            yield from list(self.db.execute(f"{sql} IN ({', '.join('?' * len(some))})", some))
+
+    def canaries(self) -> list[Canary]:
+        """Return the texts whose embeddings identify the encoder of this index."""
+        found = list(self.db.execute("SELECT role, text, vector FROM canaries"))
+        size = 4 * self.encoder.dimension
+        if not found or any(not isinstance(blob, bytes) or len(blob) != size for *_, blob in found):
+            raise corrupt(self.folder, "a canary or its vector is missing")
+        return [Canary(role, text, np.frombuffer(vector, "<f4").astype(np.float32)) for role, text, vector in found]
+
+    def _next_row(self) -> int:
+        sql = "SELECT ifnull(max(seq), 0) + 1 FROM sqlite_sequence WHERE name = 'documents'"
+        return int(self.db.execute(sql).fetchone()[0])
 
     def _remove(self, ids: Iterable[str]) -> int:
         """Delete documents and return how many there were.

@@ -24,8 +24,7 @@ from simpair.errors import InputError, StoreError, StoreLocked, StoreNotFound
 from simpair.store.audit import find_damage
 from simpair.store.documents import Block
 from simpair.store.locks import write_lock
-from simpair.store.records import Generation, StoredDocument
-from simpair.store.schema import Canary, RecordedEncoder
+from simpair.store.records import Canary, Generation, RecordedEncoder, StoredDocument
 from simpair.store.store import Store
 
 ENCODER = RecordedEncoder("f00d", "some/model@0123", 4, "int8", {"weights": "ab"})
