@@ -353,9 +353,8 @@ class SearchIndex:
 
     def _rows(self, names: list[str]) -> list[int]:
         found = self._store.find(names)
-        for name in names:
-            if name not in found:
-                raise InputError(f"the id {name!r} is not in the index; check it with: id in index")
+        if unknown := [name for name in names if name not in found]:
+            raise InputError(f"the id {unknown[0]!r} is not in the index; check it with: id in index")
         return [found[name].row for name in names]
 
     def _encode(self, texts: list[str], role: Role = "document") -> NDArray[np.float32]:

@@ -83,7 +83,9 @@ def _upsert(store: Store, encode: Encode, block: Block, seen: _Rows) -> Upserted
             raise _duplicate(name)
     seen.add(stored.row for stored in found.values())
     if changed:
-        part = block.take([rows[name] for name in changed])
+        places = [rows[name] for name in changed]
+        texts, metadata = [block.texts[row] for row in places], [block.metadata[row] for row in places]
+        part = Block(changed, texts, metadata, None if block.vectors is None else block.vectors[places])
         seen.add(store.add(part, _vectors(encode, part), replace=True).values())
     return Upserted(len(changed) - len(replaced), len(replaced), len(block.texts) - len(changed))
 

@@ -80,16 +80,6 @@ class Block(NamedTuple):
         """Return the text, the metadata and the vector of a document, which compare by value."""
         return self.texts[row], self.metadata[row], None if self.vectors is None else self.vectors[row].tolist()
 
-    def take(self, rows: Sequence[int]) -> Block:
-        """Return the block of these rows."""
-        ids, vectors = self.ids, self.vectors
-        return Block(
-            None if ids is None else [ids[row] for row in rows],
-            [self.texts[row] for row in rows],
-            [self.metadata[row] for row in rows],
-            None if vectors is None else vectors[rows],
-        )
-
 
 class _Entry(NamedTuple):
     """A checked document with the vector as it was given."""

@@ -53,17 +53,14 @@ def write_lock(folder: Path, timeout: float) -> Iterator[None]:
 
 @contextmanager
 def _locked(folder: Path, name: str, timeout: float) -> Iterator[None]:
-    lock = FileLock(folder / name)
     try:
-        lock.acquire(timeout=timeout)
+        acquired = FileLock(folder / name).acquire(timeout=timeout)
     except Timeout as error:
         raise StoreLocked(locked_message(folder)) from error
     except OSError as error:
         raise StoreError(f"{folder} cannot be written ({error}); choose a folder you can write") from error
-    try:
+    with acquired:
         yield
-    finally:
-        lock.release()
 
 
 def locked_message(folder: Path) -> str:

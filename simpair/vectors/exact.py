@@ -5,7 +5,6 @@ A neighbour is a row: the position of a vector in the order in which the index w
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -181,19 +180,18 @@ class ExactIndex:
         count = size if request.k is None else min(request.k, size)
         found = [Neighbours(np.empty(0, np.float32), np.empty(0, np.int64))] * len(request.queries)
         # FAISS keeps any of the rows that share the last score, and rounds. Scan deeper until that score has ended.
-        pending, depth = np.arange(len(request.queries)), count if request.min_score is None else min(count, 64)
+        pending, depth = np.arange(len(request.queries)), count if request.min_score == -np.inf else min(count, 64)
         while depth and len(pending):
             depth = min(depth + _EXTRA_ROWS, size)
             scanned, rows = self._scan(request.queries[pending], depth, members)
             scores = self.score(request.queries[pending], rows)
-            unfinished = []
-            for place, query in enumerate(pending.tolist()):
-                last = _last_needed(scanned[place], count, request.min_score)
-                if depth < size and last <= scanned[place, -1] + tolerances[query]:
-                    unfinished.append(query)
-                else:
-                    found[query] = _best(scores[place], rows[place], count, request.min_score)
-            pending, depth = np.array(unfinished, np.int64), min(2 * depth, size)
+            needed = np.full(len(pending), request.min_score)  # the lowest scores that belong to the results
+            if depth >= count:
+                needed = np.maximum(needed, scanned[:, count - 1])
+            unfinished = (depth < size) & (needed <= scanned[:, -1] + tolerances[pending])
+            for place in np.flatnonzero(~unfinished):
+                found[pending[place]] = _best(scores[place], rows[place], count, request.min_score)
+            pending, depth = pending[unfinished], min(2 * depth, size)
         return found
 
     def _scan(self, queries: NDArray[np.float32], depth: int, members: NDArray[np.bool_] | None) -> _Scan:
@@ -261,16 +259,9 @@ def _merge(scans: Sequence[_Scan], depth: int) -> _Scan:
     return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
 
 
-def _last_needed(scores: NDArray[np.float32], count: int, min_score: float | None) -> float:
-    """Return the lowest score that belongs to the result, according to a scan."""
-    last = float(scores[count - 1]) if len(scores) >= count else -math.inf
-    return last if min_score is None else max(last, min_score)
-
-
-def _best(scores: NDArray[np.float32], rows: NDArray[np.int64], count: int, min_score: float | None) -> Neighbours:
+def _best(scores: NDArray[np.float32], rows: NDArray[np.int64], count: int, min_score: float) -> Neighbours:
     order = np.lexsort((rows, -scores))[:count]
-    if min_score is not None:
-        order = order[scores[order].astype(np.float64) >= min_score]
+    order = order[scores[order].astype(np.float64) >= min_score]
     return Neighbours(scores[order], rows[order])
 
 

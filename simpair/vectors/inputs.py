@@ -22,12 +22,12 @@ class Request(NamedTuple):
     Attributes:
         queries: (Q, D) float32, C-contiguous and finite.
         k: The number of rows for each query; None for all.
-        min_score: The minimum score; None for none.
+        min_score: The minimum score; minus infinity for none.
     """
 
     queries: NDArray[np.float32]
     k: int | None
-    min_score: float | None
+    min_score: float
 
 
 def parse_request(queries: ArrayLike, k: int | None, min_score: float | None, *, dimension: int) -> Request:
@@ -38,14 +38,14 @@ def parse_request(queries: ArrayLike, k: int | None, min_score: float | None, *,
     """
     try:
         k = None if k is None else operator.index(k)
-        min_score = None if min_score is None else float(min_score)
+        least = -math.inf if min_score is None else float(min_score)
     except (TypeError, ValueError) as error:
         raise InputError(f"k is {k!r} and min_score is {min_score!r}; give an integer and a number ({error})") from None
     if k is not None and k < 1:
         raise InputError(f"k is {k}; give 1 or more")
-    if min_score is not None and math.isnan(min_score):
+    if math.isnan(least):
         raise InputError("min_score is nan; give a number")
-    return Request(as_matrix(queries, np.float32, dimension=dimension), k, min_score)
+    return Request(as_matrix(queries, np.float32, dimension=dimension), k, least)
 
 
 def as_matrix(
