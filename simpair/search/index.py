@@ -17,7 +17,7 @@ from simpair.search.finder import Finder, Hit
 from simpair.search.ingest import Upserted, add_blocks, progress_bar, upsert_blocks
 from simpair.store.audit import find_damage
 from simpair.store.database import corrupt
-from simpair.store.documents import Block, Columns, Document, Given, check_strings, read_blocks
+from simpair.store.documents import Block, Columns, Document, Documents, Given, check_strings, read_blocks
 from simpair.store.export import export_store, import_store
 from simpair.store.filters import Where, parse_where
 from simpair.store.records import IndexInfo, as_document
@@ -120,7 +120,7 @@ class SearchIndex:
 
     def add(
         self,
-        documents: Given | Iterable[Given],
+        documents: Documents,
         *,
         ids: Ids | None = None,
         metadata: Iterable[Mapping[str, Any]] | None = None,
@@ -159,7 +159,7 @@ class SearchIndex:
 
     def upsert(
         self,
-        documents: Given | Iterable[Given],
+        documents: Documents,
         *,
         ids: Ids | None = None,
         metadata: Iterable[Mapping[str, Any]] | None = None,
@@ -345,7 +345,7 @@ class SearchIndex:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _read(self, documents: Given | Iterable[Given], columns: Columns) -> Iterable[Block]:
+    def _read(self, documents: Documents, columns: Columns) -> Iterable[Block]:
         """Return the documents as checked blocks: a list of all, or an iterator if they are not in memory."""
         dimension, unit_norm = self._store.encoder.dimension, self._store.unit_norm
         blocks = read_blocks(documents, columns, dimension=dimension, unit_norm=unit_norm)

@@ -17,7 +17,7 @@ from simpair.store.locks import cache_lock
 from simpair.store.records import Generation
 from simpair.store.store import Store
 from simpair.vectors.cache import cached_states, load_cache, save_cache
-from simpair.vectors.exact import ExactIndex
+from simpair.vectors.exact import ExactIndex, Members
 
 __all__ = ["Snapshot", "open_snapshot", "save_snapshot", "update_snapshot"]
 
@@ -44,7 +44,7 @@ class Snapshot(NamedTuple):
     exact: ExactIndex
     mapped: int
 
-    def members(self, chosen: NDArray[np.int64] | None) -> NDArray[np.bool_] | None:
+    def members(self, chosen: NDArray[np.int64] | None) -> Members:
         """Return which positions (N,) are stored and among the chosen rows; None for all positions."""
         if chosen is None:
             return None if self.alive.all() else self.alive

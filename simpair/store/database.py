@@ -42,9 +42,7 @@ class Database:
         self._closed = False
         uri = f"{path.resolve().as_uri()}?mode={mode}"
         with _translated_errors(self.folder):
-            self._connection = sqlite3.connect(
-                uri, uri=True, timeout=timeout, isolation_level=None, check_same_thread=False
-            )
+            self._connection = sqlite3.connect(uri, timeout, isolation_level=None, check_same_thread=False, uri=True)
             try:
                 self._connection.executescript(_PRAGMAS)
             except BaseException:

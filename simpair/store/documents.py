@@ -15,7 +15,7 @@ from simpair.errors import InputError
 from simpair.files.texts import cut_into_blocks, lone_surrogate
 from simpair.vectors.inputs import as_matrix
 
-__all__ = ["Block", "Columns", "Document", "Given", "check_strings", "read_blocks"]
+__all__ = ["Block", "Columns", "Document", "Documents", "Given", "check_strings", "read_blocks"]
 
 _KEYS = ("id", "text", "metadata", "vector")
 _MAX_DEPTH = 100
@@ -45,6 +45,7 @@ class Document(NamedTuple):
 
 Given = str | Document | Mapping[str, Any]
 """A text, a :class:`Document`, or a record: a mapping with ``text`` and optionally ``id``, ``metadata``, ``vector``."""
+Documents = Given | Iterable[Given]
 
 
 class Columns(NamedTuple):
@@ -90,9 +91,7 @@ class _Entry(NamedTuple):
     vector: NDArray[Any] | None
 
 
-def read_blocks(
-    documents: Given | Iterable[Given], columns: Columns, *, dimension: int, unit_norm: bool
-) -> Iterator[Block]:
+def read_blocks(documents: Documents, columns: Columns, *, dimension: int, unit_norm: bool) -> Iterator[Block]:
     """Yield the given documents in blocks; draws no more of an iterable than the next block needs.
 
     Args:
@@ -222,11 +221,10 @@ def _as_json(given: Any, position: int) -> str:
     try:
         metadata = dict(given) if isinstance(given, Mapping) else given
         text = _JSON.encode(metadata)
-        plain = isinstance(metadata, dict) and all(
-            type(name) is str and type(value) in _PLAIN for name, value in metadata.items()
-        )
-        if plain or (isinstance(metadata, dict) and _is_shallow(metadata) and json.loads(text) == metadata):
-            return text
+        if isinstance(metadata, dict):
+            plain = all(type(name) is str and type(value) in _PLAIN for name, value in metadata.items())
+            if plain or (_is_shallow(metadata) and json.loads(text) == metadata):
+                return text
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"metadata {position} is not JSON ({error}); give plain strings, numbers and lists") from error
     advice = f"give a dictionary with string keys, lists instead of tuples and at most {_MAX_DEPTH} levels"

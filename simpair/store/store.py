@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, suppress
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +52,7 @@ class Store:
         self.unit_norm = max(abs(norm - 1) for norm in norms) < _MAX_NORM_ERROR
 
     @classmethod
-    def open(cls, folder: Path, *, lock_timeout: float, read_only: bool = False) -> Store:
+    def open(cls, folder: Path, *, lock_timeout: float, read_only: bool = False) -> Self:
         """Return the store in ``folder``; ``lock_timeout`` is the seconds to wait for other processes.
 
         Raises:
@@ -71,9 +71,7 @@ class Store:
             raise
 
     @classmethod
-    def create(
-        cls, folder: Path, encoder: RecordedEncoder, canaries: Iterable[Canary], *, lock_timeout: float
-    ) -> Store:
+    def create(cls, folder: Path, encoder: RecordedEncoder, canaries: Iterable[Canary], *, lock_timeout: float) -> Self:
         """Return a new store in ``folder``, which is made if it does not exist.
 
         Raises:

@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from simpair.errors import InputError
 from simpair.vectors.inputs import Request, as_matrix, parse_request
 
-__all__ = ["ExactIndex", "Neighbours"]
+__all__ = ["ExactIndex", "Members", "Neighbours"]
 
 _EXTRA_ROWS = 8
 """Rows scanned beyond those requested."""
@@ -36,6 +36,8 @@ _POOLS: dict[int, ThreadPoolExecutor] = {}
 _POOLS_LOCK = Lock()
 
 
+Members = NDArray[np.bool_] | None
+"""Whether each of N rows is chosen, (N,); None for all."""
 _Scan = tuple[NDArray[np.float32], NDArray[np.int64]]
 """Scores and rows (Q, K) of Q queries, best first."""
 
@@ -136,7 +138,7 @@ class ExactIndex:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def vectors(self, chosen: NDArray[np.bool_] | None = None) -> NDArray[np.float16]:
+    def vectors(self, chosen: Members = None) -> NDArray[np.float16]:
         """Return a copy of the vectors, or of those where ``chosen`` (N,) is true: (rows, D) float16."""
         parts = [part if chosen is None else part[chosen[at : at + len(part)]] for at, part in self._placed()]
         return np.concatenate([np.empty((0, self.dimension), np.float16), *parts])
@@ -145,12 +147,7 @@ class ExactIndex:
         return zip(self._starts.tolist(), self._vectors)  # noqa: B905 (the last start is the end)
 
     def search(
-        self,
-        queries: ArrayLike,
-        k: int | None,
-        *,
-        members: NDArray[np.bool_] | None = None,
-        min_score: float | None = None,
+        self, queries: ArrayLike, k: int | None, *, members: Members = None, min_score: float | None = None
     ) -> list[Neighbours]:
         """Return the nearest rows of each of Q queries: ``k`` of them, or as many as there are.
 
@@ -165,7 +162,7 @@ class ExactIndex:
         """
         return self.nearest(parse_request(queries, k, min_score, dimension=self.dimension), members)
 
-    def nearest(self, request: Request, members: NDArray[np.bool_] | None = None) -> list[Neighbours]:
+    def nearest(self, request: Request, members: Members = None) -> list[Neighbours]:
         """Return the nearest rows of each query of a request; ``members`` as in :meth:`search`.
 
         Raises:
@@ -194,7 +191,7 @@ class ExactIndex:
             pending, depth = pending[unfinished], min(2 * depth, size)
         return found
 
-    def _scan(self, queries: NDArray[np.float32], depth: int, members: NDArray[np.bool_] | None) -> _Scan:
+    def _scan(self, queries: NDArray[np.float32], depth: int, members: Members) -> _Scan:
         """Return the scores and rows (Q, depth) of a scan, best first; there are at least ``depth`` members.
 
         The threads share the queries if there are many, otherwise the rows.
@@ -202,7 +199,7 @@ class ExactIndex:
         threads = _threads()
         blocks = np.array_split(queries, threads if len(queries) >= 4 * threads else 1)
         ranges = self._ranges(threads if len(blocks) == 1 else 1)
-        scans = _pool().map(lambda part: self._scan_range(*part, depth, members), product(blocks, ranges))
+        scans = _pool().map(lambda part: self._scan_range(part[0], part[1], depth, members), product(blocks, ranges))
         merged = [_merge([next(scans) for _ in ranges], depth) for _ in blocks]
         scores, rows = map(np.concatenate, zip(*merged, strict=True))
         return scores, rows
@@ -216,9 +213,7 @@ class ExactIndex:
             ranges += [_Range(segment, start, stop) for start, stop in pairwise(edges)]
         return ranges
 
-    def _scan_range(
-        self, queries: NDArray[np.float32], scanned: _Range, depth: int, members: NDArray[np.bool_] | None
-    ) -> _Scan:
+    def _scan_range(self, queries: NDArray[np.float32], scanned: _Range, depth: int, members: Members) -> _Scan:
         segment, start, stop = scanned
         first, size = int(self._starts[segment]), len(self._vectors[segment])
         selector: Any = None

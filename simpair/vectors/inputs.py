@@ -13,7 +13,7 @@ from simpair.errors import InputError
 
 __all__ = ["Request", "as_matrix", "parse_request"]
 
-_Float = TypeVar("_Float", np.float16, np.float32)
+Float = TypeVar("Float", np.float16, np.float32)
 
 
 class Request(NamedTuple):
@@ -48,13 +48,11 @@ def parse_request(queries: ArrayLike, k: int | None, min_score: float | None, *,
     return Request(as_matrix(queries, np.float32, dimension=dimension), k, least)
 
 
-def as_matrix(
-    vectors: ArrayLike, dtype: type[_Float], *, dimension: int | None = None, first: int = 0
-) -> NDArray[_Float]:
+def as_matrix(given: ArrayLike, dtype: type[Float], *, dimension: int | None = None, first: int = 0) -> NDArray[Float]:
     """Return vectors (N, D) of floats as a C-contiguous matrix of ``dtype``, float16 or float32.
 
     Args:
-        vectors: (N, D) floats.
+        given: (N, D) floats.
         dtype: ``np.float16`` or ``np.float32``.
         dimension: D; None for any.
         first: The position of the first vector, for messages.
@@ -62,13 +60,13 @@ def as_matrix(
     Raises:
         InputError: They are no such matrix, or a value is not finite in that dtype.
     """
-    given = np.asarray(vectors)
-    if given.ndim != 2 or given.dtype.kind != "f" or not given.shape[1]:
-        raise InputError(f"the vectors are {given.dtype} of shape {given.shape}; give floats of shape (N, D)")
-    if dimension is not None and given.shape[1] != dimension:
-        raise InputError(f"the vectors have dimension {given.shape[1]}, the index has {dimension}; use its encoder")
+    vectors = np.asarray(given)
+    if vectors.ndim != 2 or vectors.dtype.kind != "f" or not vectors.shape[1]:
+        raise InputError(f"the vectors are {vectors.dtype} of shape {vectors.shape}; give floats of shape (N, D)")
+    if dimension is not None and vectors.shape[1] != dimension:
+        raise InputError(f"the vectors have dimension {vectors.shape[1]}, the index has {dimension}; use its encoder")
     with np.errstate(over="ignore"):
-        matrix = given.astype(dtype, order="C", copy=False)
+        matrix = vectors.astype(dtype, order="C", copy=False)
     if not (finite := np.isfinite(matrix).all(axis=1)).all():
         row, limit = first + int(np.argmin(finite)), np.finfo(dtype).max
         raise InputError(f"vector {row} holds NaN, an infinity, or a number above {limit}; give finite numbers")
