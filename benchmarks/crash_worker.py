@@ -98,7 +98,7 @@ def _break(control: str) -> None:
         begin = Database.writing
 
         def unsafe(self: Database) -> Any:
-            self.run("PRAGMA journal_mode = OFF")
+            self.execute("PRAGMA journal_mode = OFF")
             return begin(self)
 
         Database.writing = unsafe  # type: ignore[method-assign]
