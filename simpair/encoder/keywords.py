@@ -22,6 +22,7 @@ _ADVICE = {
     "precision": "pass dtype= to TwinTowerEncoder.from_pretrained; SearchIndex stores float16",
     "sentences": "pass it as the first argument, texts",
     "show_progress": "use show_progress_bar",
+    "show_progress_bar": "wrap the texts in tqdm.tqdm(...)",
     "similarity_fn_name": "leave it out; the checkpoint declares its similarity",
     "token use_auth_token": "log in with `hf auth login`, or set HF_TOKEN",
     "truncate_dim": "pass truncate_dim= to TwinTowerEncoder.from_pretrained",

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from simpair.checkpoint import hub
 from simpair.checkpoint.publish import publish
 from simpair.checkpoint.read import read_checkpoint
-from simpair.checkpoint.settings import Checkpoint, Settings
+from simpair.checkpoint.settings import UNLIMITED, Checkpoint, Settings
 from simpair.checkpoint.write import write_checkpoint
 from simpair.encoder.batches import PackedBatch, pack
 from simpair.encoder.blocks import Block, OnTruncation, Truncation, encode_blocks, encode_list, encode_stream
@@ -29,7 +29,7 @@ from simpair.encoder.options import check_checkpointing, check_length, join, wit
 from simpair.encoder.tokens import Role, TokensByRole, are_texts, check_role, check_texts, draw_texts, list_texts
 from simpair.encoder.tower import Tower, embed_by_role
 from simpair.encoder.towers.linear import Dtype
-from simpair.errors import InputError, ModelCorrupt
+from simpair.errors import InputError, ModelCorrupt, UnsupportedModel
 from simpair.vectors.scores import pairwise_scores, scores
 
 __all__ = ["Dtype", "TwinTowerEncoder"]
@@ -56,7 +56,9 @@ class TwinTowerEncoder(nn.Module):
             ``org/name@commit``), or None if there is none.
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, dtype: Dtype = "float32", truncate_dim: int | None = None) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, *, dtype: Dtype = "float32", truncate_dim: int | None = None, **_unknown: Any
+    ) -> None:
         """Build the encoder that a checkpoint describes; :meth:`from_pretrained` opens one by its name.
 
         Raises:
@@ -69,14 +71,14 @@ class TwinTowerEncoder(nn.Module):
                 f"checkpoint is a {type(checkpoint).__name__}; expected a Checkpoint: open a model by its name or "
                 "folder with TwinTowerEncoder.from_pretrained(...)"
             )
+        refuse_keywords("TwinTowerEncoder", _unknown)
         super().__init__()
         _check_choice(dtype, Dtype, "dtype")
         document = query = Tower(checkpoint.document, dtype=dtype, truncate_dim=truncate_dim)
-        self._towers = nn.ModuleDict({"document": document})  # which lists the weights of a tied encoder once
+        self._towers = nn.ModuleDict({"document": document})  # lists the weights of a tied encoder once
         if not checkpoint.is_tied:
             query = Tower(checkpoint.towers["query"], dtype=dtype, truncate_dim=truncate_dim)
             self._towers["query"] = query
-        self.towers: dict[Role, Tower] = {"query": query, "document": document}
         if query.full_dimension != document.full_dimension:
             raise ModelCorrupt(
                 f"the towers' embeddings have dimension {query.full_dimension} and {document.full_dimension}"
@@ -141,6 +143,12 @@ class TwinTowerEncoder(nn.Module):
             raise InputError("one encoder is untied; give two tied encoders")
         joined = join(query.towers["query"], document.towers["document"])
         return cls(joined, dtype=document.dtype, truncate_dim=document.embedding_dimension).to(document.device)
+
+    @property
+    def towers(self) -> dict[Role, Tower]:
+        """The tower of each role; the same object under both if the encoder is tied."""
+        query, document = self._towers["document" if self.tied else "query"], self._towers["document"]
+        return {"query": query, "document": document}  # type: ignore[dict-item]  # both are towers
 
     @property
     def tied(self) -> bool:
@@ -283,6 +291,7 @@ class TwinTowerEncoder(nn.Module):
         roles: list[Role] = ["document"] if self.tied else ["document", "query"]
         for load in [self.towers[role].loader(checkpoint.towers[role]) for role in roles]:  # all of them fit
             load()
+        self.source = None
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, commit_message: str = "Upload with simpair") -> str:
         """Publish checkpoint and model card in one commit, and return its address.
@@ -322,8 +331,15 @@ class TwinTowerEncoder(nn.Module):
             InputError: An option that is not offered.
         """
         check_checkpointing(*options, **more)
-        for tower in self.towers.values():
-            tower.backbone.recomputing = True
+        enabled: list[Any] = []
+        try:
+            for tower in self.towers.values():
+                tower.backbone.recomputing = True
+                enabled.append(tower.backbone)
+        except UnsupportedModel:
+            for backbone in enabled:
+                backbone.recomputing = False
+            raise
 
     def gradient_checkpointing_disable(self) -> None:
         """Store the results of all layers again."""
@@ -344,9 +360,10 @@ class TwinTowerEncoder(nn.Module):
 
     def __repr__(self) -> str:
         """Return name, architecture, dimension, maximum length and dtype in five lines."""
+        length = "unlimited" if self.max_seq_length >= UNLIMITED else f"{self.max_seq_length} tokens"
         return (
             f"{type(self).__name__} {self.source or '(not saved)'}\n  architecture: {self.architecture}\n  dimension: "
-            f"{self.embedding_dimension}\n  max length: {self.max_seq_length} tokens\n  dtype: {self.dtype}"
+            f"{self.embedding_dimension}\n  max length: {length}\n  dtype: {self.dtype}"
         )
 
     @property

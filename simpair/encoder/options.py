@@ -34,13 +34,16 @@ def with_options(
     if max_seq_length is not None:
         if type(max_seq_length) is not int or max_seq_length < 1:
             raise InputError(f"max_seq_length is {max_seq_length!r}; expected a number of tokens, 1 or more")
+        special = max(tower.tokenizer.num_special_tokens_to_add(False) for tower in checkpoint.towers.values())
+        if max_seq_length <= special:
+            raise InputError(f"max_seq_length is {max_seq_length}; expected more than the {special} special tokens")
         changed["max_seq_length"] = max_seq_length
     if prompts is not None:
         changed["prompts"] = {**checkpoint.document.settings.prompts, **_checked(prompts)}
     options = checkpoint.map(lambda tower: replace(tower, settings=replace(tower.settings, **changed)))
     if all(options.towers[role].settings == tower.settings for role, tower in checkpoint.towers.items()):
         return checkpoint
-    return options if max_seq_length is None else options.map(lambda tower: replace(tower, declares_length=True))
+    return options if max_seq_length is None else options.map(lambda tower: replace(tower, declares_length=False))
 
 
 def _checked(prompts: Mapping[str, str]) -> Mapping[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from simpair.checkpoint.settings import Checkpoint
 from simpair.checkpoint.write import write_checkpoint
 from simpair.encoder.model import TwinTowerEncoder
-from simpair.errors import EncoderMismatch, InputError, StoreError
+from simpair.errors import EncoderMismatch, InputError, StoreError, UnsupportedModel
 from simpair.search.index import SearchIndex
 
 _CALLS: dict[str, Callable[..., Any]] = {
@@ -169,3 +170,49 @@ def test_roles_are_towers_and_tied_weights_are_listed_once(
     assert both.towers["query"] is not both.towers["document"]
     assert len(both.state_dict()) == sum(len(tower.state_dict()) for tower in both.towers.values())
     np.testing.assert_array_equal(both.encode_query("a cat"), both.encode("a cat", role="query"))
+
+
+def test_a_static_table_has_no_maximum_length(make_static: Callable[..., Checkpoint]) -> None:
+    assert "max length: unlimited" in repr(TwinTowerEncoder(make_static()))
+
+
+def test_an_encoder_is_not_made_of_a_name_and_a_device() -> None:
+    with pytest.raises(TypeError, match="from_pretrained"):
+        TwinTowerEncoder("simpair-mini", device="cpu")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("length", "message"), [(2, "more than the 2 special tokens"), (0, "1 or more"), (65, "positions for 64 tokens")]
+)
+def test_a_maximum_length_that_cannot_be_is_the_callers_mistake(tiny_model: Path, length: int, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        TwinTowerEncoder.from_pretrained(tiny_model, max_seq_length=length)
+
+
+def test_loaded_weights_are_those_of_no_source(tiny_encoder: TwinTowerEncoder, tmp_path: Path) -> None:
+    """An index would record the source, and refuse the encoder that it opens from there."""
+    tiny_encoder.save_pretrained(tmp_path / "saved")
+    tiny_encoder.load_weights(tmp_path / "saved")
+    assert tiny_encoder.source is None
+
+
+def test_gradient_checkpointing_is_enabled_in_all_towers_or_in_none(
+    make_checkpoint: Callable[..., Checkpoint], make_static: Callable[..., Checkpoint]
+) -> None:
+    both = TwinTowerEncoder.untied(TwinTowerEncoder(make_checkpoint()), TwinTowerEncoder(make_static()))
+    with pytest.raises(UnsupportedModel, match="gradient checkpointing"):
+        both.gradient_checkpointing_enable()
+    assert not any(tower.backbone.recomputing for tower in both.towers.values())
+
+
+def test_a_replica_computes_with_its_own_weights(tiny_encoder: TwinTowerEncoder) -> None:
+    """nn.DataParallel copies an encoder's attributes and replaces its modules."""
+    ids, mask = tiny_encoder.tokenizer.pad(["a cat"])
+    other = copy.deepcopy(tiny_encoder)
+    with torch.no_grad():
+        for weight in other.parameters():
+            weight.zero_()
+    replica: Any = tiny_encoder._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
+    replica._modules = dict(other._modules)
+    assert float(replica(ids, mask).detach().norm()) == 0
+    assert float(tiny_encoder(ids, mask).detach().norm()) == pytest.approx(1)
