@@ -32,6 +32,8 @@ _VECTORS = "SELECT row, vector, digest FROM vectors"
 _MAX_NORM_ERROR = 1e-3
 _NEW_DATABASES = f".{_DATABASE}.*.new*"
 """What a crash in ``create`` leaves: a database that was not yet in its place, and its journal."""
+_Page = tuple[list[StoredDocument], NDArray[np.float16]]
+"""Documents and their vectors (N, D)."""
 
 
 class Store:
@@ -139,9 +141,7 @@ class Store:
                 schema.next_generation(self.db)
         return count
 
-    def pages(
-        self, size: int, *, with_vectors: bool = False
-    ) -> Iterator[tuple[list[StoredDocument], NDArray[np.float16]]]:
+    def pages(self, size: int, *, with_vectors: bool = False) -> Iterator[_Page]:
         """Yield the documents in the order in which they were added, also those added meanwhile, ``size`` at a time.
 
         Every page is read in its own transaction, with the vectors (N, D) of its documents if they are asked for.
