@@ -21,7 +21,6 @@ html_title = f"simpair {version}"
 html_copy_source = False
 
 myst_heading_anchors = 3
-suppress_warnings = ["myst.xref_missing"]  # links to files of the repository that are no pages
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

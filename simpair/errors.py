@@ -1,18 +1,18 @@
-"""What a user can get wrong → one typed error each, with one line that says what came, what was expected, what to do.
+"""The errors that simpair raises for a user's input, with one line: what came, what was expected, what to do.
 
-Knows nothing of the rest of the package. A programmer's slip stays a plain ``TypeError`` or ``ValueError``.
+Errors of programming stay ``TypeError`` or ``ValueError``.
 
     SimpairError
-    ├── InputError            a text, id, k or array given to a call
+    ├── InputError            a text, id, k or array of a call
     ├── DataError             a data file or record; carries ``path`` and ``line``
     ├── ModelError            a checkpoint
     │   ├── ModelNotFound     no such folder, bundled name or Hub repository
-    │   ├── OfflineMiss       not in the cache, and the network was ruled out
-    │   ├── ModelCorrupt      files are missing, damaged, or not those that were saved
-    │   ├── UnsafeModel       only pickled weights, or code, which is never run
-    │   └── UnsupportedModel  sound, but not of a kind this library reads
+    │   ├── OfflineMiss       not in the cache, and the network is not allowed
+    │   ├── ModelCorrupt      files are missing, damaged or changed since saving
+    │   ├── UnsafeModel       only pickled weights, or custom code
+    │   └── UnsupportedModel  valid, but of a kind that simpair does not read
     ├── HubError              the Hub refused or failed
-    ├── TrainingError         a run that cannot go on
+    ├── TrainingError         a run that cannot continue
     └── StoreError            a search index
         ├── StoreNotFound     no index in that folder
         ├── StoreCorrupt      its database is damaged
@@ -48,19 +48,19 @@ __all__ = [
 
 
 class SimpairError(Exception):
-    """The base of every error that simpair raises for a user's input."""
+    """The base class of all errors that simpair raises for a user's input."""
 
 
 class InputError(SimpairError, ValueError):
-    """A text, id, k or array given to a call cannot be used."""
+    """A text, id, k or array of a call cannot be used."""
 
 
 class DataError(SimpairError, ValueError):
-    """A data file or record cannot be used; the message starts with ``path:line`` where they are known.
+    """A data file or record cannot be used; the message starts with ``path:line`` if they are known.
 
     Attributes:
-        path: The file, or None for records given in memory.
-        line: The line in the file (1 is the first), or the row of the records given in memory.
+        path: The file, or None for records in memory.
+        line: The line in the file, or the row of the records in memory; the first is 1.
     """
 
     def __init__(self, reason: str, *, path: str | Path | None = None, line: int | None = None) -> None:
@@ -76,19 +76,19 @@ class ModelError(SimpairError):
 
 
 class ModelNotFound(ModelError):
-    """No existing folder, bundled name or Hub repository has that name."""
+    """There is no folder, bundled model or Hub repository of that name."""
 
 
 class OfflineMiss(ModelError):
-    """The checkpoint is not complete in the local cache, and the network was ruled out."""
+    """The checkpoint is not complete in the local cache, and the network is not allowed."""
 
 
 class ModelCorrupt(ModelError):
-    """Files of the checkpoint are missing, damaged, or not those that were saved."""
+    """Files of the checkpoint are missing, damaged, or changed since they were saved."""
 
 
 class UnsafeModel(ModelError):
-    """The checkpoint has only pickled weights, or asks to run code of its own."""
+    """The checkpoint has only pickled weights, or needs custom code, which is never run."""
 
 
 class UnsupportedModel(ModelError):
@@ -96,11 +96,11 @@ class UnsupportedModel(ModelError):
 
 
 class HubError(SimpairError):
-    """The Hub refused a request or failed to answer it."""
+    """The Hub refused a request or did not answer."""
 
 
 class TrainingError(SimpairError):
-    """A training run cannot go on, or cannot be resumed."""
+    """A training run cannot continue, or cannot be resumed."""
 
 
 class StoreError(SimpairError):
@@ -108,15 +108,15 @@ class StoreError(SimpairError):
 
 
 class StoreNotFound(StoreError):
-    """The folder holds no search index."""
+    """The folder has no search index."""
 
 
 class StoreCorrupt(StoreError):
-    """The index's database is damaged."""
+    """The database of the index is damaged."""
 
 
 class StoreLocked(StoreError):
-    """Another process is writing to the index."""
+    """Another process writes to the index."""
 
 
 class StoreVersion(StoreError):
@@ -128,5 +128,5 @@ class EncoderMismatch(StoreError):
 
 
 def one_line(error: BaseException, *, most: int = 200) -> str:
-    """What another library says, on one line of so many characters at most."""
+    """Return the message of another library's error on one line, truncated to ``most`` characters."""
     return " ".join(str(error).split())[:most]

@@ -1,4 +1,4 @@
-"""A command of ``simpair`` → what it printed and its exit code."""
+"""Arguments of ``simpair`` → its exit code and output."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from simpair.cli import main
 
 
 class Ran(NamedTuple):
-    """What a command left behind."""
+    """Exit code, stdout and stderr of a command."""
 
     code: int
     out: str
@@ -19,12 +19,12 @@ class Ran(NamedTuple):
 
     @property
     def rows(self) -> list[Any]:
-        """The JSON of each line of stdout."""
+        """JSON values of the lines of stdout."""
         return [json.loads(line) for line in self.out.splitlines()]
 
 
 def ran(capture: pytest.CaptureFixture[str], *arguments: object) -> Ran:
-    """Run the command in this process; what was captured before is dropped."""
+    """Run the command in this process; output captured before it is discarded."""
     capture.readouterr()
     try:
         code: Any = main([str(argument) for argument in arguments])

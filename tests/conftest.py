@@ -16,8 +16,8 @@ from tokenizers import Tokenizer
 from tokenizers.implementations import BertWordPieceTokenizer
 
 from simpair.checkpoint.layout import STATIC
-from simpair.checkpoint.modules import TABLE
 from simpair.checkpoint.settings import UNLIMITED, Checkpoint, Settings, TowerCheckpoint
+from simpair.checkpoint.weights import TABLE
 from simpair.checkpoint.write import write_checkpoint
 from simpair.encoder.model import TwinTowerEncoder
 from simpair.encoder.towers.bert import PackedBert
@@ -78,7 +78,7 @@ def _tiny_vocabulary() -> dict[str, int]:
 
 
 def _random_tensors(config: dict[str, Any], seed: int) -> dict[str, torch.Tensor]:
-    """Tensors of the tower and a pooler nobody needs, spread enough that different texts get different vectors."""
+    """Tensors of the tower and an unused pooler, spread enough that different texts get different vectors."""
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         shapes = {

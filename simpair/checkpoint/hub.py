@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from simpair.checkpoint.layout import Layout, lists_modules, read_layout
+from simpair.checkpoint.layout import MODULE_LISTS, Layout, read_layout
 from simpair.errors import (
     HubError,
     InputError,
@@ -71,9 +71,7 @@ def resolve(
     local = _local_folder(name)
     if local is not None:
         if revision is not None:
-            raise InputError(
-                f"revision {revision!r} was given with {str(name)!r}, which is not on the Hub: leave it out"
-            )
+            raise InputError(f"revision is {revision!r}, but {str(name)!r} is not on the Hub: leave it out")
         return local
     match = _HUB_NAME.fullmatch(str(name))
     nothing = f"{str(name)[:100]!r} is neither an existing folder nor {BUNDLED!r} nor a Hub name like 'org/name'"
@@ -136,7 +134,7 @@ def push_folder(
         commit_message: The commit's title.
 
     Raises:
-        InputError: The folder has no card, or links to a file elsewhere.
+        InputError: The folder has no card, or a link to a file elsewhere.
         ModelError: It has no weights in the safetensors format, or modules that are not read.
         HubError: The Hub refused or failed.
     """
@@ -148,12 +146,8 @@ def push_folder(
         repo_id = api.create_repo(repo_id, private=private or None, exist_ok=True).repo_id
         if revision is not None:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
-        commit = api.create_commit(
-            repo_id,
-            [CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in names],
-            commit_message=commit_message,
-            revision=revision,
-        )
+        files = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in names]
+        commit = api.create_commit(repo_id, files, commit_message=commit_message, revision=revision)
     except _failures() as error:
         raise HubError(f"{repo_id} was not pushed: {_reason(_root(error))}") from error
     return str(commit.commit_url)
@@ -237,7 +231,7 @@ def _cached(repo_id: str, revision: str | None, *, offline: bool = False) -> Res
             return None
         layout = read_layout(folder, where=repo_id)
         return Resolved(folder, f"{repo_id}@{folder.name}", layout) if layout.is_complete else None
-    if not all((folder / name).is_file() for name in filter(lists_modules, sizes)):
+    if not all((folder / name).is_file() for name in filter(MODULE_LISTS.fullmatch, sizes)):
         return None
     layout = read_layout(folder, sizes, where=repo_id)
     for name in layout.files:
@@ -258,7 +252,7 @@ def _download(repo_id: str, revision: str | None) -> Resolved:
     # Asked first: a refused download would be answered from the cache.
     info = HfApi().model_info(repo_id, revision=revision, timeout=HF_HUB_ETAG_TIMEOUT)
     names = [file.rfilename for file in info.siblings or []]
-    lists = [Path(hf_hub_download(repo_id, name, revision=info.sha)) for name in filter(lists_modules, names)]
+    lists = [Path(hf_hub_download(repo_id, name, revision=info.sha)) for name in filter(MODULE_LISTS.fullmatch, names)]
     root = next((path.parent for path in lists if path.name == "modules.json"), Path())
     layout = read_layout(root, names, where=repo_id)
     exact = [glob.escape(name) for name in layout.files]

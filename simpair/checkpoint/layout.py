@@ -15,11 +15,14 @@ from typing import Any, Literal, NamedTuple
 from simpair.errors import ModelCorrupt, UnsafeModel, UnsupportedModel
 from simpair.files.json_file import parse_json, read_json
 
-__all__ = ["STATIC", "Layout", "Role", "TowerModules", "lists_modules", "read_layout"]
+__all__ = ["MODULE_LISTS", "STATIC", "Layout", "Role", "TowerModules", "read_layout"]
 
 Role = Literal["query", "document"]
 STATIC = "static-embedding"
 """The ``model_type`` of a static table of embeddings, which has no ``config.json``."""
+
+MODULE_LISTS = re.compile(r"modules\.json|(.*/)?router_config\.json")
+"""The names of the files that say which modules a checkpoint has."""
 
 _MODULES = "modules.json"
 _ROUTER_CONFIGS = ("router_config.json", "config.json")
@@ -83,16 +86,11 @@ class _Module(NamedTuple):
     path: str
 
 
-def lists_modules(name: str) -> bool:
-    """Return whether a file, by its name, says which modules a checkpoint has."""
-    return name == _MODULES or PurePosixPath(name).name == _ROUTER_CONFIGS[0]
-
-
 def read_layout(folder: Path, names: Iterable[str] | None = None, *, where: str | Path | None = None) -> Layout:
     """Return the layout of a checkpoint: sentence-transformers layout, or a plain transformers folder.
 
     Args:
-        folder: Has at least the files that :func:`lists_modules` names.
+        folder: Has at least the files that :data:`MODULE_LISTS` names.
         names: All names in the folder or repository; None for what lies in the folder.
         where: What errors call the checkpoint; default: the folder.
 
@@ -122,7 +120,7 @@ def read_layout(folder: Path, names: Iterable[str] | None = None, *, where: str 
     files = _needed_files(where or folder, listed, places)
     if names is not None and not any(_is_weights(name) for name in files):
         raise UnsupportedModel(f"{where or folder} has no weights that can be read: expected model.safetensors")
-    return Layout(towers, default_role, tuple(files), _is_complete({*files}, modules))
+    return Layout(towers, default_role, tuple(files), _is_complete({*files}, towers.values()))
 
 
 def _read_modules(folder: Path) -> tuple[list[_Module], Mapping[Role, TowerModules], Role]:
@@ -252,21 +250,16 @@ def _is_weights(name: str) -> bool:
     return _WEIGHTS.fullmatch(name.rpartition("/")[2]) is not None
 
 
-def _is_complete(files: set[str], modules: Sequence[_Module]) -> bool:
-    """Return whether every module has its configuration and weights, and one has a vocabulary."""
-    needed = {
-        "Pooling": ("config.json",),
-        "StaticEmbedding": ("model.safetensors",),
-        **dict.fromkeys(("Normalize", "Dropout", "Router", "Asym"), ()),
-    }
-    own = [
-        (module.path, name)
-        for module in modules
-        for name in needed.get(module.kind, ("config.json", "model.safetensors"))
-    ]
-    words = [(module.path, name) for module in modules for name in _VOCABULARIES]
-    return all(_join(*file) in files for file in own) and any(_join(*file) in files for file in words)
-
-
-def _join(folder: str, name: str) -> str:
-    return f"{folder}/{name}".lstrip("/")
+def _is_complete(files: set[str], towers: Iterable[TowerModules]) -> bool:
+    """Return whether every module has its configuration and weights, and every tower a vocabulary."""
+    for tower in towers:
+        first = f"{tower.first}/".lstrip("/")
+        needed = [
+            f"{first}model.safetensors",
+            *(f"{place}/config.json" for place in (tower.pooling, *tower.dense) if place),
+        ]
+        needed += [] if tower.static else [f"{first}config.json"]
+        needed += [f"{place}/model.safetensors" for place in tower.dense]
+        if not files.issuperset(needed) or not any(f"{first}{name}" in files for name in _VOCABULARIES):
+            return False
+    return True

@@ -1,7 +1,4 @@
-"""The modules behind the token states ⇄ their files: pooling, dense layers; and the table of a static model.
-
-Imports no tower.
-"""
+"""The modules behind the token states ⇄ their files: pooling, dense layers, normalization. Imports no tower."""
 
 from __future__ import annotations
 
@@ -18,13 +15,11 @@ from simpair.files.json_file import read_json
 
 __all__ = [
     "ACTIVATIONS",
-    "TABLE",
     "DenseLayer",
     "Head",
     "PoolingMode",
     "dense_files",
     "dimension_of",
-    "fold_table",
     "hidden_size_of",
     "pooling_file",
     "pooling_modes",
@@ -42,7 +37,6 @@ _LEGACY_POOLING: dict[str, PoolingMode] = {
     "pooling_mode_lasttoken": "lasttoken",
 }
 """The modes by their keys in ``config.json``; several are concatenated in this order."""
-TABLE = "embedding.weight"
 _HIDDEN_SIZES = ("hidden_size", "d_model", "dim", "n_embd", "emb_dim")
 ACTIVATIONS = ("GELU", "Identity", "ReLU", "SiLU", "Sigmoid", "Tanh")
 """The classes of ``torch.nn`` that a dense layer may end with."""
@@ -66,39 +60,43 @@ class Head(NamedTuple):
     """The modules of a tower behind its token states.
 
     Attributes:
-        pooling: The pooling mode, or several joined by ``+``; None if the checkpoint declares none.
+        pooling: The pooling mode, or several joined by ``+``.
         include_prompt: Whether the states of the prompt's tokens are pooled too.
         dense: The dense layers.
         normalize: Whether a module gives embeddings norm 1.
+        dimension: The dimension of an embedding.
     """
 
-    pooling: str | None
+    pooling: str
     include_prompt: bool
     dense: tuple[DenseLayer, ...]
     normalize: bool
+    dimension: int
 
 
-def read_head(folder: Path, modules: TowerModules, config: Mapping[str, Any]) -> Head:
+def read_head(folder: Path, modules: TowerModules, config: Mapping[str, Any], *, pooling: str = "mean") -> Head:
     """Return what the modules of a tower behind the first one say.
 
     Args:
         folder: The checkpoint's folder.
         modules: The modules of the tower.
         config: ``config.json``.
+        pooling: The pooling of a tower without a module for it.
 
     Raises:
         ModelCorrupt: A configuration is damaged, or does not fit the weights or the dimension.
         UnsupportedModel: A setting that this version does not read.
     """
-    pooling, include_prompt = "mean" if modules.static else None, True
+    size, include_prompt = hidden_size_of(config), True
     if modules.pooling is not None:
-        pooling, include_prompt = _read_pooling(folder / modules.pooling / "config.json", hidden_size_of(config))
+        pooling, include_prompt = _read_pooling(folder / modules.pooling / "config.json", size)
     layers: list[DenseLayer] = []
     for place in modules.dense:
-        layers.append(_read_dense(folder / place, dimension_of(hidden_size_of(config), pooling or "mean", layers)))
+        layers.append(_read_dense(folder / place, dimension_of(size, pooling, layers)))
     if modules.normalize is not None:
         _check_normalize(folder / modules.normalize / "config.json")
-    return Head(pooling, include_prompt, tuple(layers), modules.normalize is not None)
+    normalize = modules.normalize is not None
+    return Head(pooling, include_prompt, tuple(layers), normalize, dimension_of(size, pooling, layers))
 
 
 def _check_normalize(path: Path) -> None:
@@ -184,25 +182,6 @@ def _read_dense(folder: Path, inputs: int) -> DenseLayer:
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ModelCorrupt(f"{folder}: linear.bias has shape {tuple(bias.shape)}, expected {tuple(weight.shape[:1])}")
     return DenseLayer(weight, bias, activation)
-
-
-def fold_table(folder: Path, tensors: Mapping[str, Tensor]) -> Tensor:
-    """Return the rows (V, D) float32 of a static table; model2vec's are multiplied by their tokens' weights.
-
-    Raises:
-        ModelCorrupt: The tensors are not those of a table, or do not fit each other.
-    """
-    names = sorted(tensors)
-    if names == [TABLE] and tensors[TABLE].dim() == 2:
-        return tensors[TABLE]
-    table, mapping, weights = (tensors.get(name) for name in ("embeddings", "mapping", "weights"))
-    if table is None or {*names} - {"embeddings", "mapping", "weights"} or table.dim() != 2:
-        raise ModelCorrupt(f"{folder}: the weights are {', '.join(names)[:120]}; expected {TABLE} (V, D) alone")
-    try:
-        table = table if mapping is None else table[mapping]
-        return table if weights is None else table * weights.view(len(table), 1)
-    except (IndexError, RuntimeError) as error:
-        raise ModelCorrupt(f"{folder}: embeddings, mapping and weights do not fit ({error!s:.80})") from None
 
 
 def dense_files(layers: Sequence[DenseLayer]) -> list[tuple[dict[str, Any], Mapping[str, Tensor]]]:

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 from simpair.checkpoint.digests import check_digests
 from simpair.checkpoint.layout import STATIC, Layout, TowerModules, read_layout
-from simpair.checkpoint.modules import TABLE, PoolingMode, dimension_of, fold_table, hidden_size_of, read_head
+from simpair.checkpoint.modules import PoolingMode, read_head
 from simpair.checkpoint.settings import UNLIMITED, Checkpoint, Settings, Similarity, TowerCheckpoint
 from simpair.checkpoint.tokenizer import TokenizerFiles, read_tokenizer
-from simpair.checkpoint.weights import Weights, read_weights
+from simpair.checkpoint.weights import TABLE, Weights, read_table, read_weights
 from simpair.errors import ModelCorrupt, ModelNotFound, UnsupportedModel
 from simpair.files.json_file import read_json
 
@@ -70,21 +70,17 @@ def _read_tower(folder: Path, modules: TowerModules, shared: Settings) -> TowerC
     """Return what the modules of one tower hold, with the settings that both towers share."""
     home = folder / modules.first
     first = _read_static(home) if modules.static else _read_transformer(home)
-    head = read_head(folder, modules, first.config)
+    head = read_head(folder, modules, first.config, pooling=_usual_pooling(home, first) if modules.is_plain else "mean")
     settings = replace(
         shared,
-        pooling=head.pooling or _usual_pooling(home, first),
+        pooling=head.pooling,
         include_prompt=head.include_prompt,
         normalize=head.normalize or shared.similarity == "cosine",
         max_seq_length=_max_seq_length(folder, first),
     )
-    dimension = dimension_of(hidden_size_of(first.config), settings.pooling, head.dense)
-    if shared.truncate_dim is not None and not (
-        type(shared.truncate_dim) is int and 1 <= shared.truncate_dim <= dimension
-    ):
+    if (kept := shared.truncate_dim) is not None and not (type(kept) is int and 1 <= kept <= head.dimension):
         raise ModelCorrupt(
-            f"{folder}: truncate_dim is {shared.truncate_dim!r:.80}; expected 1 to {dimension}, the dimension of an "
-            "embedding"
+            f"{folder}: truncate_dim is {kept!r:.80}; expected 1 to {head.dimension}, the dimension of an embedding"
         )
     return TowerCheckpoint(
         config=first.config,
@@ -92,7 +88,7 @@ def _read_tower(folder: Path, modules: TowerModules, shared: Settings) -> TowerC
         tensors=first.weights.tensors,
         tokenizer=first.words.tokenizer,
         tokenizer_config=first.words.config,
-        declares_pooling=head.pooling is not None,
+        declares_pooling=not modules.is_plain,
         declares_length=first.declared_length is not None or modules.static,
         dense=head.dense,
         weights_file=first.weights.file,
@@ -101,10 +97,10 @@ def _read_tower(folder: Path, modules: TowerModules, shared: Settings) -> TowerC
 
 def _read_static(home: Path) -> _First:
     """Return a static table of embeddings (Tulkens & van Dongen 2024, model2vec)."""
-    weights = read_weights(home)
-    table = fold_table(home, weights.tensors)
-    config = {"model_type": STATIC, "vocab_size": len(table), "hidden_size": table.shape[1]}
-    return _First(config, weights._replace(tensors={TABLE: table}), read_tokenizer(home, None), None)
+    weights = read_table(home)
+    rows, columns = weights.tensors[TABLE].shape
+    config = {"model_type": STATIC, "vocab_size": rows, "hidden_size": columns}
+    return _First(config, weights, read_tokenizer(home, None), None)
 
 
 def _read_transformer(home: Path) -> _First:

@@ -35,7 +35,7 @@ _CLASSES: dict[str, tuple[str, str, dict[str, str]]] = {
     "XLMRobertaTokenizer": ("bos_token", "eos_token", _ROBERTA_TOKENS),
 }
 """Classes that transformers 5 rebuilds from the vocabulary: first token, last token, default tokens."""
-_MODELS = {"CamembertTokenizer": Unigram, "RobertaTokenizer": BPE, "XLMRobertaTokenizer": Unigram}
+_MODELS = {_BERT: WordPiece, "CamembertTokenizer": Unigram, "RobertaTokenizer": BPE, "XLMRobertaTokenizer": Unigram}
 _KEPT = ("PreTrainedTokenizer", "TokenizersBackend")
 """Classes that take ``tokenizer.json`` as it is. All names are without ``Fast``."""
 _CLASS_OF = {
@@ -242,20 +242,13 @@ def _check_options(folder: Path, declared: Mapping[str, Any], tokenizer: Tokeniz
     if declared.get("split_special_tokens"):
         raise UnsupportedModel(f"{path}: split_special_tokens is set, which this version does not do")
     model: Any = tokenizer.model
-    if kind == _BERT and not (
-        isinstance(model, WordPiece)
-        and model.continuing_subword_prefix == "##"
-        and model.max_input_chars_per_word == 100
-    ):
+    usual = type(model) is _MODELS.get(kind, type(model))
+    if usual and kind == _BERT:
+        usual = model.continuing_subword_prefix == "##" and model.max_input_chars_per_word == 100
+    if not usual:
         raise UnsupportedModel(
             f"{folder / 'tokenizer.json'}: the model is {type(model).__name__}, and transformers builds another for "
-            f"{_BERT}; where tokenizer.json is right, write tokenizer_class PreTrainedTokenizerFast in {path.name}"
-        )
-    if kind in _MODELS and type(model) is not _MODELS[kind]:
-        raise UnsupportedModel(
-            f"{folder / 'tokenizer.json'}: the model is {type(model).__name__}, and that of a {kind} is "
-            f"{_MODELS[kind].__name__}; where tokenizer.json is right, write tokenizer_class PreTrainedTokenizerFast "
-            f"in {path.name}"
+            f"{kind}; if tokenizer.json is right, write tokenizer_class PreTrainedTokenizerFast in {path.name}"
         )
 
 

@@ -17,16 +17,20 @@ from simpair.errors import ModelCorrupt, UnsupportedModel
 from simpair.files.json_file import read_json
 
 __all__ = [
+    "TABLE",
     "WEIGHTS",
     "WEIGHTS_INDEX",
     "Weights",
     "WeightsFile",
     "check_finite",
     "copied",
+    "read_table",
     "read_weights",
     "write_tensors",
 ]
 
+TABLE = "embedding.weight"
+"""The tensor of a static table."""
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = f"{WEIGHTS}.index.json"
 
@@ -97,6 +101,26 @@ def read_weights(folder: Path) -> Weights:
                 raise ModelCorrupt(f"{path}: {name} is there twice, once under another spelling")
             tensors[_current_name(name)] = tensor
     return Weights(tensors, file)
+
+
+def read_table(folder: Path) -> Weights:
+    """Return the weights of a static table (V, D), named ``TABLE``; model2vec's rows are multiplied by their weights.
+
+    Raises:
+        ModelCorrupt: The tensors are not those of a table, or do not fit each other.
+    """
+    weights = read_weights(folder)
+    names = sorted(weights.tensors)
+    if names == [TABLE] and weights.tensors[TABLE].dim() == 2:
+        return weights
+    rows, mapping, factors = (weights.tensors.get(name) for name in ("embeddings", "mapping", "weights"))
+    if rows is None or {*names} - {"embeddings", "mapping", "weights"} or rows.dim() != 2:
+        raise ModelCorrupt(f"{folder}: the weights are {', '.join(names)[:120]}; expected {TABLE} (V, D) alone")
+    try:
+        rows = rows if mapping is None else rows[mapping]
+        return weights._replace(tensors={TABLE: rows if factors is None else rows * factors.view(len(rows), 1)})
+    except (IndexError, RuntimeError) as error:
+        raise ModelCorrupt(f"{folder}: embeddings, mapping and weights do not fit ({error!s:.80})") from None
 
 
 def _mark(path: Path) -> tuple[int, int, int, int] | None:

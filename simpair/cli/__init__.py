@@ -1,8 +1,7 @@
 """Command line → exit code: the ``simpair`` program.
 
-stdout carries results only; progress, notices and errors go to stderr. Exit codes: 0, 1 (an error of the input, told in
-one line), 2 (usage), 130 (interrupted). Knows the groups of commands, not what they do; each command imports what it
-needs when it runs, so that ``simpair --help`` answers at once.
+Results go to stdout; progress, messages and errors go to stderr. Exit codes: 0, 1 (an error, reported in one line), 2
+(usage), 130 (interrupted). Each command imports what it needs when it runs, so that ``simpair --help`` is fast.
 """
 
 from __future__ import annotations
@@ -22,15 +21,25 @@ __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code of a command line, ``sys.argv`` by default; an exception that comes through is a bug."""
+    """Run a command line and return its exit code; an exception that leaves this function is a bug.
+
+    Args:
+        argv: The arguments; None for ``sys.argv``.
+
+    Example:
+        >>> main(["similarity", "a cat", "a kitten"])
+        0
+    """
     arguments = _parser().parse_args(argv)
     _set_up_output()
     try:
         arguments.run(arguments)
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader of stdout, such as `head`, has seen enough
+    except BrokenPipeError:  # the reader of stdout, such as `head`, has stopped reading
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (SimpairError, OSError) as error:
+    except (SimpairError, OSError, MemoryError, ImportError) as error:
+        if isinstance(error, ImportError) and (error.name or "simpair").startswith("simpair"):
+            raise
         notice(f"error: {_reason(error)}")
         return 1
     except KeyboardInterrupt:
@@ -42,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="simpair",
-        description="Sentence similarity, in Chinese and English: compare, encode, search, train.",
-        epilog="Results go to stdout: text on a terminal, JSON lines in a pipe (--format chooses).",
+        description="Compare, encode and search texts in Chinese and English, and train models for it.",
+        epilog="Results go to stdout, as text on a terminal and as JSON lines elsewhere; see --format of each command.",
     )
     parser.add_argument("--version", action="version", version=f"simpair {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -53,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _set_up_output() -> None:
-    """Send warnings to stderr, and UTF-8 into pipes and files whatever the locale."""
+    """Send log messages to stderr, and write UTF-8 to pipes and files in any locale."""
     import logging
 
     logging.basicConfig(format="simpair: %(message)s")
@@ -61,10 +70,14 @@ def _set_up_output() -> None:
         if sys.stdout.isatty():
             sys.stdout.reconfigure(errors="replace")
         else:
-            sys.stdout.reconfigure(encoding="utf-8")
+            sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # paths may not be UTF-8
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}; check the path"
+    if isinstance(error, MemoryError):
+        return "there is not enough memory; close other programs, or give less data at once"
+    if isinstance(error, ImportError):
+        return f"a package is missing: {error}; pip install {error.name}"
     return str(error) or type(error).__name__

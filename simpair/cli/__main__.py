@@ -1,4 +1,4 @@
-"""``python -m simpair.cli``: the ``simpair`` program where its script is not on the path."""
+"""``python -m simpair.cli``: the ``simpair`` program if its script is not on the path."""
 
 from __future__ import annotations
 

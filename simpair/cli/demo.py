@@ -14,8 +14,8 @@ __all__ = ["register"]
 
 def register(commands: Any) -> None:
     """Declare the command."""
-    demo = commands.add_parser("demo", help="a guided tour of about two minutes", description=_demo.__doc__)
-    demo.add_argument("--quick", action="store_true", help="fewer documents and ten seconds of training")
+    demo = commands.add_parser("demo", help="take a guided tour of about two minutes", description=_demo.__doc__)
+    demo.add_argument("--quick", action="store_true", help="use fewer documents and train for ten seconds")
     add_model(demo)
     demo.set_defaults(run=_demo)
 
@@ -32,11 +32,11 @@ def _demo(arguments: argparse.Namespace) -> None:
         stdout.flush()
 
     encoder = TwinTowerEncoder.from_pretrained(arguments.model)
-    with redirect_stdout(sys.stderr):  # the stock trainer's bar writes its last line to stdout
+    with redirect_stdout(sys.stderr):  # the progress bar of transformers writes its last line to stdout
         run_demo(
             say,
             encoder,
             seconds=10 if arguments.quick else 60,
             limit=1600 if arguments.quick else None,
-            show_progress=sys.stderr.isatty(),
+            show_progress_bar=sys.stderr.isatty(),
         )

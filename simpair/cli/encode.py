@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from simpair import __version__
 from simpair.cli.folders import check_file
-from simpair.cli.inputs import Lost, TextStream
 from simpair.cli.output import Output, add_format, add_model, cut, non_blank, notice
 from simpair.cli.progress import stream_progress
+from simpair.cli.texts import TextStream, Truncated
 from simpair.cli.vectors import Origin, VectorFormat, check_format, vector_format, vectors_path
 from simpair.errors import DataError
 
@@ -24,12 +24,14 @@ if TYPE_CHECKING:
     from simpair.cli.partial import Partial, Recipe
     from simpair.encoder.model import TwinTowerEncoder
 
+    Write = Callable[[list[str], NDArray[np.float32], Truncated], None]
+
 __all__ = ["register"]
 
 
 def register(commands: Any) -> None:
     """Declare the commands of this group."""
-    similarity = commands.add_parser("similarity", help="how alike two texts are", description=_similarity.__doc__)
+    similarity = commands.add_parser("similarity", help="compare texts", description=_similarity.__doc__)
     similarity.add_argument("text1", metavar="TEXT1", type=non_blank, help="a text")
     similarity.add_argument(
         "others", metavar="TEXT2", type=non_blank, nargs="+", help="one or more texts to compare it with"
@@ -38,33 +40,36 @@ def register(commands: Any) -> None:
     add_format(similarity)
     similarity.set_defaults(run=_similarity)
 
-    encode = commands.add_parser("encode", help="the vectors of a file's texts", description=_encode.__doc__)
-    encode.add_argument("file", metavar="FILE", help="UTF-8, a text on each line; - is stdin")
+    encode = commands.add_parser("encode", help="encode the texts of a file", description=_encode.__doc__)
+    encode.add_argument("file", metavar="FILE", help="UTF-8 file with one text per line, or - for stdin")
     encode.add_argument(
         "--out",
-        metavar="VECTORS",
+        metavar="FILE",
         type=vectors_path,
-        help="write a file, row i for line i: .npy, .safetensors, or .parquet (with the texts; needs pyarrow)",
+        help="file to write, with row i for line i: .npy, .safetensors, or .parquet with the texts, which needs "
+        "pyarrow (default: stdout)",
     )
-    encode.add_argument("--role", choices=("query", "document"), help="the side of a search; default: neither")
+    encode.add_argument(
+        "--role", choices=("query", "document"), help="role of the texts in a search (default: no role)"
+    )
     encode.add_argument(
         "--dtype",
         choices=("float32", "float16", "bfloat16", "int8"),
         default="float32",
-        help="of the matrix products; what is written is float32 (default float32; float16 is for GPUs, and slow here)",
+        help="dtype of the matrix products; output is always float32; float16 is for GPUs (default: float32)",
     )
     encode.add_argument(
         "--on-truncation",
         choices=("warn", "error", "ignore"),
         default="warn",
-        help="what to do about texts longer than the encoder reads, which lose their end (default warn)",
+        help="what to do about texts that exceed the encoder's maximum length and are truncated (default: warn)",
     )
     add_model(encode)
     encode.set_defaults(run=_encode)
 
 
 def _similarity(arguments: argparse.Namespace) -> None:
-    """Print the score of TEXT1 with each other text: the cosine of their vectors, 1 for the same meaning."""
+    """Print the similarity score of TEXT1 with each other text, by default the cosine of their embeddings."""
     from simpair.encoder.model import TwinTowerEncoder
 
     encoder = TwinTowerEncoder.from_pretrained(arguments.model)
@@ -77,10 +82,10 @@ def _similarity(arguments: argparse.Namespace) -> None:
 
 
 def _encode(arguments: argparse.Namespace) -> None:
-    """Write the vector of each line: to a file with --out, else to stdout as JSON lines of text and embedding.
+    """Encode each line of a file: write vectors to --out, or JSON lines of text and embedding to stdout.
 
-    The file may be of any length. After an interruption the same command with --out goes on where it was, and ends
-    with the same bytes.
+    The file may be of any size. After an interruption, the same command with --out continues and writes the same bytes
+    as an uninterrupted run.
     """
     if arguments.out is None:
         _print_vectors(arguments)
@@ -92,14 +97,14 @@ def _print_vectors(arguments: argparse.Namespace) -> None:
     texts = TextStream(arguments.file)
     from simpair.encoder.model import TwinTowerEncoder
 
-    def write(block: list[str], vectors: NDArray[np.float32], _lost: Lost) -> None:
+    def write(block: list[str], vectors: NDArray[np.float32], _truncated: Truncated) -> None:
         for text, vector in zip(block, vectors, strict=True):
-            numbers = ", ".join(map(str, vector))  # the digits of float32, not of the double beside it
+            numbers = ", ".join(map(str, vector))  # the shortest digits of a float32
             sys.stdout.write(f'{{"text": {json.dumps(text, ensure_ascii=False)}, "embedding": [{numbers}]}}\n')
         sys.stdout.flush()
 
     encoder = TwinTowerEncoder.from_pretrained(arguments.model, dtype=arguments.dtype)
-    _encode_stream(encoder, texts, write, arguments, Lost(), shown=not sys.stdout.isatty())
+    _encode_stream(encoder, texts, write, arguments, Truncated(), shown=not sys.stdout.isatty())
 
 
 def _write_vectors(arguments: argparse.Namespace) -> None:
@@ -117,41 +122,41 @@ def _write_vectors(arguments: argparse.Namespace) -> None:
             _fill(work, form, encoder, texts, arguments)
         except BaseException:
             if work.rows:
-                notice(f"{work.rows:,} vectors are kept; the same command goes on behind them")
+                notice(f"{work.rows:,} vectors are saved; run the same command again to continue")
             raise
     seconds = time.monotonic() - start
-    size = f"{texts.rows:,} vectors, {encoder.embedding_dimension} wide,"
+    size = f"{texts.rows:,} vectors of dimension {encoder.embedding_dimension}"
     notice(f"wrote {size} to {arguments.out} in {seconds:,.1f} s, {(texts.rows - before) / seconds:,.0f} texts/s")
 
 
 def _begin(work: Partial, encoder: TwinTowerEncoder, texts: TextStream, arguments: argparse.Namespace) -> VectorFormat:
-    """The form of the file, with the work open behind the texts whose vectors are recorded, which are passed over.
+    """Open the work, skip the texts that are recorded, and return the format of the file.
 
     Raises:
-        InputError: What is recorded is not of these texts, this encoder or these options.
-        DataError: A recorded text was cut, and an error was asked for.
+        InputError: The recorded work has other texts, another encoder or other options.
+        DataError: A recorded text was truncated, and --on-truncation is error.
     """
     recipe = _recipe(encoder, arguments)
     form = vector_format(arguments.out, Origin(recipe.model, recipe.fingerprint, encoder.embedding_dimension))
     work.begin(recipe, form.head())
     if work.rows:
-        _refuse_lost(work.lost, encoder, texts, arguments)
+        _refuse_truncated(work.truncated, encoder, texts, arguments)
         texts.skip(work.rows)
         if texts.digest != work.digest:
             raise work.refuse_texts(texts.path)
-        notice(f"goes on after line {texts.rows:,} of {texts.path}, where it was interrupted")
+        notice(f"continues after line {texts.rows:,} of {texts.path}, where the last run was interrupted")
     return form
 
 
 def _fill(
     work: Partial, form: VectorFormat, encoder: TwinTowerEncoder, texts: TextStream, arguments: argparse.Namespace
 ) -> None:
-    def write(block: list[str], vectors: NDArray[np.float32], lost: Lost) -> None:
+    def write(block: list[str], vectors: NDArray[np.float32], truncated: Truncated) -> None:
         work.append(form.block(block, vectors))
-        if not texts.ended or texts.drawn:  # a block that the end of the texts cut short is no place to go on
-            work.record(texts.rows, texts.digest, lost)
+        if not texts.ended or texts.drawn:  # the last block may be incomplete, and a longer file would cut it elsewhere
+            work.record(texts.rows, texts.digest, truncated)
 
-    _encode_stream(encoder, texts, write, arguments, work.lost, shown=True)
+    _encode_stream(encoder, texts, write, arguments, work.truncated, shown=True)
     work.finish(lambda path: form.finish(path, texts.rows))
 
 
@@ -181,35 +186,42 @@ def _recipe(encoder: TwinTowerEncoder, arguments: argparse.Namespace) -> Recipe:
 def _encode_stream(
     encoder: TwinTowerEncoder,
     texts: TextStream,
-    write: Callable[[list[str], NDArray[np.float32], Lost], None],
+    write: Write,
     arguments: argparse.Namespace,
-    lost: Lost,
+    truncated: Truncated,
     *,
     shown: bool,
 ) -> None:
-    """Give every block of texts, their vectors and what all texts so far lost to ``write``; ``shown`` allows a bar.
+    """Encode the texts block by block.
 
-    What was cut is told when the work ends, however it ends.
+    Args:
+        encoder: The encoder.
+        texts: The texts.
+        write: Called with the texts of a block, their vectors, and the truncated texts so far.
+        arguments: Options of the command.
+        truncated: Truncated texts before these. When the work ends in any way, a warning counts all of them.
+        shown: Whether a progress bar may be shown.
     """
-    begun = texts.rows
+    before = texts.rows
     try:
         with stream_progress(texts, shown=shown) as advance:
             for block in encoder.encode_blocks(texts, role=arguments.role):
                 if block.truncated:
-                    first = lost.first or begun + block.truncated[0] + 1
-                    lost = Lost(lost.texts + len(block.truncated), first)
-                    _refuse_lost(lost, encoder, texts, arguments)
-                write(texts.take(len(block.embeddings)), block.embeddings, lost)
+                    first = truncated.first or before + block.truncated[0] + 1
+                    truncated = Truncated(truncated.texts + len(block.truncated), first)
+                    _refuse_truncated(truncated, encoder, texts, arguments)
+                write(texts.take(len(block.embeddings)), block.embeddings, truncated)
                 advance()
     finally:
-        if lost.texts and arguments.on_truncation == "warn":
-            limit = f"{encoder.max_seq_length} tokens, the most that this encoder reads"
-            where = f"{texts.path}:{lost.first} is the first"
-            notice(f"{lost.texts:,} of {texts.rows:,} texts lost their end, {where}: they are longer than {limit}")
+        if truncated.texts and arguments.on_truncation == "warn":
+            count = f"{truncated.texts:,} of {texts.rows:,} texts were truncated to {encoder.max_seq_length} tokens"
+            notice(f"{count}, the maximum of this encoder; the first is {texts.path}:{truncated.first}")
 
 
-def _refuse_lost(lost: Lost, encoder: TwinTowerEncoder, texts: TextStream, arguments: argparse.Namespace) -> None:
-    if lost.texts and arguments.on_truncation == "error":
-        limit = f"{encoder.max_seq_length} tokens, the most that this encoder reads"
-        reason = f"the text is longer than {limit}; split it, or choose --on-truncation warn"
-        raise DataError(reason, path=texts.path, line=lost.first)
+def _refuse_truncated(
+    truncated: Truncated, encoder: TwinTowerEncoder, texts: TextStream, arguments: argparse.Namespace
+) -> None:
+    if truncated.texts and arguments.on_truncation == "error":
+        reason = f"the text has more than {encoder.max_seq_length} tokens, the maximum of this encoder"
+        advice = "split it, or choose --on-truncation warn"
+        raise DataError(f"{reason}; {advice}", path=texts.path, line=truncated.first)

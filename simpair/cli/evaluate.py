@@ -1,4 +1,4 @@
-"""``simpair evaluate``: a model and files of labelled data → its scores on each, with intervals and pictures."""
+"""``simpair evaluate``: a model and files of labelled data → its metrics on each file, with intervals and plots."""
 
 from __future__ import annotations
 
@@ -7,62 +7,45 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
+from simpair.cli.evaluation import Given, Kind, Measured, measure
 from simpair.cli.folders import check_file, made_only_on_success
-from simpair.cli.output import Output, add_format, aligned, notice, positive
-from simpair.cli.progress import WithProgress
+from simpair.cli.output import Output, add_format, aligned, label, notice, positive
 from simpair.cli.train import DATA, add_label_range, label_range_of
 from simpair.errors import DataError, InputError
 
 if TYPE_CHECKING:
-    from simpair.encoder.protocol import TextEncoder
-    from simpair.training.data.pairs import Records, RetrievalPair, ScoredPair
-    from simpair.training.evaluation.predictions import BitextRanking, PairSeries, Ranking
+    from simpair.training.data.pairs import ScoredPair
 
 __all__ = ["register"]
 
-Kind = Literal["scored", "retrieval", "bitext"]
 _PACKAGES = ("numpy", "scikit-learn", "scipy", "torch")
 _COUNTS = ("pairs", "queries", "documents", "threshold")
+"""Columns that come first in a table."""
 
 
 def register(commands: Any) -> None:
     """Declare the command."""
-    parser = commands.add_parser("evaluate", help="measure a model on pairs", description=_evaluate.__doc__)
-    parser.add_argument("model", metavar="MODEL", help="folder, bundled name or Hub id")
-    parser.add_argument("data", metavar="DATA", nargs="+", help=f"each is measured on its own: {DATA}")
+    parser = commands.add_parser("evaluate", help="evaluate a model on pairs", description=_evaluate.__doc__)
+    parser.add_argument("model", metavar="MODEL", help="folder, bundled name or Hub id of an encoder")
+    parser.add_argument("data", metavar="DATA", nargs="+", help=f"files, each evaluated on its own: {DATA}")
     add_label_range(parser)
-    parser.add_argument("--dev", metavar="FILE", help="pairs on which the threshold for labels 0 and 1 is chosen")
-    parser.add_argument("--bitext", action="store_true", help="anchors and positives are translations of each other")
-    parser.add_argument("--corpus", metavar="FILE", help="more texts to find: a text a line, or JSONL with text")
-    parser.add_argument("-k", "--k", type=positive, help="hits that a query looks at (default 10)")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="also write the scores there, and what they are of")
-    parser.add_argument("--plots", metavar="FOLDER", type=Path, help="also write pictures there, as PNG")
+    parser.add_argument("--dev", metavar="FILE", help="pairs for choosing the threshold between labels 0 and 1")
+    parser.add_argument("--bitext", action="store_true", help="treat anchors and positives as translations")
+    parser.add_argument("--corpus", metavar="FILE", help="more texts to search: one per line, or JSONL with text")
+    parser.add_argument("-k", type=positive, help="number of hits per query (default: 10)")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="also write metrics, digests and versions to a file")
+    parser.add_argument("--plots", metavar="FOLDER", type=Path, help="also write plots as PNG files to a folder")
     add_format(parser)
     parser.set_defaults(run=_evaluate)
 
 
-class _Given(NamedTuple):
-    """A file, its digest, and what it holds."""
-
-    path: str
-    digest: str
-    kind: Kind
-    records: Records
-
-
-class _Measured(NamedTuple):
-    """A file and what a model reached on it; the metrics that it has, by name."""
-
-    given: _Given
-    metrics: dict[str, float]
-    intervals: dict[str, tuple[float, float]]
-    outcome: PairSeries | Ranking | BitextRanking
-
-
 def _evaluate(arguments: argparse.Namespace) -> None:
-    """Print how well a model's scores follow the labels, or find the positives, on each file, with 95 % intervals."""
+    """Print the metrics of a model on each file, with 95 % intervals.
+
+    Files with labels give correlations; files with anchor and positive give retrieval metrics.
+    """
     from simpair.encoder.model import TwinTowerEncoder
 
     _check_outputs(arguments)
@@ -73,7 +56,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     encoder = TwinTowerEncoder.from_pretrained(arguments.model)
     output, measured = Output(arguments.format), []
     with nullcontext() if arguments.plots is None else made_only_on_success(arguments.plots):
-        for one in _measure(WithProgress(encoder), files, dev, corpus, arguments.k or 10):
+        for one in measure(encoder, files, dev, corpus, arguments.k or 10):
             measured.append(one)
             if not output.is_text:
                 output.row("", file=one.given.path, kind=one.given.kind, **one.metrics, intervals=one.intervals)
@@ -87,7 +70,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             _write_json(arguments.json, {"model": model, **_about(dev, arguments.corpus)}, measured)
 
 
-# --- what is given
+# --- reading
 
 
 def _check_outputs(arguments: argparse.Namespace) -> None:
@@ -102,36 +85,40 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
             raise InputError(f"{arguments.plots} is a file; give --plots a folder")
 
 
-def _read(path: str, arguments: argparse.Namespace) -> _Given:
+def _read(path: str, arguments: argparse.Namespace) -> Given:
     from simpair.files.disk import sha256
     from simpair.training.data.pairs import ScoredPair, read_pairs
 
     records = read_pairs(path, label_range=label_range_of(arguments))
     scored = isinstance(records[0], ScoredPair)
     if scored and arguments.bitext:
-        raise DataError("holds scored pairs; translations are in columns anchor and positive", path=path)
+        raise DataError("holds scored pairs; --bitext needs translations in columns anchor and positive", path=path)
     kind: Kind = "scored" if scored else "bitext" if arguments.bitext else "retrieval"
-    return _Given(path, sha256(Path(path)), kind, records)
+    return Given(path, sha256(Path(path)), kind, records)
 
 
-def _read_corpus(arguments: argparse.Namespace, files: Sequence[_Given]) -> list[str]:
+def _read_corpus(arguments: argparse.Namespace, files: Sequence[Given]) -> list[str]:
     from simpair.cli.inputs import read_documents
 
-    given = [f"--{name}" for name in ("corpus", "k") if getattr(arguments, name)]
+    given = [option for option, value in (("--corpus", arguments.corpus), ("-k", arguments.k)) if value]
     if given and not any(one.kind == "retrieval" for one in files):
-        raise InputError(f"queries look at {' and '.join(given)}, and no file has any; leave it out")
+        raise InputError(
+            f"{' and '.join(given)} needs a file with anchor and positive; no file has them, so leave it out"
+        )
     return [] if arguments.corpus is None else [document.text for document in read_documents([arguments.corpus])]
 
 
-def _check_dev(files: Sequence[_Given], dev: _Given | None) -> None:
-    """Refuse, before the work, dev pairs that give no threshold for a file."""
+def _check_dev(files: Sequence[Given], dev: Given | None) -> None:
+    """Refuse dev pairs that give no threshold for a file, before any text is encoded."""
     from simpair.training.evaluation.evaluate import check_dev
 
     if dev is None:
         return
     for one in (dev, *files):
         if one.kind != "scored":
-            raise DataError("holds no scored pairs, which --dev gives the threshold of; leave --dev out", path=one.path)
+            raise DataError(
+                "holds no scored pairs; --dev needs scored pairs in all files, so leave it out", path=one.path
+            )
     for one in files:
         try:
             check_dev(cast("list[ScoredPair]", one.records), cast("list[ScoredPair]", dev.records))
@@ -139,60 +126,16 @@ def _check_dev(files: Sequence[_Given], dev: _Given | None) -> None:
             raise DataError(str(error), path=one.path) from None
 
 
-# --- measuring
+# --- results
 
 
-def _measure(
-    encoder: TextEncoder, files: Sequence[_Given], dev: _Given | None, corpus: list[str], k: int
-) -> Iterator[_Measured]:
-    from simpair.training.evaluation.predictions import score_pairs
-
-    chosen = None if dev is None else score_pairs(encoder, cast("list[ScoredPair]", dev.records))
-    for one in files:
-        try:
-            yield _measure_file(encoder, one, chosen, corpus, k)
-        except InputError as error:
-            raise DataError(str(error), path=one.path) from None
-
-
-def _measure_file(encoder: TextEncoder, one: _Given, dev: PairSeries | None, corpus: list[str], k: int) -> _Measured:
-    from simpair.training.evaluation import evaluate
-    from simpair.training.evaluation import predictions as outcomes
-
-    if one.kind == "scored":
-        series = outcomes.score_pairs(encoder, cast("list[ScoredPair]", one.records))
-        scores = evaluate.pair_scores(series, dev=dev)
-        return _measured(one, scores, evaluate.pair_intervals(series, threshold=scores.threshold), series)
-    pairs = cast("list[RetrievalPair]", one.records)
-    if one.kind == "bitext":
-        both = outcomes.rank_bitext(encoder, pairs)
-        return _measured(one, evaluate.bitext_scores(both), evaluate.bitext_intervals(both), both)
-    ranking = outcomes.rank_pairs(encoder, pairs, corpus=corpus, k=k)
-    return _measured(one, evaluate.retrieval_scores(ranking), evaluate.retrieval_intervals(ranking), ranking, k=k)
-
-
-def _measured(
-    given: _Given, scores: Any, intervals: Any, outcome: PairSeries | Ranking | BitextRanking, *, k: int = 0
-) -> _Measured:
-    """The metrics and intervals that are there, by name, with k in it."""
-    metrics, bounds = (
-        {name.replace("_at_k", f"_at_{k}"): value for name, value in record._asdict().items() if value is not None}
-        for record in (scores, intervals)
-    )
-    metrics.pop("k", None)
-    return _Measured(given, metrics, {name: (one.low, one.high) for name, one in bounds.items()}, outcome)
-
-
-# --- what is told
-
-
-def _tables(measured: Sequence[_Measured]) -> Iterator[str]:
-    """A table for each kind of data: a row a file, and its intervals below."""
+def _tables(measured: Sequence[Measured]) -> Iterator[str]:
+    """Yield a table for each kind of data: a row for each file, with its intervals below."""
     for kind in dict.fromkeys(one.given.kind for one in measured):
         some = [one for one in measured if one.given.kind == kind]
         names = list(dict.fromkeys(name for one in some for name in one.metrics))
         names = [*(name for name in names if name in _COUNTS), *(name for name in names if name not in _COUNTS)]
-        rows = [("file", *(name.replace("_at_", "@").replace("_", " ") for name in names))]
+        rows = [("file", *map(label, names))]
         for one in some:
             rows.append((one.given.path, *(_cell(one.metrics.get(name)) for name in names)))
             rows.append(("", *(_bounds(one.intervals.get(name)) for name in names)))
@@ -209,8 +152,8 @@ def _bounds(interval: tuple[float, float] | None) -> str:
     return "" if interval is None else f"[{interval[0]:.3f}, {interval[1]:.3f}]"
 
 
-def _about(dev: _Given | None, corpus: str | None) -> dict[str, Any]:
-    """The other files that the scores depend on."""
+def _about(dev: Given | None, corpus: str | None) -> dict[str, Any]:
+    """Return name and digest of the other files that the metrics depend on."""
     from simpair.files.disk import sha256
 
     about: dict[str, Any] = {}
@@ -221,12 +164,13 @@ def _about(dev: _Given | None, corpus: str | None) -> dict[str, Any]:
     return about
 
 
-def _write_json(path: Path, about: dict[str, Any], measured: Sequence[_Measured]) -> None:
-    """Write what was measured and with what; names of files, not where they lie."""
+def _write_json(path: Path, about: dict[str, Any], measured: Sequence[Measured]) -> None:
+    """Write the metrics with the versions of the libraries; files by name, without their folders."""
     import platform
     from importlib.metadata import version
 
     from simpair import __version__
+    from simpair.files.disk import replace_text
 
     versions = {name: version(name) for name in _PACKAGES}
     content = {
@@ -244,45 +188,52 @@ def _write_json(path: Path, about: dict[str, Any], measured: Sequence[_Measured]
             for one in measured
         ],
     }
-    path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    replace_text(path, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
 
 
-def _plot(folder: Path, measured: Sequence[_Measured], model: Path) -> None:
-    """Write the pictures of each file, and of the run where the model is one's folder."""
-    from simpair.training.evaluation import plots
+def _plot(folder: Path, measured: Sequence[Measured], model: Path) -> None:
+    """Write the plots of each file, and the training curves if the model is the folder of a run."""
     from simpair.training.evaluation.curves import read_curves
-    from simpair.training.evaluation.predictions import PairSeries, Ranking
+    from simpair.training.evaluation.plots import plot_training
 
     folder.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
     taken: set[str] = set()
-
-    def place(name: str) -> Path:
-        written.append(folder / f"{name}.png")
-        return written[-1]
-
     for one in measured:
-        name = _free_name(Path(one.given.path), taken)
-        if isinstance(one.outcome, PairSeries):
-            scores, labels = one.outcome
-            threshold = one.metrics.get("threshold")
-            plots.plot_scores(place(f"{name}-scores"), scores, labels, threshold=threshold)
-            if one.outcome.binary:
-                plots.plot_roc(place(f"{name}-roc"), scores, labels, threshold=threshold)
-                plots.plot_precision_recall(place(f"{name}-precision-recall"), scores, labels, threshold=threshold)
-            else:
-                plots.plot_similarity(place(f"{name}-similarity"), scores, labels)
-        elif isinstance(one.outcome, Ranking):
-            plots.plot_first_hits(place(f"{name}-ranks"), one.outcome.relevant)
+        written += _plot_file(folder / _free_name(Path(one.given.path), taken), one)
     if model.is_dir() and (curves := read_curves(model)):
-        plots.plot_training(place("training"), curves)
-    notice(
-        f"{len(written)} pictures in {folder}" + (f": {', '.join(path.name for path in written)}" if written else "")
-    )
+        written.append(folder / "training.png")
+        plot_training(written[-1], curves)
+    names = ": " + ", ".join(path.name for path in written) if written else ""
+    notice(f"{len(written)} plots in {folder}{names}")
+
+
+def _plot_file(start: Path, one: Measured) -> list[Path]:
+    """Write the plots of a file, whose names begin as ``start``; return their paths."""
+    from simpair.training.evaluation import plots
+    from simpair.training.evaluation.predictions import PairSeries, Ranking
+
+    def place(kind: str) -> Path:
+        return start.with_name(f"{start.name}-{kind}.png")
+
+    if isinstance(one.predictions, Ranking):
+        plots.plot_first_hits(place("ranks"), one.predictions.relevant)
+        return [place("ranks")]
+    if not isinstance(one.predictions, PairSeries):
+        return []
+    scores, labels = one.predictions
+    threshold = one.metrics.get("threshold")
+    plots.plot_scores(place("scores"), scores, labels, threshold=threshold)
+    if not one.predictions.binary:
+        plots.plot_similarity(place("similarity"), scores, labels)
+        return [place("scores"), place("similarity")]
+    plots.plot_roc(place("roc"), scores, labels, threshold=threshold)
+    plots.plot_precision_recall(place("precision-recall"), scores, labels, threshold=threshold)
+    return [place("scores"), place("roc"), place("precision-recall")]
 
 
 def _free_name(path: Path, taken: set[str]) -> str:
-    """The file's name without its endings, numbered where another file has the same."""
+    """Return the file's name without its endings, numbered if another file has the same."""
     stem = name = Path(path.name.removesuffix(".gz")).stem
     while name in taken or name == "training":
         name = f"{stem}-{len(taken) + 1}"

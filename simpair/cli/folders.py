@@ -1,7 +1,4 @@
-"""Where a command will write → refused before the work, or left as it was when the work fails.
-
-Knows no command and no format.
-"""
+"""Path that a command will write → an error before the work, or no new folders if the work fails."""
 
 from __future__ import annotations
 
@@ -16,36 +13,36 @@ __all__ = ["check_file", "made_only_on_success"]
 
 
 def check_file(path: Path, *, source: str | None = None) -> None:
-    """Refuse a file that cannot be written, before the work that it is for.
+    """Check that a file can be written.
 
     Args:
-        path: The file.
-        source: The file that the work reads.
+        path: The file to write.
+        source: The file that the command reads.
 
     Raises:
-        InputError: It is a folder, a link or a device, or the source itself; or the folder that it should lie in is
-            missing or not writable.
+        InputError: The path is a folder, a link, a device or the source itself, or its folder is missing or not
+            writable.
     """
     if path.is_dir():
-        raise InputError(f"{path} is a folder; give the name of a file to write")
+        raise InputError(f"{path} is a folder; give the name of a file")
     if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise InputError(f"{path} is a link or a device, which a new file would replace; give the name of a file")
+        raise InputError(f"{path} is a link or a device, which would be replaced; give the name of a file")
     if source is not None and path.exists() and Path(source).exists() and path.samefile(source):
-        raise InputError(f"{path} is what is read; give another name, or it would be gone")
+        raise InputError(f"{path} is also the input; give another name, or it would be overwritten")
     if not path.parent.is_dir():
-        raise InputError(f"{path} cannot be written: there is no folder {path.parent}; make it, or check the path")
+        raise InputError(f"{path} cannot be written: there is no folder {path.parent}; create it, or check the path")
     if not os.access(path.parent, os.W_OK):
-        raise InputError(f"{path} cannot be written: you may not write to {path.parent}; choose another folder")
+        raise InputError(f"{path} cannot be written: no permission for {path.parent}; choose another folder")
 
 
 @contextmanager
 def made_only_on_success(folder: Path) -> Iterator[None]:
-    """Remove again, when the work inside fails or is interrupted, the empty folders that it made on the way to one."""
+    """Remove the empty folders on the path to ``folder`` that did not exist before, if the block raises."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         yield
     except BaseException:
-        with suppress(OSError):  # what holds a file is kept, with all above it
+        with suppress(OSError):  # a folder with files is kept, and so are its parents
             for path in missing:
                 path.rmdir()
         raise

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
 from simpair.cli.folders import check_file
 from simpair.cli.inputs import read_documents
 from simpair.cli.output import Output, add_format, add_model, positive
-from simpair.cli.progress import WithProgress
 from simpair.errors import InputError
 
 __all__ = ["register"]
@@ -60,9 +60,15 @@ def _mine(arguments: argparse.Namespace) -> None:
     check_name(arguments.out)
     pairs = retrieval_pairs(read_pairs(arguments.data, label_range=_ANY_LABEL))
     corpus = [document.text for document in read_documents(arguments.corpus, text_field=arguments.text_field)]
-    encoder = WithProgress(TwinTowerEncoder.from_pretrained(arguments.model))
+    encoder = TwinTowerEncoder.from_pretrained(arguments.model)
     mined = mine_negatives(
-        encoder, pairs, corpus=corpus, count=arguments.count, margin=arguments.margin, skip=arguments.skip
+        encoder,
+        pairs,
+        corpus=corpus,
+        count=arguments.count,
+        margin=arguments.margin,
+        skip=arguments.skip,
+        show_progress_bar=sys.stderr.isatty(),
     )
     write_pairs(arguments.out, mined.records)
     facts = mined._asdict() | {"records": len(mined.records)}

@@ -1,7 +1,4 @@
-"""Results → lines on stdout, as text for people or JSON for programs; notices → stderr.
-
-Knows no command. The options that several commands share are declared here.
-"""
+"""Results → lines on stdout, as text or JSON; messages → stderr. Also the options that several commands share."""
 
 from __future__ import annotations
 
@@ -12,23 +9,23 @@ import sys
 import unicodedata
 from collections.abc import Sequence
 
-__all__ = ["Output", "add_format", "add_model", "aligned", "cut", "non_blank", "notice", "positive"]
+__all__ = ["Output", "add_format", "add_model", "aligned", "cut", "label", "non_blank", "notice", "positive"]
 
 
 class Output:
-    """Writes results in the form that ``--format`` asks for."""
+    """A writer of results in the format given with ``--format``."""
 
     def __init__(self, form: str) -> None:
-        """``form`` is ``text``, ``jsonl``, or ``auto``: text on a terminal, JSON lines elsewhere."""
+        """Choose the format: ``text``, ``jsonl``, or ``auto`` for text on a terminal and JSON lines elsewhere."""
         self.is_text = form == "text" or (form == "auto" and sys.stdout.isatty())
 
     def row(self, line: str, /, **fields: object) -> None:
-        """Write one result: ``line`` as text, else the fields as a JSON object on one line."""
+        """Write one result: ``line`` in the text format, else the fields as a JSON object on one line."""
         sys.stdout.write(f"{line if self.is_text else json.dumps(fields, ensure_ascii=False)}\n")
 
     def facts(self, **fields: object) -> None:
-        """Write one result of several fields: as text a line each, without those that are None."""
-        shown = {_label(name): _shown(value) for name, value in fields.items() if value is not None}
+        """Write one result with several fields: in the text format one per line, without those that are None."""
+        shown = {label(name): _shown(value) for name, value in fields.items() if value is not None}
         width = max(map(len, shown))
         self.row("\n".join(f"{name:<{width}}  {value}" for name, value in shown.items()), **fields)
 
@@ -39,7 +36,7 @@ def notice(message: str) -> None:
 
 
 def cut(text: str, *, indent: int) -> str:
-    """The text on one line, cut where a terminal's line ends when it starts after ``indent`` columns."""
+    """Return the text on one line, truncated to fit a terminal's line after ``indent`` columns."""
     line, room = " ".join(text.split()), max(20, shutil.get_terminal_size().columns - indent - 1)
     for end, character in enumerate(line):
         room -= 2 if unicodedata.east_asian_width(character) in "WF" else 1
@@ -49,7 +46,7 @@ def cut(text: str, *, indent: int) -> str:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """The rows as lines of columns, the first to the left and the others to the right."""
+    """Return the rows as lines of aligned columns, the first left-aligned and the others right-aligned."""
     widths = [max(map(_columns, column)) for column in zip(*rows, strict=True)]
     lines = []
     for first, *others in rows:
@@ -59,7 +56,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _columns(text: str) -> int:
-    """How many columns of a terminal the text takes."""
+    """Return the number of terminal columns of a text."""
     return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
 
 
@@ -69,36 +66,37 @@ def add_format(parser: argparse.ArgumentParser) -> None:
         "--format",
         choices=("auto", "text", "jsonl"),
         default="auto",
-        help="form of the results; auto (the default) is text on a terminal and jsonl elsewhere",
+        help="format of the results; auto is text on a terminal and jsonl elsewhere (default: auto)",
     )
 
 
 def add_model(parser: argparse.ArgumentParser, *, default: str = "the bundled model") -> None:
     """Declare ``--model``."""
     parser.add_argument(
-        "--model", metavar="M", help=f"folder, bundled name or Hub id of an encoder; default: {default}"
+        "--model", metavar="MODEL", help=f"folder, bundled name or Hub id of an encoder (default: {default})"
     )
 
 
 def positive(given: str) -> int:
-    """The number that an option gives; any other is a usage error."""
+    """Return the positive integer that an option gives; anything else is a usage error."""
     if not given.isdecimal() or int(given) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, got {given!r}")
     return int(given)
 
 
 def non_blank(given: str) -> str:
-    """The text that an argument gives; a blank one is a usage error."""
+    """Return the text that an argument gives; a blank one is a usage error."""
     if not given.strip():
         raise argparse.ArgumentTypeError(f"expected a text, got {given!r}")
     return given
 
 
-def _label(name: str) -> str:
+def label(name: str) -> str:
+    """Return the name of a field as people read it, such as ``mrr@10`` for ``mrr_at_10``."""
     return name.replace("_at_", "@").replace("_", " ")
 
 
 def _shown(value: object) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{_label(name)} {_shown(part)}" for name, part in value.items() if part is not None)
+        return ", ".join(f"{label(name)} {_shown(part)}" for name, part in value.items() if part is not None)
     return f"{value:.4f}" if isinstance(value, float) else str(value)

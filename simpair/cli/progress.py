@@ -1,78 +1,18 @@
-"""An encoder, or a stream of texts → progress on stderr over long work, where stderr is a terminal."""
+"""A stream of texts → a progress bar on stderr, if stderr is a terminal."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from simpair.encoder.model import TwinTowerEncoder
-    from simpair.encoder.tokens import Role
-
-__all__ = ["Drawn", "WithProgress", "stream_progress"]
-
-_LONG_WORK = 256
-"""Texts from which on a bar is worth its line."""
-
-
-class WithProgress:
-    """An encoder, as far as an index and an evaluation need one, with a bar over long work."""
-
-    def __init__(self, encoder: TwinTowerEncoder) -> None:
-        self._encoder = encoder
-
-    @property
-    def embedding_dimension(self) -> int:
-        """D, the width of a vector."""
-        return self._encoder.embedding_dimension
-
-    @property
-    def fingerprint(self) -> str:
-        """A digest of whatever changes a vector."""
-        return self._encoder.fingerprint
-
-    @property
-    def identity(self) -> Mapping[str, str]:
-        """What the fingerprint is made of."""
-        return self._encoder.identity
-
-    @property
-    def dtype(self) -> str:
-        """Of the matrix products."""
-        return self._encoder.dtype
-
-    @property
-    def tied(self) -> bool:
-        """Whether both roles share one tower."""
-        return self._encoder.tied
-
-    @property
-    def source(self) -> str | None:
-        """What the encoder was loaded from."""
-        return self._encoder.source
-
-    def encode(self, texts: Sequence[str], /, role: Role | None = None) -> NDArray[np.float32]:
-        """The vectors (N, D) of N texts."""
-        bar = len(texts) >= _LONG_WORK and sys.stderr.isatty()
-        return self._encoder.encode(texts, role=role, show_progress_bar=bar)
-
-    def encode_query(self, texts: list[str], /) -> NDArray[np.float32]:
-        """The vectors (N, D) of N queries."""
-        return self.encode(texts, role="query")
-
-    def encode_document(self, texts: list[str], /) -> NDArray[np.float32]:
-        """The vectors (N, D) of N documents."""
-        return self.encode(texts, role="document")
+__all__ = ["Drawn", "stream_progress"]
 
 
 class Drawn(Protocol):
-    """What tells how far it was drawn: texts and bytes so far, and bytes in all, or None."""
+    """A stream that counts the texts and bytes drawn so far; ``size`` is the number of all bytes, or None."""
 
     rows: int
     bytes: int
@@ -81,16 +21,17 @@ class Drawn(Protocol):
 
 @contextmanager
 def stream_progress(texts: Drawn, *, shown: bool) -> Iterator[Callable[[], None]]:
-    """A bar over a stream; the function that it gives is called whenever texts were taken.
+    """Show a bar over a stream; call the yielded function whenever texts were processed.
 
-    It tells how many texts there were and how many a second, and the time left where the size of the file is known.
+    The bar shows the number of texts and texts per second, and the remaining time if the size of the file is known.
     """
     from tqdm import tqdm
 
     before, start = texts.rows, time.monotonic()
-    share = "{desc} [{elapsed}]" if texts.size is None else "{percentage:3.0f}%|{bar}| {desc} [{elapsed}<{remaining}]"
+    known = "{percentage:3.0f}%|{bar}| {desc} [{elapsed}<{remaining}]"
+    form = "{desc} [{elapsed}]" if texts.size is None else known
     disable = not (shown and sys.stderr.isatty())
-    with tqdm(total=texts.size, initial=texts.bytes, bar_format=share, smoothing=0, miniters=1, disable=disable) as bar:
+    with tqdm(total=texts.size, initial=texts.bytes, bar_format=form, smoothing=0, miniters=1, disable=disable) as bar:
 
         def advance() -> None:
             speed = (texts.rows - before) / max(time.monotonic() - start, 1e-9)

@@ -1,30 +1,26 @@
-"""Python's own documentation → a guided tour: index it, ask it in two languages, fine-tune on it, measure.
-
-Every machine with Python has this corpus. It is read with ``ast``: nothing of it is imported, nothing downloaded.
-"""
+"""Python's own documentation → a guided tour: index it, search it in two languages, fine-tune on it, evaluate."""
 
 from __future__ import annotations
 
-import ast
 import copy
-import hashlib
-import re
 import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from tqdm import tqdm
+
+from simpair.cli.documentation import Entry, read_documentation, stable_hash
 
 if TYPE_CHECKING:
     from simpair.encoder.model import TwinTowerEncoder
     from simpair.search.index import Hit
     from simpair.training.data.pairs import RetrievalPair
 
-__all__ = ["DemoReport", "Entry", "read_documentation", "run_demo", "split_pairs"]
+__all__ = ["DemoReport", "run_demo", "split_pairs"]
 
 Say = Callable[[str], None]
 
@@ -38,49 +34,28 @@ QUESTIONS = (
     "从列表中随机选择一个元素",
 )
 
-_NOT_API = frozenset(
-    ["site-packages", "dist-packages", "lib-dynload", "test", "tests", "idle_test", "idlelib", "turtledemo"]
-)
-_GONE = frozenset({"distutils", "lib2to3"})
-"""Packages that later Pythons lack; their functions would be the best answer to questions of today."""
-_SENTENCE = re.compile(r"(.{15,}?[.!?])\s+(?=[A-Z(`'\"])")
-_LONGEST_TEXT, _LONGEST_SUMMARY, _LONGEST_CALL = 400, 200, 120  # characters
+_MAX_SUMMARY, _MAX_CALL = 200, 120  # characters
 _ENCODING_SECONDS = 40.0
 _PROBE = 192
-"""Texts from which the speed of encoding is measured."""
+"""Number of texts for measuring the speed of encoding."""
 _BLOCK = 512
-_BATCH, _LEARNING_RATE, _EPOCHS = 64, 3e-4, 4.0  # chosen with digests 2 and 3 held out, not 0 and 1
+_BATCH, _LEARNING_RATE, _EPOCHS = 64, 3e-4, 4.0
+"""Chosen on other held-out pairs: those with digests 2 and 3, not 0 and 1."""
 _PROBE_STEPS = 4
 
 
-class Entry(NamedTuple):
-    """What the documentation says of one module, class or function.
+class DemoReport(NamedTuple):
+    """The measurements of the tour.
 
     Attributes:
-        id: Its qualified name, such as ``shutil.copytree``.
-        call: The name with the names of its parameters.
-        summary: The first sentence of the documentation.
-        rest: What follows it.
+        entries: Number of indexed entries.
+        encoding_seconds: Time of indexing.
+        steps: Number of training steps.
+        training_seconds: Time of training.
+        mrr_before: MRR@10 on held-out pairs before training.
+        mrr_after: MRR@10 on held-out pairs after training.
+        seconds: Time of the whole tour.
     """
-
-    id: str
-    call: str
-    summary: str
-    rest: str
-
-    @property
-    def text(self) -> str:
-        """What is indexed."""
-        return f"{self.call}\n{self.summary} {self.rest}"[:_LONGEST_TEXT].strip()
-
-    @property
-    def module(self) -> str:
-        """The top-level module or package."""
-        return self.id.partition(".")[0]
-
-
-class DemoReport(NamedTuple):
-    """What the tour measured; the reciprocal ranks are those of held-out pairs, before and after ``steps`` steps."""
 
     entries: int
     encoding_seconds: float
@@ -104,16 +79,16 @@ def run_demo(
     *,
     seconds: float = 60.0,
     limit: int | None = None,
-    show_progress: bool = False,
+    show_progress_bar: bool = False,
 ) -> DemoReport:
-    """Take the tour, and return what it measured.
+    """Run the tour and return its measurements.
 
     Args:
-        say: Gets every line of the tour.
-        encoder: It is not changed, a copy is trained; None for the bundled one.
-        seconds: How long to train.
-        limit: How many entries to take at most; None for as many as are encoded in some forty seconds.
-        show_progress: Bars on stderr, and what the stock trainer writes to stdout at the end of its bar.
+        say: Called with every line of the tour.
+        encoder: The encoder, of which a copy is trained; None for the bundled one.
+        seconds: Approximate time of training.
+        limit: Maximum number of entries; None for as many as can be encoded in about 40 seconds.
+        show_progress_bar: Show bars on stderr; that of the trainer also writes a line to stdout.
     """
     start = time.perf_counter()
     if encoder is None:
@@ -123,91 +98,50 @@ def run_demo(
     documented = read_documentation(Path(sysconfig.get_path("stdlib")))
     entries = documented[: limit or _affordable(encoder, documented)]
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    say(f"1. Search the documentation of Python {python}: {len(documented):,} entries, read without importing a module")
+    say(f"1. Search the documentation of Python {python}: {len(documented):,} entries, no module is imported")
     if len(entries) < len(documented):
-        say(f"   ({len(entries):,} of them are taken, those with the shortest paths first, to keep the tour short)")
-    encoding_seconds = _search(say, encoder, entries, show_progress=show_progress)
+        say(f"   (to keep the tour short, only the {len(entries):,} entries with the shortest names are indexed)")
+    encoding_seconds = _search(say, encoder, entries, show_progress_bar=show_progress_bar)
     say("")
-    say(f"2. Fine-tune a copy of the model for about {seconds:.0f} s, to find a function from its description")
-    tuning = _tune(say, copy.deepcopy(encoder), entries, seconds, show_progress=show_progress)
+    say(f"2. Fine-tune a copy of the model for about {seconds:.0f} s to find a function from its description")
+    tuning = _tune(say, copy.deepcopy(encoder), entries, seconds, show_progress_bar=show_progress_bar)
     say("")
     _say_next(say)
     total = time.perf_counter() - start
     say(f"The tour took {total:.0f} s.")
-    return DemoReport(len(entries), encoding_seconds, *tuning[:2], *tuning[2:], total)
-
-
-def read_documentation(folder: Path) -> list[Entry]:
-    """The entries of the public modules below a folder of Python sources, those with the shortest paths first."""
-    entries: dict[str, Entry] = {}
-    for path in sorted(folder.rglob("*.py")):
-        names = list(path.relative_to(folder).with_suffix("").parts)
-        if names[-1] == "__init__":
-            names.pop()
-        if not names or any(
-            name in _NOT_API | _GONE or name.startswith("_") or not name.isidentifier() for name in names
-        ):
-            continue
-        try:
-            tree = ast.parse(path.read_bytes())
-        except (SyntaxError, ValueError):  # templates, and sources for other versions
-            continue
-        for entry in _documented(tree, ".".join(names), ""):
-            entries.setdefault(entry.id, entry)
-    return sorted(entries.values(), key=lambda entry: (entry.id.count("."), _digest(entry.id)))
+    return DemoReport(len(entries), encoding_seconds, *tuning, total)
 
 
 def split_pairs(entries: Sequence[Entry]) -> tuple[list[RetrievalPair], list[RetrievalPair]]:
-    """Pairs of summary and call to train on, and about a fifth held out; no summary stands on both sides."""
+    """Return pairs of summary and call for training and about a fifth of them held out, without common summaries."""
     from simpair.training.data.pairs import RetrievalPair
 
     train: list[RetrievalPair] = []
     held_out: list[RetrievalPair] = []
     for entry in entries:
-        summary = entry.summary[:_LONGEST_SUMMARY]
-        if summary.count(" ") >= 2:  # less than three words describe nothing
-            side = held_out if _digest(summary) % 10 < 2 else train
-            side.append(RetrievalPair(summary, entry.call[:_LONGEST_CALL]))
+        summary = entry.summary[:_MAX_SUMMARY]
+        if summary.count(" ") >= 2:  # fewer than three words describe too little
+            side = held_out if stable_hash(summary) % 10 < 2 else train
+            side.append(RetrievalPair(summary, entry.call[:_MAX_CALL]))
     return train, held_out
 
 
-def _documented(
-    node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, name: str, call: str
-) -> Iterator[Entry]:
-    """Yields the entries of a module, class or function and of the public ones in it."""
-    text = ast.get_docstring(node)
-    if text:
-        flat = " ".join(text.split())
-        first = _SENTENCE.match(" ".join(text.partition("\n\n")[0].split()))
-        summary = first[1] if first else " ".join(text.partition("\n\n")[0].split())
-        yield Entry(name, name + call, summary, flat[len(summary) :].strip())
-    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-        return
-    for child in node.body:
-        if isinstance(child, ast.ClassDef) and not child.name.startswith("_"):
-            yield from _documented(child, f"{name}.{child.name}", "")
-        elif isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef) and not child.name.startswith("_"):
-            arguments = [*child.args.posonlyargs, *child.args.args, *child.args.kwonlyargs]
-            parameters = [argument.arg for argument in arguments if argument.arg not in ("self", "cls")]
-            yield from _documented(child, f"{name}.{child.name}", f"({', '.join(parameters)})")
-
-
 def _affordable(encoder: TwinTowerEncoder, entries: Sequence[Entry]) -> int:
-    """How many entries are encoded in the time that the tour has for it."""
+    """Return the number of entries that can be encoded in ``_ENCODING_SECONDS``."""
     probe = [entry.text for entry in entries[:: max(1, len(entries) // _PROBE)]]
-    encoder.encode_document(probe[:8])  # the first call pays for allocations
+    encoder.encode_document(probe[:8])  # the first call also allocates memory
     start = time.perf_counter()
     encoder.encode_document(probe)
     return max(_PROBE, int(_ENCODING_SECONDS / (time.perf_counter() - start) * len(probe)))
 
 
-def _search(say: Say, encoder: TwinTowerEncoder, entries: Sequence[Entry], *, show_progress: bool) -> float:
-    """Index the entries in a temporary folder and ask the questions; the seconds of indexing."""
+def _search(say: Say, encoder: TwinTowerEncoder, entries: Sequence[Entry], *, show_progress_bar: bool) -> float:
+    """Index the entries in a temporary folder, search for the questions, and return the seconds of indexing."""
     from simpair.search.index import SearchIndex
 
     with tempfile.TemporaryDirectory() as parent, SearchIndex.create(Path(parent) / "index", encoder) as index:
         start = time.perf_counter()
-        for first in tqdm(range(0, len(entries), _BLOCK), unit="block", leave=False, disable=not show_progress):
+        for first in tqdm(range(0, len(entries), _BLOCK), unit="block", leave=False, disable=not show_progress_bar):
             block = entries[first : first + _BLOCK]
             index.add(
                 [entry.text for entry in block],
@@ -216,7 +150,7 @@ def _search(say: Say, encoder: TwinTowerEncoder, entries: Sequence[Entry], *, sh
             )
         seconds = time.perf_counter() - start
         say(f"   indexed {len(index):,} entries in {seconds:.1f} s, {len(index) / seconds:,.0f} texts/s")
-        index.search("the first search reads the vectors", 1)
+        index.search("the first search loads the vectors", 1)
         for question in QUESTIONS:
             asked = time.perf_counter()
             hits = index.search(question, 3)
@@ -233,18 +167,18 @@ def _say_hits(say: Say, question: str, hits: Sequence[Hit], seconds: float) -> N
 
 
 def _tune(
-    say: Say, learner: TwinTowerEncoder, entries: Sequence[Entry], seconds: float, *, show_progress: bool
+    say: Say, learner: TwinTowerEncoder, entries: Sequence[Entry], seconds: float, *, show_progress_bar: bool
 ) -> _Tuning:
-    """Train ``learner`` in place for about ``seconds``, and measure it on held-out pairs before and after."""
+    """Train ``learner`` in place for about ``seconds`` and evaluate it on held-out pairs before and after."""
     from simpair.training.evaluation.evaluate import evaluate_retrieval
     from simpair.training.fine_tuning import fine_tune
 
     pairs, held_out = split_pairs(entries)
-    say(f"   {len(pairs):,} pairs to train on, {len(held_out):,} held out; those must be found among all of them")
+    say(f"   {len(pairs):,} pairs for training, {len(held_out):,} held out, which are searched among all of them")
     others = [pair.positive for pair in pairs]
     before = evaluate_retrieval(learner, held_out, corpus=others).mrr_at_k
     trial = copy.deepcopy(learner)
-    fine_tune(trial, pairs, batch_size=_BATCH, max_steps=1)  # the first step pays for imports and allocations
+    fine_tune(trial, pairs, batch_size=_BATCH, max_steps=1)  # the first step also imports and allocates memory
     probe = fine_tune(trial, pairs, batch_size=_BATCH, max_steps=_PROBE_STEPS)
     enough = int(_EPOCHS * len(pairs) / _BATCH)
     steps = max(1, min(int(seconds * probe.steps / probe.seconds), enough))
@@ -254,7 +188,7 @@ def _tune(
         batch_size=_BATCH,
         learning_rate=_LEARNING_RATE,
         max_steps=steps,
-        show_progress_bar=show_progress,
+        show_progress_bar=show_progress_bar,
     )
     after = evaluate_retrieval(learner, held_out, corpus=others).mrr_at_k
     say(f"   fine-tuned {report.steps} steps of {_BATCH} pairs in {report.seconds:.0f} s")
@@ -265,14 +199,9 @@ def _tune(
 
 def _say_next(say: Say) -> None:
     say("3. Your own files")
-    say("   simpair index create my-index notes.txt       a text on each line (.jsonl, .csv and .tsv too)")
+    say("   simpair index create my-index notes.txt       one text per line (or .jsonl, .csv, .tsv)")
     say('   simpair index search my-index "a question"')
-    say("   simpair train pairs.csv --out my-model        columns text1, text2, label; or anchor, positive")
+    say("   simpair train pairs.csv --out my-model        columns text1, text2, label or anchor, positive")
     say("   simpair evaluate my-model held-out.csv")
     say("   simpair index create new-index notes.txt --model my-model")
     say("")
-
-
-def _digest(text: str) -> int:
-    """A number that is the same on every machine."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4])

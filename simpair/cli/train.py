@@ -15,7 +15,6 @@ from simpair.errors import InputError
 
 if TYPE_CHECKING:
     from simpair.training.data.sources import Source
-    from simpair.training.evaluation.evaluate import PairScores, RetrievalScores
 
 __all__ = ["DATA", "add_label_range", "label_range_of", "register"]
 
@@ -98,6 +97,7 @@ def _train(arguments: argparse.Namespace) -> None:
     _check_out(arguments.out, resume=arguments.resume)
     from simpair.encoder.model import TwinTowerEncoder
     from simpair.training.data.sources import read_source
+    from simpair.training.evaluation.evaluate import metrics_by_name
     from simpair.training.fine_tuning import fine_tune, is_main_process
     from simpair.training.trainer.adapters import lora
     from simpair.training.trainer.interruption import SaveAtSignal
@@ -127,10 +127,10 @@ def _train(arguments: argparse.Namespace) -> None:
             callbacks=[save_at_signal],
             **{name: getattr(arguments, name) for name in names},
         )
+    before, after = (scores and metrics_by_name(scores) for scores in (report.before, report.after))
+    facts = {name: value for name, value in report._asdict().items() if name != "sources"}
     if is_main_process():
-        facts = {name: value for name, value in report._asdict().items() if name != "sources"}
-        scores = {"before": _by_name(report.before), "after": _by_name(report.after)}
-        Output(arguments.format).facts(**(facts | scores), folder=str(arguments.out))
+        Output(arguments.format).facts(**(facts | {"before": before, "after": after}), folder=str(arguments.out))
 
 
 def _sources(paths: list[str], *, weighted: bool, **reading: Any) -> dict[str, Source]:
@@ -180,15 +180,6 @@ def _check_out(folder: Path, *, resume: bool) -> None:
         require_run(folder)
     elif folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder} is not empty; give --out a new folder, or --resume to resume the run in it")
-
-
-def _by_name(scores: PairScores | RetrievalScores | None) -> dict[str, float] | None:
-    """Return the scores that are not None by name; ``mrr_at_k`` becomes ``mrr_at_10``."""
-    if scores is None:
-        return None
-    named = scores._asdict()
-    k = named.pop("k", None)
-    return {name.replace("_at_k", f"_at_{k}"): value for name, value in named.items() if value is not None}
 
 
 def label_range_of(arguments: argparse.Namespace) -> tuple[float, float] | None:

@@ -1,14 +1,13 @@
-"""Texts and their vectors → the bytes of an ``.npy``, ``.safetensors`` or ``.parquet`` file, a block at a time.
+"""Texts and their vectors → the bytes of an ``.npy``, ``.safetensors`` or ``.parquet`` file, block by block.
 
-A file is first written as a work file: a head, then the bytes of each block. These depend on nothing before them, so
-whoever writes may stop behind any block and go on there. Knows no encoder.
+A file is first written as a work file: a head, then the bytes of each block. The bytes of a block do not depend on the
+blocks before it, so writing can stop after any block and continue later.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
-import json
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -23,11 +22,16 @@ if TYPE_CHECKING:
 __all__ = ["Origin", "VectorFormat", "check_format", "vector_format", "vectors_path"]
 
 _SUFFIXES = (".npy", ".safetensors", ".parquet")
-_MOST_ROWS = (1 << 63) - 1
 
 
 class Origin(NamedTuple):
-    """What a file says of its vectors: the model they come from, its fingerprint, and D, their width."""
+    """Where the vectors of a file come from.
+
+    Attributes:
+        model: Name of the model.
+        fingerprint: Fingerprint of the model.
+        dimension: Dimension D of the vectors.
+    """
 
     model: str
     fingerprint: str
@@ -35,28 +39,28 @@ class Origin(NamedTuple):
 
 
 class VectorFormat(Protocol):
-    """How a kind of file is written."""
+    """The format of a file of vectors."""
 
     def head(self) -> bytes:
-        """What a work file starts with."""
+        """Return the first bytes of a work file."""
 
     def block(self, texts: Sequence[str], vectors: NDArray[np.float32]) -> Any:
-        """The bytes, as a buffer, of N texts and their vectors (N, D)."""
+        """Return the bytes, as a buffer, of N texts and their vectors (N, D)."""
 
     def finish(self, work: Path, rows: int) -> Path:
-        """The whole file, on the disk, made of a work file with that many rows: itself, or another one beside it."""
+        """Complete a work file with ``rows`` vectors; return its path, or that of a new file beside it."""
 
 
 def vectors_path(given: str) -> Path:
-    """The file that an option names; a kind that cannot be written is a usage error."""
+    """Return the path that an option names; another format is a usage error."""
     path = Path(given)
     if path.suffix.lower() not in _SUFFIXES:
-        raise argparse.ArgumentTypeError(f"expected a name that ends in {', '.join(_SUFFIXES)}; got {given!r}")
+        raise argparse.ArgumentTypeError(f"expected a file name that ends in {', '.join(_SUFFIXES)}; got {given!r}")
     return path
 
 
 def check_format(path: Path) -> None:
-    """Refuse a kind of file that this installation cannot write.
+    """Check that this installation can write the format of a file.
 
     Raises:
         InputError: It is ``.parquet``, and pyarrow is not installed.
@@ -69,7 +73,7 @@ def check_format(path: Path) -> None:
 
 
 def vector_format(path: Path, origin: Origin) -> VectorFormat:
-    """How the file at ``path`` is written."""
+    """Return the format of a file by its suffix."""
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         return _Table(origin)
@@ -77,7 +81,7 @@ def vector_format(path: Path, origin: Origin) -> VectorFormat:
 
 
 class _Array:
-    """A head that is as long for any number of rows, then the numbers: the work file becomes the file itself."""
+    """A head of the same length for any number of rows, then the numbers: the work file becomes the file itself."""
 
     def __init__(self, head: Callable[[int, Origin], bytes], origin: Origin) -> None:
         self._head = head
@@ -96,7 +100,7 @@ class _Array:
 
 
 def _npy_head(rows: int, origin: Origin) -> bytes:
-    """What ``numpy.save`` writes before an array, which keeps room for the longest number of rows."""
+    """Return the header that ``numpy.save`` writes, which has room for any number of rows."""
     import numpy as np
 
     file = io.BytesIO()
@@ -106,29 +110,19 @@ def _npy_head(rows: int, origin: Origin) -> bytes:
 
 
 def _safetensors_head(rows: int, origin: Origin) -> bytes:
-    """The head of one tensor ``embeddings``: the length of a JSON text in 8 bytes, and that text, padded with spaces.
+    from simpair.files.safetensors_header import embeddings_header
 
-    https://github.com/huggingface/safetensors#format
-    """
-
-    def described(rows: int) -> str:
-        end = 4 * rows * origin.dimension
-        tensor = {"dtype": "F32", "shape": [rows, origin.dimension], "data_offsets": [0, end]}
-        return json.dumps({"__metadata__": {**_described(origin), "rows": str(rows)}, "embeddings": tensor})
-
-    longest = len(described(_MOST_ROWS))
-    length = longest + -longest % 8
-    return length.to_bytes(8, "little") + described(rows).ljust(length).encode()
+    return embeddings_header("F32", rows, origin.dimension, _metadata(origin))
 
 
 class _Table:
-    """Columns ``text`` and ``embedding``, a row group a block: the work file is an Arrow stream, which can grow."""
+    """Columns ``text`` and ``embedding``, one row group per block: the work file is an Arrow stream, which can grow."""
 
     def __init__(self, origin: Origin) -> None:
-        self._arrow: Any = import_module("pyarrow")  # which may be missing, also where types are checked
+        self._arrow: Any = import_module("pyarrow")  # optional, so unknown to the type checker
         self._embedding = self._arrow.list_(self._arrow.float32(), origin.dimension)
         columns = {"text": self._arrow.string(), "embedding": self._embedding}
-        self._schema = self._arrow.schema(columns, _described(origin))
+        self._schema = self._arrow.schema(columns, _metadata(origin))
 
     def head(self) -> bytes:
         return bytes(self._schema.serialize())
@@ -146,7 +140,7 @@ class _Table:
             self._arrow.OSFile(str(work)) as source,
             self._arrow.ipc.open_stream(source) as batches,
             whole.open("wb") as file,
-            # the components of vectors hardly repeat: a dictionary and statistics of them are in vain
+            # numbers of vectors rarely repeat, so a dictionary and statistics would only cost space
             table.ParquetWriter(file, self._schema, use_dictionary=False, write_statistics=False) as writer,
         ):
             for batch in batches:
@@ -154,6 +148,6 @@ class _Table:
         return whole
 
 
-def _described(origin: Origin) -> dict[str, str]:
-    model = origin.model.encode("utf-8", "replace").decode()  # a path may hold what is not UTF-8
+def _metadata(origin: Origin) -> dict[str, str]:
+    model = origin.model.encode("utf-8", "replace").decode()  # a path may hold bytes that are not UTF-8
     return {"model": model, "fingerprint": origin.fingerprint}

@@ -25,7 +25,7 @@ from simpair.encoder.batches import PackedBatch, pack
 from simpair.encoder.blocks import Block, OnTruncation, Truncation, encode_blocks, encode_list, encode_stream
 from simpair.encoder.devices import choose_device
 from simpair.encoder.keywords import refuse_keywords
-from simpair.encoder.options import check_checkpointing, join, with_options
+from simpair.encoder.options import check_checkpointing, check_length, join, with_options
 from simpair.encoder.tokens import Role, TokensByRole, are_texts, check_role, check_texts, draw_texts, list_texts
 from simpair.encoder.tower import Tower, embed_by_role
 from simpair.encoder.towers.linear import Dtype
@@ -49,6 +49,7 @@ class TwinTowerEncoder(nn.Module):
         embeddings = encoder.encode(["a cat", "a dog"])
 
     Attributes:
+        towers: The tower of each role; the same object under both if the encoder is tied.
         tokenizer: Texts and a role → token ids and padded batches.
         default_role: The role of texts without one, if the towers are untied.
         source: The name or folder of a checkpoint with these weights and settings (bundled name, folder,
@@ -70,9 +71,12 @@ class TwinTowerEncoder(nn.Module):
             )
         super().__init__()
         _check_choice(dtype, Dtype, "dtype")
-        distinct = [checkpoint.document] if checkpoint.is_tied else [checkpoint.document, checkpoint.towers["query"]]
-        self._distinct = nn.ModuleList(Tower(tower, dtype=dtype, truncate_dim=truncate_dim) for tower in distinct)
-        query, document = self.towers["query"], self.towers["document"]
+        document = query = Tower(checkpoint.document, dtype=dtype, truncate_dim=truncate_dim)
+        self._towers = nn.ModuleDict({"document": document})  # which lists the weights of a tied encoder once
+        if not checkpoint.is_tied:
+            query = Tower(checkpoint.towers["query"], dtype=dtype, truncate_dim=truncate_dim)
+            self._towers["query"] = query
+        self.towers: dict[Role, Tower] = {"query": query, "document": document}
         if query.full_dimension != document.full_dimension:
             raise ModelCorrupt(
                 f"the towers' embeddings have dimension {query.full_dimension} and {document.full_dimension}"
@@ -120,9 +124,7 @@ class TwinTowerEncoder(nn.Module):
             _LOG.warning("%s declares no pooling: %s is used", resolved.source, saved.document.settings.pooling)
         checkpoint = with_options(saved, max_seq_length=max_seq_length, prompts=prompts)
         encoder = cls(checkpoint, dtype=dtype, truncate_dim=truncate_dim)
-        longest = min(tower.settings.max_seq_length for tower in encoder.towers.values())
-        if max_seq_length is not None and longest < max_seq_length:
-            raise InputError(f"max_seq_length is {max_seq_length}; the model has positions for {longest} tokens")
+        check_length(encoder.towers.values(), max_seq_length)
         encoder.source = resolved.source if checkpoint is saved else None
         return encoder.to(choose_device(device))
 
@@ -141,14 +143,9 @@ class TwinTowerEncoder(nn.Module):
         return cls(joined, dtype=document.dtype, truncate_dim=document.embedding_dimension).to(document.device)
 
     @property
-    def towers(self) -> dict[Role, Tower]:
-        """The tower of each role; the same one under both if the encoder is tied."""
-        return {"query": self._distinct[-1], "document": self._distinct[0]}  # type: ignore[dict-item]
-
-    @property
     def tied(self) -> bool:
         """Whether both roles share one tower."""
-        return len(self._distinct) == 1
+        return len(self._towers) == 1
 
     def _tower(self, role: Role | None) -> Tower:
         """Return the tower of a role, after a check."""

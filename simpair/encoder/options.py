@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from simpair.encoder.tower import Tower
 from simpair.errors import InputError
 from simpair.files.texts import lone_surrogate
 
-__all__ = ["check_checkpointing", "join", "with_options"]
+__all__ = ["check_checkpointing", "check_length", "join", "with_options"]
 
 _CHECKPOINTING = {"use_reentrant": False, "preserve_rng_state": True, "every_n_layers": 1, "offload": False}
 """The only value of each option."""
@@ -50,6 +50,13 @@ def _checked(prompts: Mapping[str, str]) -> Mapping[str, str]:
         if not isinstance(name, str) or not isinstance(text, str) or lone_surrogate(name + text) is not None:
             raise InputError(f"prompts has {name!r:.60}: {text!r:.60}; expected a text by its name")
     return prompts
+
+
+def check_length(towers: Iterable[Tower], max_seq_length: int | None) -> None:
+    """Raise InputError if towers have fewer positions than the maximum length that was asked for."""
+    longest = min(tower.settings.max_seq_length for tower in towers)
+    if max_seq_length is not None and longest < max_seq_length:
+        raise InputError(f"max_seq_length is {max_seq_length}; the model has positions for {longest} tokens")
 
 
 def join(query: Tower, document: Tower) -> Checkpoint:

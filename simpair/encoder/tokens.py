@@ -260,6 +260,11 @@ class TokensByRole:
         """Maximum length in tokens; with untied towers the default role's."""
         return self.of(None).max_seq_length
 
+    @property
+    def pad_token_id(self) -> int:
+        """The id that pads a batch."""
+        return self._towers["document"].pad_token_id
+
     def prompt(self, role: Role | None) -> str:
         """Return the prompt set before every text of a role; ``""`` if there is none."""
         return self.of(role).prompt(role)
@@ -293,7 +298,7 @@ class TokensByRole:
         """Return token ids of texts as a batch padded on the right: two (B, T) int64 tensors."""
         lengths = torch.tensor([len(sequence) for sequence in sequences], dtype=torch.int64)
         real = torch.arange(max(map(len, sequences), default=0)) < lengths[:, None]
-        input_ids = torch.full(real.shape, self._towers["document"].pad_token_id, dtype=torch.int64)
+        input_ids = torch.full(real.shape, self.pad_token_id, dtype=torch.int64)
         input_ids[real] = torch.tensor(list(chain.from_iterable(sequences)), dtype=torch.int64)
         return PaddedBatch(input_ids, real.to(torch.int64))
 

@@ -1,4 +1,4 @@
-"""A JSON file of a checkpoint → its value, well-formed text throughout. Knows no format."""
+"""JSON file of a checkpoint → its value, in which every text is valid Unicode."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["parse_json", "read_json"]
 
 
 def read_json(path: Path, *, missing: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The object in a JSON file; ``missing`` where there is none.
+    """Return the object in a JSON file, or ``missing`` if there is no file.
 
     Raises:
-        ModelCorrupt: The file cannot be read, or holds something else.
+        ModelCorrupt: The file cannot be read, or has no JSON object.
     """
     if missing is not None and not path.exists() and not path.is_symlink():
         return missing
@@ -27,16 +27,16 @@ def read_json(path: Path, *, missing: dict[str, Any] | None = None) -> dict[str,
 
 
 def parse_json(path: Path) -> Any:
-    """The value in a JSON file, which is well-formed text throughout.
+    """Return the value in a JSON file.
 
     Raises:
-        ModelCorrupt: The file cannot be read, or holds something else.
+        ModelCorrupt: The file cannot be read, is not JSON, or has a text that is not valid Unicode.
     """
     try:
-        if not path.is_file():  # a link to nothing, or what would never end
+        if not path.is_file():  # a broken link, or a device that never ends
             raise FileNotFoundError(ENOENT, "there is no such file")
         value = json.loads(text := path.read_text(encoding="utf-8"))
-        if "\\ud" in text.lower():  # perhaps half a character, which no tokenizer takes
+        if "\\ud" in text.lower():  # maybe a lone surrogate, which no tokenizer accepts
             json.dumps(value, ensure_ascii=False).encode()
     except OSError as error:
         raise ModelCorrupt(f"{path} cannot be read ({error.strerror}); download or save the checkpoint again") from None

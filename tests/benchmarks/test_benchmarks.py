@@ -23,7 +23,8 @@ from simpair.errors import DataError
 from simpair.training import RetrievalPair, ScoredPair
 from simpair.training.data.report import pair_key
 from simpair.training.evaluation.evaluate import evaluate_pairs, evaluate_retrieval
-from simpair.training.evaluation.metrics import bootstrap, spearman
+from simpair.training.evaluation.intervals import bootstrap
+from simpair.training.evaluation.metrics import spearman
 
 
 def plain(score: Score) -> Score:
@@ -94,7 +95,7 @@ def test_training_pairs_are_found_in_every_kind_of_file(tmp_path: Path) -> None:
 
 @pytest.fixture
 def retrieval(tmp_path: Path) -> Path:
-    """Three documents, two judged queries, one query that nobody judged."""
+    """Three documents, two judged queries, one query without a judgment."""
     folder = tmp_path / "ret"
     documents = [("d1", "Cats", "cats purr"), ("d2", "", "dogs bark loudly"), ("d3", "", "cats and dogs")]
     write_rows(folder / "corpus.jsonl.gz", [{"_id": name, "title": t, "text": text} for name, t, text in documents])
@@ -175,6 +176,7 @@ def test_a_mean_needs_all_its_sets_and_takes_them_without_shared_pairs() -> None
     assert means({name: scores[name] for name in names[1:]}) == {}
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_quality_prints_both_tables_and_writes_them(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

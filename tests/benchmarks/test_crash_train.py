@@ -38,6 +38,7 @@ def digest(capsys: pytest.CaptureFixture[str]) -> str:
     return told[-1].split()[1]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_as_the_whole_one_and_the_control_does_not(
     tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,6 +31,7 @@ LENGTHS = [3, 3, 5, 40, 40, 40, 64, 100, 128]  # on both sides of where attentio
 # --- races ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_engines_take_turns_and_the_ratio_says_how_many_times_as_fast_the_first_is() -> None:
     turns: list[str] = []
 
@@ -141,6 +142,7 @@ def test_texts_to_grow_with_are_distinct_and_of_one_length(tiny_encoder: TwinTow
         growth.texts_of(tiny_encoder.tokenizer, 5000, 4)
 
 
+@pytest.mark.slow
 def test_growth_counts_every_text_and_stops_at_the_longest(tiny_encoder: TwinTowerEncoder) -> None:
     engines = [Engine("a", lambda texts: None), Engine("b", lambda texts: None)]
     found = growth.by_number(engines, tiny_encoder.tokenizer, (4, 8))

@@ -44,6 +44,7 @@ def test_a_stream_that_keeps_what_it_saw_grows() -> None:
     assert growing["resident_bytes"][-1] - growing["resident_bytes"][1] == pytest.approx(180e6, rel=0.1)
 
 
+@pytest.mark.slow
 @needs_proc
 @pytest.mark.parametrize("copies", [1, 3])
 def test_a_call_is_charged_with_all_that_it_held_at_once(copies: int) -> None:

@@ -63,6 +63,7 @@ def test_a_report_quotes_what_was_measured() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_the_model_that_was_named(tiny_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 

@@ -207,7 +207,7 @@ def test_the_results_are_those_of_the_bundled_weights() -> None:
 
 def test_the_card_describes_the_bundled_weights() -> None:
     text = (ROOT / "model_card.md").read_text(encoding="utf-8")
-    checkpoint = TwinTowerEncoder.from_pretrained(WEIGHTS, device="cpu").checkpoint()
+    checkpoint = TwinTowerEncoder.from_pretrained(WEIGHTS, device="cpu").checkpoint().document
     parameters = sum(tensor.numel() for tensor in checkpoint.tensors.values())
     assert f"{parameters / 1e6:.1f} M" in text
     assert f"{(WEIGHTS / 'model.safetensors').stat().st_size / 1e6:.0f} MB, float16" in text

@@ -39,6 +39,7 @@ def test_functions_have_their_lines_and_parameters() -> None:
     assert set(functions("a.py", _SOURCE)) == {Function("a.py", "__init__", 3, 0), Function("a.py", "method", 3, 2)}
 
 
+@pytest.mark.slow
 def test_the_figures_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     structure.main()
     printed = capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""A tiny model → ``simpair encode`` in small blocks, run to its end or broken where a test says."""
+"""A tiny model → ``simpair encode`` in small blocks, complete or interrupted at a chosen step."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ every_format = pytest.mark.parametrize("suffix", [".npy", ".safetensors", parque
 
 
 class Command:
-    """``simpair encode`` with the tiny model, blocks of five texts, and a count of the texts that were encoded."""
+    """``simpair encode`` with the tiny model and blocks of five texts; it counts the encoded texts."""
 
     def __init__(self, model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
         self.model, self._capsys, self._monkeypatch = model, capsys, monkeypatch
@@ -42,7 +42,7 @@ class Command:
         return ran(self._capsys, "encode", "--model", self.model, *arguments)
 
     def broken(self, name: str, error: BaseException, *arguments: object, at: int = 1) -> Ran:
-        """Run it with a method of Partial that raises at its call number ``at``."""
+        """Run the command with a method of Partial that raises in its call number ``at``."""
         method, calls = getattr(Partial, name), 0
 
         def fail(work: Partial, *given: Any) -> None:
@@ -57,7 +57,7 @@ class Command:
             return self(*arguments)
 
     def interrupted(self, *arguments: object, blocks: int = 2) -> Ran:
-        """Run it until so many blocks are recorded and the next one is written."""
+        """Run the command until ``blocks`` blocks are recorded and the next one is written."""
         ran = self.broken("record", KeyboardInterrupt(), *arguments, at=blocks + 1)
         assert ran.code == 130
         return ran
@@ -69,7 +69,7 @@ def write(path: Path, texts: Iterable[str]) -> Path:
 
 
 def whole(encode: Command, corpus: Path, out: Path, *options: object) -> bytes:
-    """The bytes of an uninterrupted run."""
+    """Return the bytes of an uninterrupted run."""
     other = out.parent.parent / f"whole{out.suffix}"
     assert encode(corpus, "--out", other, *options).code == 0
     return other.read_bytes()

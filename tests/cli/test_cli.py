@@ -1,9 +1,10 @@
-"""The command line: what its commands do, write where, and import; its exit codes."""
+"""The command line: what its commands do, write and import; its exit codes."""
 
 from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -62,7 +63,7 @@ class TestProgram:
         for command in ("similarity", "encode", "index", "search", "train", "evaluate", "push", "demo"):
             assert command in ran.out
 
-    def test_help_imports_nothing_heavy_and_costs_a_third_of_a_second_at_most(self) -> None:
+    def test_help_imports_nothing_heavy_and_takes_at_most_a_third_of_a_second(self) -> None:
         code = (
             "import sys, time\n"
             "from simpair.cli import main\n"
@@ -73,9 +74,10 @@ class TestProgram:
         seconds, *modules = python(code).stdout.splitlines()[-1].split()
         assert float(seconds) < 0.3
         assert not {"numpy", "torch", "tqdm", "transformers", "faiss", "sqlite3", "huggingface_hub"} & set(modules)
-        assert "simpair.cli.train" in modules  # the list is not empty by mistake
+        assert "simpair.cli.train" in modules  # so the list is not empty
 
-    def test_the_similarity_of_two_texts_imports_no_trainer_and_no_index(self, tiny_model: Path) -> None:
+    @pytest.mark.slow
+    def test_similarity_imports_no_trainer_and_no_index(self, tiny_model: Path) -> None:
         arguments = ["similarity", "a", "b", "--model", str(tiny_model)]
         code = f"import sys; from simpair.cli import main; main({arguments}); print(*sys.modules)"
         score, modules = python(code).stdout.splitlines()
@@ -99,11 +101,11 @@ class TestProgram:
             ["encode", "notes.txt", "--out", "vectors"],
         ],
     )
-    def test_wrong_usage_is_exit_code_2(self, run: Callable[..., Ran], arguments: list[str]) -> None:
+    def test_a_usage_error_is_exit_code_2(self, run: Callable[..., Ran], arguments: list[str]) -> None:
         ran = run(*arguments)
         assert (ran.code, ran.out) == (2, "")
         assert "usage: simpair" in ran.err
-        assert "invalid" not in ran.err.splitlines()[-1] or "choice" in ran.err  # a reason, not a function's name
+        assert "invalid" not in ran.err.splitlines()[-1] or "choice" in ran.err  # not the name of a type function
 
     def test_an_error_of_the_input_is_one_line_and_exit_code_1(self, run: Callable[..., Ran], tmp_path: Path) -> None:
         ran = run("similarity", "a", "b", "--model", tmp_path)
@@ -111,7 +113,7 @@ class TestProgram:
         assert ran.err.startswith("simpair: error: ")
         assert ran.err.count("\n") == 1
 
-    def test_a_file_that_is_not_there_is_named(self, run: Callable[..., Ran], tmp_path: Path) -> None:
+    def test_a_missing_file_is_named(self, run: Callable[..., Ran], tmp_path: Path) -> None:
         ran = run("encode", tmp_path / "none.txt")
         assert ran == Ran(
             1,
@@ -124,6 +126,34 @@ class TestProgram:
         with pytest.raises(ZeroDivisionError):
             run("similarity", "a", "b")
 
+    @pytest.mark.parametrize(
+        ("error", "said"),
+        [
+            (MemoryError(), "there is not enough memory; close other programs, or give less data at once"),
+            (
+                ModuleNotFoundError("No module named 'peft'", name="peft"),
+                "a package is missing: No module named 'peft'; pip install peft",
+            ),
+        ],
+    )
+    def test_an_error_of_a_library_is_one_line(
+        self, run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+    ) -> None:
+        def fail(*_: object) -> None:
+            raise error
+
+        monkeypatch.setattr(TwinTowerEncoder, "from_pretrained", fail)
+        assert run("similarity", "a", "b") == Ran(1, "", f"simpair: error: {said}\n")
+
+    @pytest.mark.slow
+    def test_a_path_that_is_not_utf8_reaches_a_pipe(self, tiny_model: Path, tmp_path: Path) -> None:
+        (tmp_path / "folder").mkdir()
+        name = os.fsencode(tmp_path / "folder") + b"/\xff.txt"
+        Path(os.fsdecode(name)).write_text("the cat\n", encoding="utf-8")
+        command = [sys.executable, "-m", "simpair.cli", "search", tmp_path / "folder", "cat", "--model", tiny_model]
+        ran = subprocess.run(command, capture_output=True, check=True)
+        assert json.loads(ran.stdout)["id"] == f"{os.fsdecode(name)}:1"
+
     def test_an_interruption_is_exit_code_130(self, run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> None:
         def interrupt(*_: object) -> None:
             raise KeyboardInterrupt
@@ -133,7 +163,7 @@ class TestProgram:
 
 
 class TestSimilarity:
-    def test_two_texts_give_the_encoders_score(
+    def test_two_texts_give_the_score_of_the_encoder(
         self, run: Callable[..., Ran], tiny_encoder: Any, tiny_model: Path
     ) -> None:
         vectors = tiny_encoder.encode(TEXTS[:2])
@@ -151,7 +181,7 @@ class TestSimilarity:
         assert rows[2]["score"] == pytest.approx(1, abs=1e-6)
         assert rows[0]["score"] < 1 - 1e-3
 
-    def test_without_a_model_it_is_the_bundled_one(
+    def test_the_bundled_model_is_the_default(
         self, run: Callable[..., Ran], tiny_encoder: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         asked: list[object] = []
@@ -178,7 +208,7 @@ class TestEncode:
         np.testing.assert_allclose(vectors, tiny_encoder.encode(TEXTS), rtol=0, atol=1e-6)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "vectors.npy"]
 
-    def test_without_a_file_to_write_it_prints_the_exact_numbers(
+    def test_without_out_it_prints_the_exact_numbers(
         self, run: Callable[..., Ran], notes: Path, tiny_model: Path, tiny_encoder: Any
     ) -> None:
         rows = run("encode", notes, "--model", tiny_model).rows
@@ -186,7 +216,7 @@ class TestEncode:
         vectors = np.array([row["embedding"] for row in rows], np.float32)
         assert np.array_equal(vectors, np.concatenate(list(tiny_encoder.encode_stream(TEXTS))))
 
-    def test_a_role_has_its_prompt(
+    def test_a_role_uses_its_prompt(
         self, run: Callable[..., Ran], make_checkpoint: Callable[..., Any], notes: Path, tmp_path: Path
     ) -> None:
         TwinTowerEncoder(make_checkpoint(prompts={"query": "query: ", "document": ""})).save_pretrained(tmp_path / "m")
@@ -222,10 +252,10 @@ class TestIndex:
         with SearchIndex.open(folder, tiny_encoder) as index:
             assert [row["id"] for row in rows[:2]] == [hit.id for hit in index.search("a blue cat", 2)]
 
-    def test_text_for_people(self, run: Callable[..., Ran], notes: Path, tiny_model: Path, tmp_path: Path) -> None:
+    def test_the_text_format(self, run: Callable[..., Ran], notes: Path, tiny_model: Path, tmp_path: Path) -> None:
         run("index", "create", tmp_path / "index", notes, "--model", tiny_model)
         ran = run("index", "search", tmp_path / "index", *TEXTS[:2], "-k", "1", "--format", "text")
-        shape = re.sub(r" (0\.9999|1\.000[0-2])  ", " <1>  ", ran.out)  # halves round the cosine
+        shape = re.sub(r" (0\.9999|1\.000[0-2])  ", " <1>  ", ran.out)  # float16 rounds the cosine
         shape = re.sub(r"  [0-9a-f]{20}  ", "  <id>  ", shape)
         assert shape == f"{TEXTS[0]}\n <1>  <id>  {TEXTS[0]}\n\n{TEXTS[1]}\n <1>  <id>  {TEXTS[1]}\n"
         assert "documents      5\n" in run("index", "info", tmp_path / "index", "--format", "text").out
@@ -241,7 +271,7 @@ class TestIndex:
         found = {hit["id"]: hit["metadata"] for hit in hits}
         assert found == {"7": {"year": 2020}, "b": {"tags": ["x"]}}
 
-    def test_a_file_that_cannot_be_used_leaves_no_index(
+    def test_a_file_with_an_error_leaves_no_index(
         self, run: Callable[..., Ran], tiny_model: Path, tmp_path: Path
     ) -> None:
         twice = write(tmp_path / "twice.csv", "id,text\na,one\na,two\n")
@@ -250,13 +280,13 @@ class TestIndex:
         assert "'a'" in ran.err
         assert not (tmp_path / "index").exists()
 
-    def test_create_never_touches_a_folder_with_other_files(
+    def test_create_refuses_a_folder_with_other_files(
         self, run: Callable[..., Ran], notes: Path, tiny_model: Path, tmp_path: Path
     ) -> None:
         assert run("index", "create", tmp_path, notes, "--model", tiny_model).code == 1
         assert notes.exists()
 
-    def test_add_replaces_what_changed(self, run: Callable[..., Ran], tiny_model: Path, tmp_path: Path) -> None:
+    def test_add_replaces_changed_documents(self, run: Callable[..., Ran], tiny_model: Path, tmp_path: Path) -> None:
         first = write(tmp_path / "first.csv", "id,text\na,one\n")
         second = write(tmp_path / "second.csv", "id,text\nb,two\na,three\n")
         run("index", "create", tmp_path / "index", first, "--model", tiny_model)
@@ -279,13 +309,15 @@ class TestIndex:
             assert (ran.code, ran.out) == (1, "")
             assert "made with" in ran.err
 
-    def test_no_index(self, run: Callable[..., Ran], tmp_path: Path) -> None:
+    def test_a_missing_index_is_reported(self, run: Callable[..., Ran], tmp_path: Path) -> None:
         for action in (["search", "q"], ["info"]):
             assert run("index", action[0], tmp_path, *action[1:]).err.startswith(f"simpair: error: {tmp_path} holds no")
 
 
 class TestSearch:
-    def test_a_hit_without_an_id_has_its_line(self, run: Callable[..., Ran], tiny_model: Path, tmp_path: Path) -> None:
+    def test_the_id_of_a_hit_is_its_line_by_default(
+        self, run: Callable[..., Ran], tiny_model: Path, tmp_path: Path
+    ) -> None:
         notes = write(tmp_path / "notes.txt", "the cat\n\n\n今天天气\n")
         best, other = run("search", notes, "今天天气", "--model", tiny_model).rows
         assert (best["id"], best["text"], best["metadata"]) == ("4", "今天天气", {})
@@ -293,7 +325,7 @@ class TestSearch:
         assert (other["id"], other["score"] < 0.99) == ("1", True)
         assert sorted(tmp_path.iterdir()) == [notes]
 
-    def test_it_finds_what_an_index_of_the_file_finds(
+    def test_it_finds_the_hits_of_an_index_of_the_file(
         self, run: Callable[..., Ran], notes: Path, tiny_model: Path, tmp_path: Path
     ) -> None:
         run("index", "create", tmp_path / "index", notes, "--model", tiny_model)
@@ -310,7 +342,8 @@ def scored(tmp_path: Path) -> Path:
 
 
 class TestTrain:
-    def test_train_saves_a_model_that_evaluate_measures(
+    @pytest.mark.slow
+    def test_train_saves_a_model_with_the_metrics_of_evaluate(
         self, run: Callable[..., Ran], scored: Path, tiny_model: Path, tmp_path: Path
     ) -> None:
         out, labels = tmp_path / "model", ("--label-range", 0, 5)
@@ -326,7 +359,7 @@ class TestTrain:
             assert after[name] == pytest.approx(report["after"][name], abs=1e-5)
         assert after["pearson"] != before["pearson"]
 
-    def test_the_trainers_bar_does_not_reach_stdout(
+    def test_the_bar_of_the_trainer_does_not_reach_stdout(
         self, run: Callable[..., Ran], scored: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
@@ -336,7 +369,7 @@ class TestTrain:
         assert len(ran.rows) == 1
         assert "2/2" in ran.err
 
-    def test_a_folder_with_files_is_not_written_to(
+    def test_train_refuses_a_folder_with_files(
         self, run: Callable[..., Ran], scored: Path, tiny_model: Path, tmp_path: Path
     ) -> None:
         ran = run("train", scored, "--base", tiny_model, "--out", tmp_path, "--label-range", 0, 5)
@@ -344,26 +377,3 @@ class TestTrain:
         assert "is not empty" in ran.err
         ran = run("train", scored, "--base", tiny_model, "--out", tmp_path, "--label-range", 0, 5, "--resume")
         assert "no run to resume" in ran.err
-
-
-class TestPush:
-    def test_a_folder_with_a_card_keeps_it_and_another_gets_one(
-        self, run: Callable[..., Ran], tiny_copy: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        pushed: list[tuple[str, str, bool]] = []
-
-        def push_folder(folder: Path, repo_id: str, *, private: bool, **_: object) -> str:
-            pushed.append(((folder / "README.md").read_text(encoding="utf-8"), repo_id, private))
-            return "https://hub.example/commit"
-
-        monkeypatch.setattr("simpair.checkpoint.hub.push_folder", push_folder)
-        assert run("push", tiny_copy, "me/mine", "--private").rows == [{"url": "https://hub.example/commit"}]
-        (tiny_copy / "README.md").write_text("my own card", encoding="utf-8")
-        assert run("push", tiny_copy, "me/mine", "--format", "text").out == "https://hub.example/commit\n"
-        assert "# me/mine" in pushed[0][0]
-        assert pushed[0][1:] == ("me/mine", True)
-        assert pushed[1] == ("my own card", "me/mine", False)
-
-    def test_what_does_not_open_is_not_published(self, run: Callable[..., Ran], tiny_copy: Path) -> None:
-        (tiny_copy / "config.json").write_text("{}")
-        assert run("push", tiny_copy, "me/mine").code == 1

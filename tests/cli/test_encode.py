@@ -1,4 +1,4 @@
-"""``simpair encode``: what it reads, and what it writes in every format."""
+"""``simpair encode``: its input, and its output in every format."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ class TestFormats:
     ) -> None:
         ran = encode(corpus, "--out", out)
         assert (ran.code, ran.out, encode.encoded) == (0, "", len(TEXTS))
-        assert ran.err.startswith(f"simpair: wrote {len(TEXTS)} vectors, 32 wide, to {out} in ")
+        assert ran.err.startswith(f"simpair: wrote {len(TEXTS)} vectors of dimension 32 to {out} in ")
         saved = io.BytesIO()
         np.save(saved, np.concatenate(list(tiny_encoder.encode_stream(TEXTS))))
         assert out.read_bytes() == saved.getvalue()
         assert names(out) == [out.name]
 
-    def test_safetensors_has_one_tensor_and_says_where_it_comes_from(
+    def test_safetensors_has_one_tensor_with_its_origin(
         self, encode: Command, corpus: Path, out: Path, tiny_encoder: TwinTowerEncoder
     ) -> None:
         out = out.with_suffix(".safetensors")
@@ -69,7 +69,7 @@ class TestFormats:
         assert vectors.dtype == np.float32
         assert np.array_equal(vectors, np.concatenate(list(tiny_encoder.encode_stream(TEXTS))))
 
-    def test_parquet_has_text_and_embedding_and_a_row_group_a_block(
+    def test_parquet_has_text_and_embedding_and_one_row_group_per_block(
         self, encode: Command, corpus: Path, out: Path, tiny_encoder: TwinTowerEncoder
     ) -> None:
         arrow, table = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
@@ -103,7 +103,7 @@ class TestFormats:
         for key, kind in (("dtype", Dtype), ("on_truncation", OnTruncation)):
             assert choices(key.replace("_", "-"), get_args(kind)) == list(get_args(kind))
 
-    def test_a_dtype_moves_the_vectors_a_little(self, encode: Command, corpus: Path, out: Path) -> None:
+    def test_a_dtype_changes_the_vectors_slightly(self, encode: Command, corpus: Path, out: Path) -> None:
         whole(encode, corpus, out)
         encode(corpus, "--out", out, "--dtype", "bfloat16")
         exact, rounded = np.load(out.parent.parent / "whole.npy"), np.load(out)
@@ -120,16 +120,16 @@ class TestInput:
         ],
         ids=["CRLF", "no final newline", "byte order mark"],
     )
-    def test_ends_of_lines_do_not_matter(
+    def test_line_endings_do_not_matter(
         self, encode: Command, corpus: Path, out: Path, change: Callable[[bytes], bytes]
     ) -> None:
         expected = whole(encode, corpus, out)
         encode.interrupted(corpus, "--out", out)
         corpus.write_bytes(change(corpus.read_bytes()))
-        assert "goes on after line 10 " in encode(corpus, "--out", out).err
+        assert "continues after line 10 " in encode(corpus, "--out", out).err
         assert out.read_bytes() == expected
 
-    def test_a_compressed_file_and_stdin_go_on_as_a_file_does(
+    def test_a_compressed_file_and_stdin_continue_too(
         self, encode: Command, corpus: Path, out: Path, set_stdin: Callable[[bytes], None]
     ) -> None:
         expected, data = whole(encode, corpus, out), corpus.read_bytes()
@@ -139,11 +139,11 @@ class TestInput:
         set_stdin(data)
         encode.interrupted("-", "--out", out, blocks=2)
         set_stdin(data)
-        assert "goes on after line 15 of -, " in encode("-", "--out", out).err
+        assert "continues after line 15 of -, " in encode("-", "--out", out).err
         assert encode.encoded == len(TEXTS) - 15
         assert out.read_bytes() == expected
 
-    def test_stdout_gets_lines_before_the_file_is_read_to_its_end(self, encode: Command, corpus: Path) -> None:
+    def test_stdout_gets_lines_before_the_end_of_the_file_is_read(self, encode: Command, corpus: Path) -> None:
         write(corpus, [*TEXTS * 3, " ", "b"])
         ran = encode(corpus)
         assert ran.code == 1
@@ -153,7 +153,7 @@ class TestInput:
         assert printed == (TEXTS * 3)[: len(printed)]
 
     @pytest.mark.parametrize("bad", [b"\n", b"\xff\n"], ids=["blank", "not UTF-8"])
-    def test_behind_a_bad_line_that_was_mended_it_goes_on(
+    def test_it_continues_after_a_bad_line_was_corrected(
         self, encode: Command, corpus: Path, out: Path, bad: bytes
     ) -> None:
         longer = write(corpus, TEXTS * 2).read_bytes()
@@ -163,54 +163,53 @@ class TestInput:
         assert ran.code == 1
         assert f"{corpus}:{len(TEXTS)}: " in ran.err
         corpus.write_bytes(longer)
-        assert "goes on after line " in encode(corpus, "--out", out).err
+        assert "continues after line " in encode(corpus, "--out", out).err
         assert out.read_bytes() == expected
 
-    def test_a_text_that_is_too_long_is_told_or_refused_as_asked(
-        self, encode: Command, corpus: Path, out: Path
-    ) -> None:
+    def test_on_truncation_warns_raises_or_ignores(self, encode: Command, corpus: Path, out: Path) -> None:
         write(corpus, [*TEXTS, "cat " * 100, "cat " * 100])
         encode.interrupted(corpus, "--out", out, blocks=1)
         ran = encode(corpus, "--out", out, "--on-truncation", "error")
         assert ran.code == 1
-        assert f"{corpus}:{len(TEXTS) + 1}: the text is longer than 64 tokens" in ran.err
-        assert "lost their end" not in encode(corpus, "--out", out, "--on-truncation", "ignore").err
+        assert f"{corpus}:{len(TEXTS) + 1}: the text has more than 64 tokens" in ran.err
+        assert "truncated" not in encode(corpus, "--out", out, "--on-truncation", "ignore").err
         assert np.load(out).shape == (len(TEXTS) + 2, 32)
-        told = f"2 of {len(TEXTS) + 2:,} texts lost their end, {corpus}:{len(TEXTS) + 1} is the first"
-        assert told in encode(corpus, "--out", out).err
-        assert told in encode(corpus).err
+        warning = (
+            f"2 of {len(TEXTS) + 2:,} texts were truncated to 64 tokens, the maximum of this encoder; "
+            f"the first is {corpus}:{len(TEXTS) + 1}\n"
+        )
+        assert warning in encode(corpus, "--out", out).err
+        assert warning in encode(corpus).err
 
-    def test_what_was_cut_before_an_interruption_is_not_forgotten(
-        self, encode: Command, corpus: Path, out: Path
-    ) -> None:
+    def test_texts_truncated_before_an_interruption_are_counted(self, encode: Command, corpus: Path, out: Path) -> None:
         write(corpus, ["a", "cat " * 100, "cat " * 90, *TEXTS, "cat " * 80])
-        told = f"texts lost their end, {corpus}:2 is the first"
-        assert told in encode.interrupted(corpus, "--out", out, blocks=1).err
+        warning = f"texts were truncated to 64 tokens, the maximum of this encoder; the first is {corpus}:2\n"
+        assert warning in encode.interrupted(corpus, "--out", out, blocks=1).err
         ran = encode(corpus, "--out", out, "--on-truncation", "error")
         assert ran.code == 1
-        assert f"{corpus}:2: the text is longer than 64 tokens" in ran.err
-        assert f"3 of {len(TEXTS) + 4:,} {told}" in encode(corpus, "--out", out).err
+        assert f"{corpus}:2: the text has more than 64 tokens" in ran.err
+        assert f"3 of {len(TEXTS) + 4:,} {warning}" in encode(corpus, "--out", out).err
 
-    def test_what_is_read_is_never_written_over(self, encode: Command, corpus: Path, out: Path) -> None:
+    def test_the_input_is_never_overwritten(self, encode: Command, corpus: Path, out: Path) -> None:
         source = corpus.rename(corpus.with_suffix(".npy"))
         before = source.read_bytes()
         ran = encode(source, "--out", source)
         assert ran.code == 1
-        assert "is what is read" in ran.err
+        assert "is also the input" in ran.err
         assert source.read_bytes() == before
         out.symlink_to(source)
         ran = encode(source, "--out", out)
         assert ran.code == 1
         assert "is a link" in ran.err
 
-    def test_a_closed_stdin_is_told(self, encode: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_closed_stdin_is_reported(self, encode: Command, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sys, "stdin", None)
         ran = encode("-")
         assert ran.code == 1
         assert "stdin: is closed" in ran.err
 
     @pytest.mark.parametrize(("terminal", "packed"), [(True, False), (True, True), (False, False)])
-    def test_a_terminal_sees_how_far_it_is(
+    def test_a_terminal_gets_a_progress_bar(
         self, encode: Command, corpus: Path, out: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool, packed: bool
     ) -> None:
         monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)

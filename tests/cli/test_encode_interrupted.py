@@ -1,4 +1,4 @@
-"""``simpair encode`` when it is interrupted, killed, out of room or in company: what is left, and what comes of it."""
+"""``simpair encode`` when it is interrupted or killed, when the disk is full, or when two processes write one file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import pytest
@@ -86,12 +85,13 @@ def one_thread() -> Iterator[None]:
 
 
 class TestInterruption:
+    @pytest.mark.slow
     @every_format
     @pytest.mark.usefixtures("one_thread")
-    def test_killed_before_any_step_it_ends_with_the_same_bytes(
+    def test_a_run_killed_at_any_step_ends_with_the_same_bytes(
         self, encode: Command, corpus: Path, out: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A process dies by kill -9 before every single write, fsync, renaming and removal."""
+        """A process is killed (kill -9) before each write, fsync, rename and removal in turn."""
         write(corpus, TEXTS[: 2 * BLOCK + 1])
         arguments = json.dumps([str(corpus), str(encode.model), str(out.parent), suffix, BLOCK])
         subprocess.run([sys.executable, "-c", _CRASHES, arguments], check=True, capture_output=True, timeout=60)
@@ -108,39 +108,41 @@ class TestInterruption:
             assert target.read_bytes() == expected
             assert names(target) == [target.name]
             encoded += [] if was_whole else [encode.encoded]
-        assert names(places[-1] / "x") == [f"vectors{suffix}"]  # the run that nobody killed
+        assert names(places[-1] / "x") == [f"vectors{suffix}"]  # the run that was not killed
         assert encoded == sorted(encoded, reverse=True)  # no step loses what was recorded
         assert set(encoded) == {2 * BLOCK + 1, BLOCK + 1, 1}
 
     @every_format
-    def test_an_interruption_keeps_what_is_recorded_and_the_same_command_goes_on(
+    def test_the_same_command_continues_after_an_interruption(
         self, encode: Command, corpus: Path, out: Path, suffix: str
     ) -> None:
         out = out.with_suffix(suffix)
         out.write_text("the old one", encoding="utf-8")
         expected = whole(encode, corpus, out)
         ran = encode.interrupted(corpus, "--out", out)
-        assert ran.err == "simpair: 10 vectors are kept; the same command goes on behind them\nsimpair: interrupted\n"
+        assert (
+            ran.err == "simpair: 10 vectors are saved; run the same command again to continue\nsimpair: interrupted\n"
+        )
         assert out.read_text(encoding="utf-8") == "the old one"
         ran = encode(corpus, "--out", out)
-        assert f"simpair: goes on after line 10 of {corpus}, where it was interrupted\n" in ran.err
+        assert f"simpair: continues after line 10 of {corpus}, where the last run was interrupted\n" in ran.err
         assert encode.encoded == len(TEXTS) - 10
         assert out.read_bytes() == expected
         assert names(out) == [out.name]
 
-    def test_a_journal_that_is_ignored_would_be_noticed(
+    def test_an_ignored_journal_would_be_noticed(
         self, encode: Command, corpus: Path, out: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         encode.interrupted(corpus, "--out", out)
         monkeypatch.setattr(Partial, "_read_journal", lambda _: None)
-        assert "goes on" not in encode(corpus, "--out", out).err
+        assert "continues" not in encode(corpus, "--out", out).err
         assert encode.encoded == len(TEXTS)
 
     @pytest.mark.parametrize("cuts", [True, False])
-    def test_what_was_written_behind_the_record_is_cut_off(
+    def test_bytes_after_the_recorded_ones_are_removed(
         self, encode: Command, corpus: Path, out: Path, monkeypatch: pytest.MonkeyPatch, cuts: bool
     ) -> None:
-        """With a control: where it is not cut off, the bytes differ."""
+        """With a control: if they are not removed, the bytes differ."""
         expected = whole(encode, corpus, out)
         encode.interrupted(corpus, "--out", out)
         with (work_folder(out) / "vectors").open("ab") as file:
@@ -150,19 +152,21 @@ class TestInterruption:
         encode(corpus, "--out", out)
         assert (out.read_bytes() == expected) == cuts
 
-    def test_half_a_journal_does_not_count(
+    def test_a_half_written_journal_is_ignored(
         self, encode: Command, corpus: Path, out: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def half(journal: dict[str, object], file: IO[str]) -> None:
-            written = json.dumps(journal)
-            file.write(written if journal["rows"] != 15 else written[:99])
-            if journal["rows"] == 15:
-                raise KeyboardInterrupt
+        write_text = Path.write_text
+
+        def half(path: Path, text: str, **options: str) -> int:
+            if json.loads(text)["rows"] != 15:
+                return write_text(path, text, **options)
+            write_text(path, text[:99], **options)
+            raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr(json, "dump", half)
+            patch.setattr(Path, "write_text", half)
             encode(corpus, "--out", out)
-        assert "goes on after line 10 " in encode(corpus, "--out", out).err
+        assert "continues after line 10 " in encode(corpus, "--out", out).err
         assert out.read_bytes() == whole(encode, corpus, out)
 
     def test_an_interruption_before_the_first_record_leaves_nothing(
@@ -172,7 +176,7 @@ class TestInterruption:
         assert names(out) == []
 
     @every_format
-    def test_a_file_that_grew_meanwhile_gives_what_the_longer_file_gives(
+    def test_a_file_that_grew_meanwhile_gives_the_bytes_of_the_longer_file(
         self, encode: Command, corpus: Path, out: Path, suffix: str
     ) -> None:
         out = out.with_suffix(suffix)
@@ -181,11 +185,11 @@ class TestInterruption:
         assert f"after line {RECORDED} " in encode(corpus, "--out", out).err
         assert out.read_bytes() == whole(encode, corpus, out)
 
-    @pytest.mark.parametrize(("step", "kept"), [(3, BLOCK), (4, BLOCK), (9, RECORDED)])
-    def test_a_disk_that_fails_is_told_in_one_line_and_what_is_recorded_is_kept(
+    @pytest.mark.parametrize(("step", "kept"), [(4, BLOCK), (5, BLOCK), (13, RECORDED)])
+    def test_a_failing_disk_is_reported_in_one_line_and_recorded_work_is_kept(
         self, encode: Command, corpus: Path, out: Path, monkeypatch: pytest.MonkeyPatch, step: int, kept: int
     ) -> None:
-        """At the vectors and at the journal of the second block, and when all is written."""
+        """At the vectors and at the journal of the second block, and at the finished file."""
         expected = whole(encode, corpus, out)
         syncs = iter(range(1, step + 1))
 
@@ -199,17 +203,15 @@ class TestInterruption:
         assert ran == (
             1,
             "",
-            f"simpair: {kept} vectors are kept; the same command goes on behind them\n"
-            f"simpair: error: {out} cannot be written: Input/output error; make room or choose another\n",
+            f"simpair: {kept} vectors are saved; run the same command again to continue\n"
+            f"simpair: error: {out} cannot be written: Input/output error; free disk space or choose another folder\n",
         )
         assert encode(corpus, "--out", out).code == 0
         assert encode.encoded == len(TEXTS) - kept
         assert out.read_bytes() == expected
 
     @pytest.mark.parametrize("room", [100, 1500])
-    def test_a_file_for_which_there_is_no_room_leaves_the_old_one(
-        self, encode: Command, corpus: Path, out: Path, room: int
-    ) -> None:
+    def test_a_full_disk_leaves_the_old_file(self, encode: Command, corpus: Path, out: Path, room: int) -> None:
         expected = whole(encode, corpus, out)
         out.write_text("the old one", encoding="utf-8")
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -219,7 +221,7 @@ class TestInterruption:
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
         assert (ran.code, out.read_text(encoding="utf-8")) == (1, "the old one")
-        assert f"error: {out} cannot be written: File too large; make room" in ran.err
+        assert f"error: {out} cannot be written: File too large; free disk space" in ran.err
         assert (names(out) == [out.name]) == (room == 100)
         assert encode(corpus, "--out", out).code == 0
         assert encode.encoded == len(TEXTS) - (10 if room == 1500 else 0)
@@ -227,18 +229,18 @@ class TestInterruption:
 
 
 class TestRefusals:
-    """What is recorded is never mixed with anything else, and never thrown away unasked."""
+    """Recorded work is never mixed with other work, and never deleted without being asked."""
 
     @pytest.fixture
     def refused(self, encode: Command, corpus: Path, out: Path) -> Callable[..., str]:
-        """What the command says after an interruption; then it goes on as begun, or anew where that was asked for."""
+        """Return a function that runs the command after an interruption and returns its error message."""
         expected = whole(encode, corpus, out)
 
         def call(*arguments: object, corpus: Path = corpus) -> str:
             ran = encode(corpus, "--out", out, *arguments)
             assert (ran.code, ran.out, encode.encoded) == (1, "", 15), ran.err
             assert ran.err.startswith("simpair: error: ")
-            assert ran.err.endswith(f" delete the folder {work_folder(out)} to begin anew\n")
+            assert ran.err.endswith(f" delete the folder {work_folder(out)} to start again\n")
             assert ran.err.count("\n") == 1
             return ran.err
 
@@ -265,16 +267,16 @@ class TestRefusals:
         change: Callable[[list[str]], list[str]],
     ) -> None:
         write(corpus, change(TEXTS))
-        assert f"the first 10 texts of {corpus} are not those with which {out} was begun" in refused()
+        assert f"the first 10 texts of {corpus} are not those with which {out} was started" in refused()
         write(corpus, TEXTS)
-        assert "goes on after line 10 " in encode(corpus, "--out", out).err
+        assert "continues after line 10 " in encode(corpus, "--out", out).err
         assert out.read_bytes() == self.expected
 
     @pytest.mark.parametrize(
         ("options", "said"),
         [
-            (["--role", "query"], "begun with role neither, and now it is query; "),
-            (["--dtype", "bfloat16"], "begun with dtype float32, and now it is bfloat16; "),
+            (["--role", "query"], "started with role neither, and now it is query; "),
+            (["--dtype", "bfloat16"], "started with dtype float32, and now it is bfloat16; "),
         ],
     )
     def test_other_options_are_refused(
@@ -301,7 +303,7 @@ class TestRefusals:
     ) -> None:
         other = tmp_path / "model"
         TwinTowerEncoder(make_checkpoint(seed=1)).save_pretrained(other)
-        assert f"begun with model {encode.model}, and now it is {other}; " in refused("--model", other)
+        assert f"started with model {encode.model}, and now it is {other}; " in refused("--model", other)
         for path in work_folder(out).iterdir():
             path.unlink()
         assert encode(corpus, "--out", out, "--model", other).code == 0
@@ -316,23 +318,23 @@ class TestRefusals:
             TwinTowerEncoder(make_checkpoint(seed=seed)).save_pretrained(encode.model)
             ran = encode.broken("record", KeyboardInterrupt(), corpus, "--out", out, at=2)
             assert ran.code == code, ran.err
-        assert "begun with fingerprint " in ran.err
+        assert "started with fingerprint " in ran.err
 
     @pytest.mark.parametrize("damage", [b"", b"{}", b"[]", b'{"rows": 10', b"\xff", b'{"recipe": {}}'])
     def test_a_journal_that_cannot_be_read_is_refused(
         self, refused: Callable[..., str], out: Path, damage: bytes
     ) -> None:
         (work_folder(out) / "journal.json").write_bytes(damage)
-        assert f"the work on {out} cannot be read (" in refused()
+        assert f"the saved work on {out} cannot be read (" in refused()
 
     def test_recorded_vectors_that_are_missing_are_refused(self, refused: Callable[..., str], out: Path) -> None:
         os.truncate(work_folder(out) / "vectors", 1000)
-        assert f"the work on {out} is damaged: vectors are missing; " in refused()
+        assert f"the saved work on {out} is damaged: vectors are missing; " in refused()
 
-    def test_the_journal_of_a_file_that_was_finished_is_forgotten(
+    def test_the_journal_of_a_finished_file_is_ignored(
         self, encode: Command, corpus: Path, out: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A process died when the file had its name and the journal was not removed yet; and so did the next one."""
+        """A process died after the file got its name and before the journal was removed; so did the next one."""
         expected = whole(encode, corpus, out)
         encode.interrupted(corpus, "--out", out)
         (work_folder(out) / "vectors").unlink()
@@ -340,7 +342,7 @@ class TestRefusals:
             patch.setattr(Partial, "close", lambda work: work._opened.close())
             encode.interrupted(corpus, "--out", out, "--role", "query", blocks=0)
         assert (work_folder(out) / "vectors").exists()
-        assert "goes on" not in encode(corpus, "--out", out).err
+        assert "continues" not in encode(corpus, "--out", out).err
         assert encode.encoded == len(TEXTS)
         assert out.read_bytes() == expected
 
@@ -349,7 +351,7 @@ class TestRefusals:
         before = sorted((path.name, path.read_bytes()) for path in work_folder(out).iterdir())
         with FileLock(work_folder(out) / "lock"):
             ran = encode(corpus, "--out", out)
-            said = f"simpair: error: {out} is being written by another process; wait for it, or choose another\n"
+            said = f"simpair: error: {out} is being written by another process; wait for it, or choose another file\n"
             assert ran == (1, "", said)
             assert before == sorted((path.name, path.read_bytes()) for path in work_folder(out).iterdir())
         assert encode(corpus, "--out", out).code == 0

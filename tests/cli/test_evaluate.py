@@ -1,4 +1,4 @@
-"""``simpair evaluate``: a row a file, what stands in it, where it is written, and what is refused."""
+"""``simpair evaluate``: a row for each file, the JSON file, the plots, and errors."""
 
 from __future__ import annotations
 
@@ -68,6 +68,7 @@ def fields(scores: Any) -> Any:
     return pytest.approx({name: value for name, value in scores._asdict().items() if value is not None}, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_each_file_has_its_row(run: Callable[..., Ran], data: Data, tiny_encoder: TwinTowerEncoder) -> None:
     ran = run(data.binary, data.asked, "-k", 3)
     assert (ran.code, ran.err) == (0, "")
@@ -86,7 +87,8 @@ def test_each_file_has_its_row(run: Callable[..., Ran], data: Data, tiny_encoder
     assert set(scored["intervals"]) == {"spearman", "pearson", "average_precision", "roc_auc"}
 
 
-def test_the_threshold_is_that_of_the_dev_file(
+@pytest.mark.slow
+def test_the_threshold_is_chosen_on_the_dev_file(
     run: Callable[..., Ran], data: Data, tiny_encoder: TwinTowerEncoder
 ) -> None:
     (row,) = run(data.binary, "--dev", data.dev).rows
@@ -96,7 +98,7 @@ def test_the_threshold_is_that_of_the_dev_file(
     assert "threshold" not in row["intervals"]
 
 
-def test_translations_are_measured_both_ways(
+def test_translations_are_evaluated_in_both_directions(
     run: Callable[..., Ran], data: Data, tiny_encoder: TwinTowerEncoder
 ) -> None:
     (row,) = run(data.asked, "--bitext").rows
@@ -113,7 +115,7 @@ def test_the_corpus_adds_distractors(run: Callable[..., Ran], data: Data, tmp_pa
     assert run(data.asked).rows[0]["documents"] == 5
 
 
-def test_labels_have_the_range_that_is_given(run: Callable[..., Ran], data: Data) -> None:
+def test_the_label_range_is_applied(run: Callable[..., Ran], data: Data) -> None:
     ran = run(data.graded)
     assert ran.code == 1
     assert ran.err.startswith(f"simpair: error: {data.graded}:4: label")
@@ -121,7 +123,8 @@ def test_labels_have_the_range_that_is_given(run: Callable[..., Ran], data: Data
     assert set(metrics(row)) == {"spearman", "pearson", "pairs"}
 
 
-def test_people_get_a_table_for_each_kind(run: Callable[..., Ran], data: Data, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_the_text_format_has_a_table_for_each_kind(run: Callable[..., Ran], data: Data, tmp_path: Path) -> None:
     twin = write(tmp_path / "b.csv", data.binary.read_text(encoding="utf-8"))
     ran = run(data.binary, data.asked, twin, "--format", "text")
     first, second = ran.out.split("\n\n")
@@ -130,11 +133,12 @@ def test_people_get_a_table_for_each_kind(run: Callable[..., Ran], data: Data, t
     assert [line.split()[0] for line in rows[::2]] == [str(data.binary), str(twin)]
     assert rows[0].split()[1:3] == ["25", f"{run(data.binary).rows[0]['spearman']:.4f}"]
     assert all(line.split()[0].startswith("[") for line in rows[1::2])
-    wide = str(data.binary).count("测") + str(data.binary).count("试")
-    assert len(rows[0]) + wide == len(rows[2]) == len(header)  # a Chinese character takes two columns
+    doubled = str(data.binary).count("测") + str(data.binary).count("试")
+    assert len(rows[0]) + doubled == len(rows[2]) == len(header)  # a Chinese character takes two columns
     assert second.split()[:4] == ["file", "queries", "documents", "mrr@10"]
 
 
+@pytest.mark.slow
 def test_the_json_file_names_model_files_and_versions(
     run: Callable[..., Ran], data: Data, tiny_encoder: TwinTowerEncoder, tmp_path: Path
 ) -> None:
@@ -155,7 +159,8 @@ def test_the_json_file_names_model_files_and_versions(
     assert "dev" not in content
 
 
-def test_pictures_are_those_of_each_kind(run: Callable[..., Ran], data: Data, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_each_kind_has_its_plots(run: Callable[..., Ran], data: Data, tmp_path: Path) -> None:
     (tmp_path / "again").mkdir()
     twin = write(tmp_path / "again" / "测试.csv", data.binary.read_text(encoding="utf-8"))
     ran = run(data.binary, data.asked, twin, "--plots", tmp_path / "a" / "plots")
@@ -167,12 +172,12 @@ def test_pictures_are_those_of_each_kind(run: Callable[..., Ran], data: Data, tm
     for path in found:
         with Image.open(path) as image:
             assert image.format == "PNG"
-    assert "7 pictures" in ran.err
+    assert "7 plots" in ran.err
     run(data.graded, "--label-range", 0, 5, "--plots", tmp_path / "b")
     assert {path.name for path in (tmp_path / "b").iterdir()} == {"graded-scores.png", "graded-similarity.png"}
 
 
-def test_a_runs_folder_has_its_training_curves(
+def test_the_folder_of_a_run_has_its_training_curves(
     run: Callable[..., Ran], data: Data, tiny_copy: Path, tmp_path: Path
 ) -> None:
     checkpoint = tiny_copy / "checkpoint-7"
@@ -184,22 +189,23 @@ def test_a_runs_folder_has_its_training_curves(
     assert (tmp_path / "plots" / "training.png").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (("{binary}", "--dev", "{binary}"), "测试.csv: dev holds the pairs that are measured"),
-        (("{binary}", "--dev", "{graded}", "--label-range", "0", "5"), "a threshold takes labels of 0 and of 1 alone"),
+        (("{binary}", "--dev", "{binary}"), "测试.csv: dev holds the evaluated pairs"),
+        (("{binary}", "--dev", "{graded}", "--label-range", "0", "5"), "a threshold needs exactly 0 and 1"),
         (("{asked}", "--dev", "{dev}"), "asked.tsv: holds no scored pairs"),
         (("{binary}", "--dev", "{asked}"), "asked.tsv: holds no scored pairs"),
-        (("{binary}", "--bitext"), "测试.csv: holds scored pairs; translations are in columns anchor and positive"),
-        (("{binary}", "-k", "3"), "queries look at --k, and no file has any"),
-        (("{asked}", "--bitext", "--corpus", "{dev}"), "queries look at --corpus, and no file has any"),
-        (("{binary}", "--json", "{binary}"), "is what is read"),
+        (("{binary}", "--bitext"), "测试.csv: holds scored pairs; --bitext needs translations"),
+        (("{binary}", "-k", "3"), "-k needs a file with anchor and positive"),
+        (("{asked}", "--bitext", "--corpus", "{dev}"), "--corpus needs a file with anchor and positive"),
+        (("{binary}", "--json", "{binary}"), "is also the input"),
         (("{binary}", "--plots", "{dev}"), "dev.csv is a file; give --plots a folder"),
         (("{binary}", "{constant}"), "constant.csv: labels are all 1"),
     ],
 )
-def test_what_does_not_fit_is_refused_in_one_line(
+def test_options_that_do_not_fit_are_reported_in_one_line(
     run: Callable[..., Ran], data: Data, options: tuple[str, ...], reason: str, tmp_path: Path
 ) -> None:
     constant = write(tmp_path / "constant.csv", "text1,text2,label\na,b,1\na,c,1\n")
@@ -211,7 +217,8 @@ def test_what_does_not_fit_is_refused_in_one_line(
     assert {path: path.read_bytes() for path in data} == before
 
 
-def test_without_matplotlib_nothing_is_begun(
+@pytest.mark.slow
+def test_without_matplotlib_nothing_is_written(
     run: Callable[..., Ran], data: Data, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)

@@ -1,4 +1,4 @@
-"""What the command line reads, and the form of what it writes."""
+"""The files that the command line reads, and the format of its output."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from simpair.cli import main
-from simpair.cli.inputs import TextStream, read_documents
+from simpair.cli.inputs import read_documents
 from simpair.cli.output import Output, cut
+from simpair.cli.texts import TextStream
 from simpair.errors import DataError
 
 
@@ -22,7 +23,7 @@ def write(path: Path, text: str) -> Path:
 
 
 class TestInputs:
-    def test_each_kind_of_file_gives_the_same_documents(self, tmp_path: Path) -> None:
+    def test_every_format_gives_the_same_documents(self, tmp_path: Path) -> None:
         csv = write(
             tmp_path / "a.csv", '\ufeffid,text,year\r\n1,"one, ""quoted""",2020\r\n\r\n2,"two\r\nlines",2021\r\n'
         )
@@ -37,16 +38,26 @@ class TestInputs:
     @pytest.mark.parametrize(
         ("name", "text", "line", "reason"),
         [
-            ("a.jsonl", '{"text": "one"}\n{"text": }', 2, "is not sound JSON"),
-            ("a.jsonl", '{"text": "one"}\n[1]', 2, "must be an object"),
-            ("a.jsonl", '{"text": "one", "x": NaN}', 1, "NaN is no JSON number"),
-            ("a.jsonl", '{"text": "\\ud800"}', 1, "surrogates"),
-            ("a.jsonl", '{"text": "one", "id": "\\ud800"}', 1, "surrogates"),
+            ("a.jsonl", '{"text": "one"}\n{"text": }', 2, "is not valid JSON"),
+            ("a.jsonl", '{"text": "one"}\n[1]', 2, "expected a JSON object"),
+            ("a.jsonl", '{"text": "one", "x": NaN}', 1, "NaN is not a JSON number"),
+            ("a.jsonl", '{"text": "\\ud800"}', 1, "text holds a lone surrogate at character 1"),
+            ("a.jsonl", '{"text": "one", "id": "\\ud800"}', 1, "id holds a lone surrogate at character 1"),
             ("a.jsonl", '{"text": "one", "x": [1e999]}', 1, "'1e999' is too large"),
             ("a.jsonl", '{"text": "one"}\n{"text": "two", "x": {"y": 1, "y": 2}}', 2, "'y' appears twice"),
-            ("a.jsonl", '{"text": "one", "id": "a"}\n\n{"text": "two", "id": "a"}', 3, "'a' is that of .*a.jsonl:1 "),
-            ("a.jsonl", '{"text": "one", "id": "1"}\n{"text": "two", "id": 1}', 2, "'1' is that of .*a.jsonl:1 "),
-            ("a.csv", 'id,text\na,"one\ntwo"\na,three\n', 4, "'a' is that of .*a.csv:2 "),
+            (
+                "a.jsonl",
+                '{"text": "one", "id": "a"}\n\n{"text": "two", "id": "a"}',
+                3,
+                "'a' is already used at .*a.jsonl:1; ",
+            ),
+            (
+                "a.jsonl",
+                '{"text": "one", "id": "1"}\n{"text": "two", "id": 1}',
+                2,
+                "'1' is already used at .*a.jsonl:1; ",
+            ),
+            ("a.csv", 'id,text\na,"one\ntwo"\na,three\n', 4, "'a' is already used at .*a.csv:2; "),
             ("a.jsonl", '{"body": "one"}', 1, "--text-field"),
             ("a.jsonl", '{"text": " "}', 1, "not blank"),
             ("a.jsonl", '{"text": "one", "id": true}', 1, "id must be"),
@@ -54,11 +65,11 @@ class TestInputs:
             ("a.csv", "text,year\none,2020\ntwo\n", 3, "has 1 columns"),
             ("a.csv", 'text\n"one\n', 2, "open quote"),
             ("a.csv", "text,text\none,two\n", 1, "twice"),
-            ("a.txt", "\n\n", None, "no documents"),
-            ("a.csv", "text\n", None, "no documents"),
+            ("a.txt", "\n\n", None, "has no documents"),
+            ("a.csv", "text\n", None, "has no documents"),
         ],
     )
-    def test_a_refusal_names_file_and_line(
+    def test_an_error_names_file_and_line(
         self, tmp_path: Path, name: str, text: str, line: int | None, reason: str
     ) -> None:
         path = write(tmp_path / name, text)
@@ -72,29 +83,29 @@ class TestInputs:
         (tmp_path / name).write_bytes(gzip.compress(text.encode()))
         assert [document.text for document in read_documents([str(tmp_path / name)])] == ["one"]
 
-    def test_an_id_is_given_once_in_all_files(self, tmp_path: Path) -> None:
+    def test_an_id_is_used_once_in_all_files(self, tmp_path: Path) -> None:
         first = write(tmp_path / "a.csv", "id,text\na,one\n")
         second = write(tmp_path / "b.jsonl", '{"id": "a", "text": "two"}')
-        with pytest.raises(DataError, match=r"b\.jsonl:1: the id 'a' is that of .*a\.csv:2 already"):
+        with pytest.raises(DataError, match=r"b\.jsonl:1: the id 'a' is already used at .*a\.csv:2;"):
             read_documents([str(first), str(second)])
-        with pytest.raises(DataError, match=r"a\.csv:2: the id 'a' is that of .*a\.csv:2 already"):
+        with pytest.raises(DataError, match=r"a\.csv:2: the id 'a' is already used at .*a\.csv:2;"):
             read_documents([str(first), str(first)])
 
-    def test_texts_must_stand_line_by_line(self, tmp_path: Path) -> None:
+    def test_every_line_is_a_text(self, tmp_path: Path) -> None:
         assert list(TextStream(str(write(tmp_path / "a", "one\n two \r\nthree")))) == ["one", " two ", "three"]
         with pytest.raises(DataError, match="a:2: the line is blank"):
             list(TextStream(str(write(tmp_path / "a", "one\n\nthree"))))
         with pytest.raises(DataError, match="is empty"):
             TextStream(str(write(tmp_path / "a", "")))
 
-    def test_what_is_not_utf8_is_named_when_it_is_reached(self, tmp_path: Path) -> None:
+    def test_a_line_that_is_not_utf8_is_named_when_it_is_reached(self, tmp_path: Path) -> None:
         (tmp_path / "a.txt").write_bytes(b"one\ntw\xff\n")
         texts = TextStream(str(tmp_path / "a.txt"))
         assert next(texts) == "one"
         with pytest.raises(DataError, match=r"a\.txt:2: is not UTF-8 at byte 3"):
             next(texts)
 
-    def test_only_texts_that_were_taken_count(self, tmp_path: Path) -> None:
+    def test_only_taken_texts_are_counted(self, tmp_path: Path) -> None:
         texts = TextStream(str(write(tmp_path / "a", "one\r\n二\nthree")))
         empty = texts.digest
         assert (texts.size, next(texts), next(texts), texts.drawn) == (14, "one", "二", ["one", "二"])
@@ -121,13 +132,13 @@ class TestOutput:
         Output(form).row("a line", text="今天")
         assert stdout.getvalue() == ("a line\n" if expected == "text" else '{"text": "今天"}\n')
 
-    def test_a_pipe_gets_utf8_whatever_the_locale(self, monkeypatch: pytest.MonkeyPatch, tiny_model: Path) -> None:
+    def test_a_pipe_gets_utf8_in_any_locale(self, monkeypatch: pytest.MonkeyPatch, tiny_model: Path) -> None:
         raw = io.BytesIO()
         monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
         assert main(["similarity", "今天", "明天", "--model", str(tiny_model)]) == 0
         assert "今天" in raw.getvalue().decode("utf-8")
 
-    def test_a_line_is_cut_to_the_terminal_counting_chinese_characters_twice(
+    def test_a_line_is_truncated_to_the_terminal_with_chinese_characters_of_two_columns(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("COLUMNS", "40")
@@ -135,7 +146,7 @@ class TestOutput:
         assert cut("x" * 50, indent=10) == "x" * 28 + "…"
         assert cut("天" * 50, indent=10) == "天" * 13 + "…"
 
-    def test_a_reader_that_stops_early_is_no_error(
+    def test_a_reader_that_stops_early_is_not_an_error(
         self, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         notes = write(tmp_path / "notes.txt", "a text\n" * 500)

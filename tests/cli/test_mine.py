@@ -119,7 +119,7 @@ def test_scored_pairs_are_refused_for_their_kind(run: Callable[..., Ran], tmp_pa
     path = tmp_path / "scored.csv"
     path.write_text(f"text1,text2,label\na,b,{label}\n", encoding="utf-8")
     ran = run(path, "--out", tmp_path / "mined.jsonl")
-    expected = "these are scored pairs (text1, text2, label); negatives are mined for anchor and positive"
+    expected = "got scored pairs (text1, text2, label); mining needs pairs of anchor and positive"
     assert (ran.code, ran.out, ran.err) == (1, "", f"simpair: error: {expected}\n")
 
 

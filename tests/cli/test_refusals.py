@@ -1,4 +1,4 @@
-"""What the command line refuses: in one line that names what was typed, before the work, and leaving nothing behind."""
+"""Errors of the command line: one line that names the argument, before the work, without leftover files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from simpair.search.index import SearchIndex
 
 @pytest.fixture
 def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Runs a command that fails, and returns the one line that it says."""
+    """Return a function that runs a failing command and returns its error message."""
 
     def call(*arguments: object) -> str:
         capsys.readouterr()
@@ -36,7 +36,7 @@ def notes(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loading a model is a bug."""
+    """Make loading a model fail."""
     monkeypatch.setattr(TwinTowerEncoder, "from_pretrained", lambda *_, **__: 1 / 0)
 
 
@@ -54,7 +54,7 @@ class TestEncodeOut:
             ("folder.npy", " is a folder; give the name of a file"),
         ],
     )
-    def test_a_place_that_cannot_be_is_refused_before_the_model_loads(
+    def test_an_impossible_path_is_refused_before_the_model_loads(
         self, refused: Callable[..., str], notes: Path, tmp_path: Path, out: str, reason: str
     ) -> None:
         (tmp_path / "folder.npy").mkdir()
@@ -64,7 +64,7 @@ class TestEncodeOut:
         assert tree(tmp_path) == ["folder.npy", "notes.txt"]
 
     @pytest.mark.usefixtures("no_model")
-    def test_a_name_that_the_disk_refuses_is_the_one_that_was_typed(
+    def test_an_error_of_the_file_system_shows_the_given_name(
         self, refused: Callable[..., str], notes: Path, tmp_path: Path
     ) -> None:
         out = tmp_path / f"{'x' * 300}.npy"
@@ -74,9 +74,7 @@ class TestEncodeOut:
         assert tree(tmp_path) == ["notes.txt"]
 
     @pytest.mark.parametrize("letter", ["x", "😀"])
-    def test_the_longest_name_that_the_disk_takes_is_fine(
-        self, notes: Path, tiny_model: Path, tmp_path: Path, letter: str
-    ) -> None:
+    def test_the_longest_legal_name_works(self, notes: Path, tiny_model: Path, tmp_path: Path, letter: str) -> None:
         out = tmp_path / f"{letter * (250 // len(letter.encode()))}.npy"
         assert main(["encode", str(notes), "--model", str(tiny_model), "--out", str(out)]) == 0
         assert tree(tmp_path) == ["notes.txt", out.name]
@@ -85,19 +83,19 @@ class TestEncodeOut:
 class TestIndexCreate:
     @pytest.mark.usefixtures("no_model")
     @pytest.mark.parametrize("command", [["search"], ["index", "create", "index"], ["index", "add", "index"]])
-    def test_an_id_given_twice_is_named_with_both_lines_before_the_model_loads(
+    def test_a_duplicate_id_is_reported_with_both_lines_before_the_model_loads(
         self, refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
     ) -> None:
         monkeypatch.chdir(tmp_path)
         Path("twice.csv").write_text("id,text\na,one\na,two\n", encoding="utf-8")
         query = ["q"] if command == ["search"] else []
-        expected = "twice.csv:3: the id 'a' is that of twice.csv:2 already; give every text its own"
+        expected = "twice.csv:3: the id 'a' is already used at twice.csv:2; give every document its own id"
         assert refused(*command, "twice.csv", *query) == expected
         assert tree(tmp_path) == ["twice.csv"]
 
     @pytest.mark.parametrize("made", [[], ["sub"], ["sub/deep"], ["sub/deep/index"]])
     @pytest.mark.parametrize("step", ["create", "upsert"])
-    def test_a_failure_leaves_the_folders_that_were_there_and_no_others(
+    def test_a_failure_leaves_no_new_folders(
         self,
         refused: Callable[..., str],
         notes: Path,
@@ -123,7 +121,7 @@ class TestIndexCreate:
         assert main(["index", "create", str(tmp_path / "sub/deep/index"), str(notes), "--model", str(tiny_model)]) == 0
         assert "sub/deep/index/documents.sqlite" in tree(tmp_path)
 
-    def test_an_index_that_is_there_is_kept(
+    def test_an_existing_index_is_kept(
         self, refused: Callable[..., str], notes: Path, tiny_model: Path, tmp_path: Path
     ) -> None:
         assert main(["index", "create", str(tmp_path / "index"), str(notes), "--model", str(tiny_model)]) == 0
@@ -134,7 +132,9 @@ class TestIndexCreate:
 
 
 class TestAdvice:
-    def test_no_index_names_the_command_that_makes_one(self, refused: Callable[..., str], tmp_path: Path) -> None:
+    def test_a_missing_index_names_the_command_that_creates_one(
+        self, refused: Callable[..., str], tmp_path: Path
+    ) -> None:
         assert "simpair index create" in refused("index", "info", tmp_path)
         assert "simpair index create" in refused("index", "search", tmp_path, "q")
 
@@ -152,13 +152,13 @@ class TestAdvice:
     def test_a_file_without_texts_says_what_to_do(self, refused: Callable[..., str], tmp_path: Path) -> None:
         empty = tmp_path / "empty.txt"
         empty.touch()
-        assert refused("encode", empty) == f"{empty}: is empty; check the path, or write a text on each line"
-        assert refused("search", empty, "q").endswith("holds no documents; check the path, or write a text into it")
+        assert refused("encode", empty) == f"{empty}: is empty; check the path, or write one text per line"
+        assert refused("search", empty, "q").endswith("has no documents; check the path, or write a text into it")
 
 
 class TestTrain:
     @pytest.mark.parametrize("seed", ["-1", str(1 << 32), "1.5", "x"])
-    def test_a_seed_that_is_none_is_wrong_usage(
+    def test_an_invalid_seed_is_a_usage_error(
         self, capsys: pytest.CaptureFixture[str], tmp_path: Path, seed: str
     ) -> None:
         with pytest.raises(SystemExit) as ended:
@@ -177,7 +177,7 @@ class TestTrain:
         ],
         ids=["the loss is for other records", "no base", "dev data without a score", "a bad row"],
     )
-    def test_what_cannot_be_trained_leaves_no_folder(
+    def test_data_that_cannot_be_trained_on_leaves_no_folder(
         self,
         refused: Callable[..., str],
         tiny_model: Path,

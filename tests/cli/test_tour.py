@@ -1,4 +1,4 @@
-"""The guided tour: what it reads, what it holds out, and that it says what it measured."""
+"""The guided tour: the documentation it reads, the pairs it holds out, and its report."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from simpair.cli import tour as guided_tour
-from simpair.cli.tour import DemoReport, Entry, read_documentation, run_demo, split_pairs
+from simpair.cli.documentation import Entry, read_documentation
+from simpair.cli.tour import DemoReport, run_demo, split_pairs
 from simpair.encoder.model import TwinTowerEncoder
 
 _SOURCE = '''"""Tools for boxes. They come in sizes.
@@ -49,6 +50,7 @@ def documented() -> list[Entry]:
     return read_documentation(Path(sysconfig.get_path("stdlib")))
 
 
+@pytest.mark.slow
 class TestDocumentation:
     def test_public_docstrings_are_read_and_nothing_is_imported(self, tmp_path: Path) -> None:
         (tmp_path / "boxes").mkdir()
@@ -73,14 +75,14 @@ class TestDocumentation:
         assert not any(part.startswith("_") for name in ids for part in name.split("."))
         assert "antigravity" not in sys.modules
 
-    def test_what_is_held_out_is_never_trained_on(self, documented: list[Entry]) -> None:
+    def test_held_out_pairs_are_not_trained_on(self, documented: list[Entry]) -> None:
         train, held_out = split_pairs(documented)
         for column in (0, 1):
             assert not {pair[column] for pair in train} & {pair[column] for pair in held_out}
         assert 0.1 < len(held_out) / (len(train) + len(held_out)) < 0.3
-        assert split_pairs(documented[::-1])[1] == held_out[::-1]  # whatever the order
+        assert split_pairs(documented[::-1])[1] == held_out[::-1]  # independent of the order
 
-    def test_a_pair_is_a_summary_and_its_call_without_it(self) -> None:
+    def test_a_pair_is_a_summary_and_a_call(self) -> None:
         entries = [
             Entry("boxes.pack", "boxes.pack(items)", "Put items into a box.", "More."),
             Entry("a", "a", "Two words", ""),
@@ -112,15 +114,16 @@ def tour(tiny_model: Path) -> _Tour:
     return _Tour(TwinTowerEncoder.from_pretrained(tiny_model, device="cpu"))
 
 
+@pytest.mark.slow
 class TestTour:
-    def test_it_tells_what_it_measured(self, tour: _Tour) -> None:
+    def test_it_prints_its_measurements(self, tour: _Tour) -> None:
         report = tour.report
         assert report.entries == 300
         assert f"indexed 300 entries in {report.encoding_seconds:.1f} s" in tour.text
         assert f"fine-tuned {report.steps} steps of 64 pairs in {report.training_seconds:.0f} s" in tour.text
         assert f"{report.mrr_before:.3f} before, {report.mrr_after:.3f} after" in tour.text
 
-    def test_it_asks_in_both_languages(self, tour: _Tour) -> None:
+    def test_it_searches_in_both_languages(self, tour: _Tour) -> None:
         assert "how do I copy a whole directory tree  (" in tour.text
         assert "如何压缩文件  (" in tour.text
 
@@ -131,10 +134,10 @@ class TestTour:
         # A slow machine has time for a step or two, which may leave every rank as it was.
         assert tour.report.steps < 10 or tour.report.mrr_before != tour.report.mrr_after
 
-    def test_it_keeps_to_its_time(self, tour: _Tour) -> None:
+    def test_it_takes_about_the_given_time(self, tour: _Tour) -> None:
         assert tour.report.training_seconds < 10
         assert tour.report.seconds > tour.report.training_seconds + tour.report.encoding_seconds
 
-    def test_it_ends_with_what_to_do_next(self, tour: _Tour) -> None:
+    def test_it_ends_with_the_next_commands(self, tour: _Tour) -> None:
         assert "simpair index create my-index notes.txt" in tour.text
         assert "simpair train pairs.csv --out my-model" in tour.text

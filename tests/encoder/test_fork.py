@@ -179,6 +179,7 @@ def _run(script: str, folder: Path, *, dtype: str = "float32", **environment: st
     )
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(110)
 @pytest.mark.parametrize(
     "script",

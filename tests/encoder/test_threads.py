@@ -109,6 +109,7 @@ def _wrong_results(encoders: dict[Dtype, TwinTowerEncoder], texts: list[str], *,
         return [line for lines in callers.map(call_often, range(_THREADS)) for line in lines]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("training", [False, True], ids=["eval mode", "train mode"])
 @pytest.mark.parametrize(
@@ -147,6 +148,7 @@ class _SharedState:
         return 0
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_an_encoder_with_shared_state_is_detected(
     encoders: dict[Dtype, TwinTowerEncoder], mixed_texts: Callable[[int], list[str]]

@@ -1,4 +1,4 @@
-"""rows: what a file holds comes back to the byte with its line; what cannot be read is refused at its line."""
+"""tables: rows are read back exactly with their lines; an error names the line."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def read(path: Path) -> list[Row]:
 @pytest.mark.parametrize(
     ("name", "ending"), [("a.CSV", ".csv"), ("a.b.tsv.gz", ".tsv"), ("a.JSONL.GZ", ".jsonl"), ("-", ""), ("a.gz", "")]
 )
-def test_the_format_is_in_the_name(name: str, ending: str) -> None:
+def test_the_format_is_the_suffix_of_the_name(name: str, ending: str) -> None:
     assert format_of(Path("x.csv") / name) == ending
 
 
 @relaxed
 @given(rows=st.lists(st.tuples(texts, texts), max_size=5))
 @pytest.mark.parametrize("name", ["a.csv", "a.csv.gz"])
-def test_a_table_returns_the_cells_that_were_written_and_where_they_start(
+def test_a_table_returns_the_written_cells_and_their_lines(
     tmp_path: Path, name: str, rows: list[tuple[str, str]]
 ) -> None:
     out = io.StringIO()
@@ -55,12 +55,12 @@ def test_a_table_returns_the_cells_that_were_written_and_where_they_start(
 @relaxed
 @given(objects=st.lists(st.dictionaries(texts, texts | st.floats(allow_nan=False, allow_infinity=False)), max_size=5))
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
-def test_objects_return_what_was_written(tmp_path: Path, name: str, objects: list[dict[str, object]]) -> None:
+def test_objects_are_read_back_exactly(tmp_path: Path, name: str, objects: list[dict[str, object]]) -> None:
     lines = "".join(f"{json.dumps(fields)}\n\n" for fields in objects)
     assert read(write(tmp_path, name, lines)) == [Row(2 * i + 1, fields) for i, fields in enumerate(objects)]
 
 
-def test_lines_end_at_line_feeds_only_and_a_byte_order_mark_is_none_of_the_text(tmp_path: Path) -> None:
+def test_lines_end_at_line_feeds_only_and_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
     content = "\ufeffone\r\n\u2028two\x0b\n\nthree".encode()
     expected = [Line(1, "one\r\n"), Line(2, "\u2028two\x0b\n"), Line(3, "\n"), Line(4, "three")]
     assert list(read_lines(write(tmp_path, "a.txt", content))) == expected
@@ -70,23 +70,21 @@ def test_lines_end_at_line_feeds_only_and_a_byte_order_mark_is_none_of_the_text(
 @pytest.mark.parametrize(
     ("name", "content", "line", "reason"),
     [
-        ("a.csv", "x,y,x\n", 1, "'x' appears twice"),
+        ("a.csv", "x,y,x\n", 1, "the name 'x' appears twice"),
         ("a.csv", "x,y\n1,2\n1\n", 3, "has 1 columns, the header 2"),
         ("a.csv", 'x,y\n1,2\n"1,2\n1,2\n', 3, "open quote"),
         ("a.tsv", "x\ty\n1\r1\t2\n", 2, "stray carriage return"),
         ("a.tsv", b"x\ty\n1\t\xff\n", 2, "is not UTF-8 at byte 3"),
-        ("a.jsonl", '{"x": 1}\n{"x": {"y": 1, "y": 1}}', 2, "is not sound JSON: the name 'y' appears twice"),
-        ("a.jsonl", '{"x": [-1e999]}', 1, "is not sound JSON: the number '-1e999' is too large"),
+        ("a.jsonl", '{"x": 1}\n{"x": {"y": 1, "y": 1}}', 2, "is not valid JSON: the name 'y' appears twice"),
+        ("a.jsonl", '{"x": [-1e999]}', 1, "is not valid JSON: the number '-1e999' is too large"),
         ("a.jsonl", '{"x": 1.' + "0" * 5000 + "e999}", 1, "is too large"),
-        ("a.jsonl", '{"x": NaN}', 1, "NaN is no JSON number"),
-        ("a.jsonl", '{"x": 1}\n[1]', 2, r"must be an object of named fields, got \[1\]"),
-        ("a.jsonl", '{"x": 1}\n{"x": ' + "[" * 100_000, 2, "is not sound JSON"),
+        ("a.jsonl", '{"x": NaN}', 1, "NaN is not a JSON number"),
+        ("a.jsonl", '{"x": 1}\n[1]', 2, r"expected a JSON object, got \[1\]"),
+        ("a.jsonl", '{"x": 1}\n{"x": ' + "[" * 100_000, 2, "is not valid JSON"),
         ("a.jsonl.gz", "{}\n" + "x" * (1 << 24) + "y", 2, "longer than 16,777,216 bytes"),
     ],
 )
-def test_what_cannot_be_read_is_refused_at_its_line(
-    tmp_path: Path, name: str, content: str | bytes, line: int, reason: str
-) -> None:
+def test_an_error_names_its_line(tmp_path: Path, name: str, content: str | bytes, line: int, reason: str) -> None:
     path = write(tmp_path, name, content)
     with pytest.raises(DataError, match=reason) as caught:
         read(path)
@@ -94,7 +92,7 @@ def test_what_cannot_be_read_is_refused_at_its_line(
     assert len(str(caught.value)) < 300 + len(str(path))
 
 
-def test_a_header_that_the_caller_refuses_is_refused_at_its_line(tmp_path: Path) -> None:
+def test_an_error_of_check_header_names_the_line_of_the_header(tmp_path: Path) -> None:
     def refuse(names: list[str]) -> None:
         raise ValueError(f"not {names}")
 
@@ -102,7 +100,7 @@ def test_a_header_that_the_caller_refuses_is_refused_at_its_line(tmp_path: Path)
         list(read_table(write(tmp_path, "a.csv", "\nx,y\n"), check_header=refuse))
 
 
-def test_a_file_that_cannot_be_opened_says_what_to_check(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_opened_is_reported_with_advice(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none\.csv: cannot be read: No such file or directory; check the path"):
         read(tmp_path / "none.csv")
     (tmp_path / "a.csv.gz").write_bytes(b"x,y\n")

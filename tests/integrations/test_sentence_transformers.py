@@ -89,7 +89,7 @@ def test_an_index_is_made_searched_and_opened_again(model: Any, tiny_model: Path
         hits = index.search(["a red dog"], k=6)[0]
     scores = encoder.encode_document(TEXTS) @ encoder.encode_query("a red dog")
     np.testing.assert_allclose([hit.score for hit in hits], np.sort(scores)[::-1], atol=1e-3)
-    with pytest.raises(StoreError, match="names no source"):
+    with pytest.raises(StoreError, match="records no source"):
         SearchIndex.open(tmp_path / "index").search(["a red dog"])
     with SearchIndex.open(tmp_path / "index", wrap(model)) as again:
         assert [hit.id for hit in again.search(["a red dog"], k=6)[0]] == [hit.id for hit in hits]

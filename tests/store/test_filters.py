@@ -77,6 +77,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SearchIndex]:
         yield index
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_a_filter_matches_what_python_matches(index: SearchIndex, data: st.DataObject) -> None:

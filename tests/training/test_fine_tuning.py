@@ -14,6 +14,7 @@ PAIRS = [ScoredPair(f"the cat {n}", f"a dog {n % 3}", (n % 4) / 3) for n in rang
 ASKED = [RetrievalPair(f"query {n}", f"text {n} runs") for n in range(16)]
 
 
+@pytest.mark.slow
 def test_scored_pairs_train_in_place_and_report_before_and_after(tiny_encoder):
     before = tiny_encoder.fingerprint
     report = fine_tune(tiny_encoder, PAIRS, dev=PAIRS, epochs=50, batch_size=8, learning_rate=3e-3)
@@ -29,6 +30,7 @@ def test_retrieval_pairs_train_with_info_nce(tiny_encoder):
     assert report.after.mrr_at_k > report.before.mrr_at_k
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights(tiny_model):
     prints = []
     for seed in (1, 1, 2):
@@ -140,6 +142,7 @@ def test_the_source_of_an_encoder_is_the_checkpoint_with_its_weights(tiny_model,
     assert TwinTowerEncoder.from_pretrained(encoder.source).fingerprint == encoder.fingerprint
 
 
+@pytest.mark.slow
 def test_mini_batches_give_the_same_weights_and_bfloat16_similar_ones(tiny_model):
     found = {}
     for name, options in {"whole": {}, "mini": {"mini_batch_size": 5}, "bf16": {"bf16": True}}.items():
@@ -156,6 +159,7 @@ def test_mini_batches_give_the_same_weights_and_bfloat16_similar_ones(tiny_model
         fine_tune(TwinTowerEncoder.from_pretrained(tiny_model), PAIRS, mini_batch_size=-1)
 
 
+@pytest.mark.slow
 def test_a_run_without_a_complete_checkpoint_starts_from_the_beginning(tiny_model, tmp_path, caplog):
     fine_tune(
         TwinTowerEncoder.from_pretrained(tiny_model), PAIRS, max_steps=2, batch_size=8, output_dir=tmp_path / "run"
@@ -191,6 +195,7 @@ def test_options_of_the_command_line_reach_the_trainer(tiny_model, tmp_path):
     assert saved["save_total_limit"] == 2, "though the trainer resets it while it saves"
 
 
+@pytest.mark.slow
 def test_the_best_epoch_on_dev_is_kept_and_early_stopping_works(tiny_encoder, tmp_path):
     patience = EarlyStoppingCallback(early_stopping_patience=2)
     wanted = {"eval_strategy": "epoch", "load_best_model_at_end": True, "metric_for_best_model": "mrr_at_10"}

@@ -1,4 +1,4 @@
-"""A run's folder → what its trainer logged, as curves over the steps. Knows no trainer and no picture."""
+"""Folder of a training run → the metrics that its trainer logged, as curves over the steps."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _TIMES = ("_runtime", "_per_second")
 
 
 class Curve(NamedTuple):
-    """A logged number.
+    """A logged metric.
 
     Attributes:
-        name: As the trainer calls it: ``loss``, ``learning_rate``, ``eval_spearman`` …
-        steps: (N,) int64, rising.
-        values: (N,) float64, all finite.
+        name: The trainer's name of it: ``loss``, ``learning_rate``, ``eval_spearman`` …
+        steps: Optimizer steps in increasing order, (N,) int64.
+        values: Finite values, (N,) float64.
     """
 
     name: str
@@ -36,16 +36,16 @@ class Curve(NamedTuple):
 
 
 def read_curves(folder: Path) -> list[Curve]:
-    """Returns the curves of a run, or of one checkpoint of it; of a run those of its newest checkpoint with a log.
+    """Return the curves of a checkpoint, or of the newest checkpoint with a log in the folder of a run.
 
-    The loss, the length of the gradient, the learning rate, and whatever was evaluated but the time it took. None where
-    nothing was logged, or the folder is that of no run.
+    The curves are the loss, the norm of the gradient, the learning rate and all evaluated metrics except times. The
+    list is empty if nothing was logged or the folder does not belong to a run.
 
     Raises:
         DataError: The log cannot be read.
     """
-    places = [folder, *reversed(checkpoints(folder))]
-    path = next((place / _STATE for place in places if (place / _STATE).is_file()), None)
+    folders = [folder, *reversed(checkpoints(folder))]
+    path = next((one / _STATE for one in folders if (one / _STATE).is_file()), None)
     if path is None:
         return []
     try:
@@ -56,7 +56,7 @@ def read_curves(folder: Path) -> list[Curve]:
                 if _is_curve(name) and isinstance(value, int | float) and math.isfinite(value):
                     points.setdefault(name, {})[int(entry["step"])] = float(value)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DataError(f"is no log of a trainer ({error!r}); train again, or delete it", path=path) from error
+        raise DataError(f"is not the log of a trainer ({error!r}); train again, or delete it", path=path) from error
     return [
         Curve(name, np.array(sorted(found)), np.array([found[step] for step in sorted(found)]))
         for name, found in points.items()

@@ -1,6 +1,6 @@
-"""Scores, labels, hits and curves → pictures, as PNG files. Knows matplotlib and arrays, no model and no text.
+"""Scores, labels, hits and training curves → plots, as PNG files.
 
-No text of the data enters a picture, so that none needs a font for it.
+Plots show no text of the data, so they need no fonts for it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simpair.errors import InputError
+from simpair.files.disk import replacing
 
 from .metrics import average_precision, pearson, roc_auc, spearman
 
@@ -32,13 +33,13 @@ __all__ = [
     "plot_training",
 ]
 
-_BLUE, _RED, _GREY = "#0072b2", "#d55e00", "#777777"  # told apart by all eyes: Okabe & Ito 2008
+_BLUE, _RED, _GREY = "#0072b2", "#d55e00", "#777777"  # readable for color-blind people: Okabe & Ito 2008
 _BINS = 40
-_MOST_LEVELS = 6
+_MAX_LEVELS = 6
 
 
 def check_matplotlib() -> None:
-    """Refuse to begin what will end without pictures.
+    """Check that plots can be drawn.
 
     Raises:
         InputError: matplotlib is not installed.
@@ -46,43 +47,43 @@ def check_matplotlib() -> None:
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
-        raise InputError(f"pictures need matplotlib ({error}); pip install 'simpair[plots]'") from error
+        raise InputError(f"plots need matplotlib ({error}); pip install 'simpair[plots]'") from error
 
 
 def plot_scores(
     path: Path, scores: NDArray[np.float64], labels: NDArray[np.float64], *, threshold: float | None = None
 ) -> None:
-    """Write how the scores (N,) of each label lie: a histogram for each of a few labels, or for each fifth of them.
+    """Plot a histogram of the scores for each label, or for each fifth of the scale if there are many labels.
 
     Args:
         path: The file to write.
-        scores: (N,) of the pairs.
-        labels: (N,), from 0 to 1.
+        scores: Scores of the pairs, (N,).
+        labels: Labels from 0 to 1, (N,).
         threshold: A score to mark.
     """
     groups = _levels(labels)
     edges = np.linspace(scores.min(), scores.max(), _BINS + 1)
-    with _picture(path) as (axes,):
-        for group, colour in zip(groups, _colours(len(groups)), strict=True):
+    with _figure(path) as (axes,):
+        for group, color in zip(groups, _colors(len(groups)), strict=True):
             some = scores[group.rows]
-            shares = np.histogram(some, edges)[0] / len(some)
-            axes.stairs(shares, edges, fill=True, color=colour, alpha=0.3 if len(groups) <= 2 else 0.1)
-            axes.stairs(shares, edges, color=colour, linewidth=1.5, label=f"{group.name}: {len(some):,} pairs")
+            heights = np.histogram(some, edges)[0] / len(some)
+            axes.stairs(heights, edges, fill=True, color=color, alpha=0.3 if len(groups) <= 2 else 0.1)
+            axes.stairs(heights, edges, color=color, linewidth=1.5, label=f"{group.name}: {len(some):,} pairs")
         if threshold is not None:
             axes.axvline(threshold, color=_GREY, linestyle="--", label=f"threshold {threshold:.3f}")
-        _describe(axes, f"Scores by label, {len(scores):,} pairs", "score", "share of the pairs of a label")
+        _describe(axes, f"Scores by label, {len(scores):,} pairs", "score", "fraction of the pairs of a label")
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
 
 
 def plot_roc(
     path: Path, scores: NDArray[np.float64], labels: NDArray[np.float64], *, threshold: float | None = None
 ) -> None:
-    """Write the ROC curve of scores (N,) with labels (N,) of 0 and 1, and where on it the threshold lies."""
+    """Plot the ROC curve of scores (N,) with labels (N,) of 0 and 1, and mark the threshold on it."""
     from sklearn.metrics import roc_curve
 
-    wrong, right, _ = roc_curve(labels, scores)
-    with _picture(path, square=True) as (axes,):
-        axes.plot(wrong, right, color=_BLUE, linewidth=2, label=f"AUC {roc_auc(scores, labels):.4f}")
+    false_positives, true_positives, _ = roc_curve(labels, scores)
+    with _figure(path, square=True) as (axes,):
+        axes.plot(false_positives, true_positives, color=_BLUE, linewidth=2, label=f"AUC {roc_auc(scores, labels):.4f}")
         axes.plot([0, 1], [0, 1], color=_GREY, linestyle="--", linewidth=1, label="chance 0.5")
         if threshold is not None:
             reached = scores >= threshold
@@ -95,15 +96,15 @@ def plot_roc(
 def plot_precision_recall(
     path: Path, scores: NDArray[np.float64], labels: NDArray[np.float64], *, threshold: float | None = None
 ) -> None:
-    """Write precision over recall of scores (N,) with labels (N,) of 0 and 1, and where on it the threshold lies."""
+    """Plot precision over recall of scores (N,) with labels (N,) of 0 and 1, and mark the threshold on the curve."""
     from sklearn.metrics import precision_recall_curve
 
     precision, recall, _ = precision_recall_curve(labels, scores)
-    share = float(labels.mean())
-    with _picture(path, square=True) as (axes,):
+    chance = float(labels.mean())
+    with _figure(path, square=True) as (axes,):
         name = f"average precision {average_precision(scores, labels):.4f}"
         axes.step(recall, precision, where="post", color=_BLUE, linewidth=2, label=name)
-        axes.axhline(share, color=_GREY, linestyle="--", linewidth=1, label=f"chance {share:.2f}")
+        axes.axhline(chance, color=_GREY, linestyle="--", linewidth=1, label=f"chance {chance:.2f}")
         if threshold is not None and (reached := scores >= threshold).any():
             point = (reached[labels == 1].mean(), labels[reached].mean())
             axes.plot(*point, "o", color=_RED, label=f"threshold {threshold:.3f}")
@@ -113,11 +114,11 @@ def plot_precision_recall(
 
 
 def plot_similarity(path: Path, scores: NDArray[np.float64], labels: NDArray[np.float64]) -> None:
-    """Write the scores (N,) over the labels (N,), a point a pair, and the mean score of each fifth of the labels."""
+    """Plot the scores (N,) over the labels (N,), with the mean score of each label or fifth of the scale."""
     groups = _levels(labels)
     centres = [float(labels[group.rows].mean()) for group in groups]
     middles = [float(scores[group.rows].mean()) for group in groups]
-    with _picture(path) as (axes,):
+    with _figure(path) as (axes,):
         alpha = float(np.clip(300 / len(scores), 0.05, 0.8))
         axes.scatter(labels, scores, s=14, color=_BLUE, alpha=alpha, linewidths=0)
         axes.plot(centres, middles, "o-", color=_RED, label="mean score")
@@ -127,21 +128,23 @@ def plot_similarity(path: Path, scores: NDArray[np.float64], labels: NDArray[np.
 
 
 def plot_first_hits(path: Path, relevant: NDArray[np.bool_]) -> None:
-    """Write how many queries find their first right document at which rank, for hits (Q, K), the best first."""
+    """Plot the fraction of queries by the rank of their first relevant document; hits (Q, K), best hit first."""
     found = relevant.any(axis=1)
     ranks = np.arange(1, relevant.shape[1] + 1)
     counts = np.bincount(relevant[found].argmax(axis=1), minlength=len(ranks))
-    with _picture(path) as (axes,):
-        axes.bar(ranks, counts / len(relevant), color=_BLUE, label="first right document")
+    with _figure(path) as (axes,):
+        axes.bar(ranks, counts / len(relevant), color=_BLUE, label="first relevant document")
         axes.bar([len(ranks) + 1], [(~found).mean()], color=_GREY, label="none found")
         ticks = ranks if len(ranks) <= 20 else ranks[:: -(-len(ranks) // 20)]
         axes.set_xticks([*ticks, len(ranks) + 1], [*map(str, ticks), "none"])
-        _describe(axes, f"Rank of the first right document, {len(relevant):,} queries", "rank", "share of the queries")
+        _describe(
+            axes, f"Rank of the first relevant document, {len(relevant):,} queries", "rank", "fraction of the queries"
+        )
         axes.legend()
 
 
 def plot_training(path: Path, curves: Sequence[Curve]) -> None:
-    """Write what a run logged over its steps, one panel for losses, one for what was evaluated, one for each other.
+    """Plot the curves of a run: a panel for losses, one for evaluated metrics, and one for each other curve.
 
     Raises:
         InputError: There are no curves.
@@ -153,14 +156,14 @@ def plot_training(path: Path, curves: Sequence[Curve]) -> None:
         )
         panels.setdefault(kind, []).append(curve)
     if not panels:
-        raise InputError("the run logged nothing; train with logging_steps, or leave its picture out")
+        raise InputError("the run logged nothing; train with logging_steps, or leave its plot out")
     names = sorted(panels, key=lambda name: ("loss", "dev", "learning_rate", "grad_norm").index(name))
-    with _picture(path, rows=len(names)) as all_axes:
+    with _figure(path, rows=len(names)) as all_axes:
         for axes, name in zip(all_axes, names, strict=True):
-            for curve, colour in zip(panels[name], _colours(len(panels[name])), strict=True):
+            for curve, color in zip(panels[name], _colors(len(panels[name])), strict=True):
                 shown = curve.name.removeprefix("eval_") if name == "dev" else curve.name
                 marker = "o" if len(curve.steps) <= 30 else None
-                axes.plot(curve.steps, curve.values, marker=marker, markersize=4, color=colour, label=_words(shown))
+                axes.plot(curve.steps, curve.values, marker=marker, markersize=4, color=color, label=_words(shown))
             last = axes is all_axes[-1]
             title = f"Training, {max(int(curve.steps[-1]) for curve in curves):,} steps" if axes is all_axes[0] else ""
             _describe(axes, title, "step" if last else "", {"dev": "on dev data"}.get(name, _words(name)))
@@ -168,21 +171,22 @@ def plot_training(path: Path, curves: Sequence[Curve]) -> None:
                 axes.legend()
 
 
-# --- how a picture looks
+# --- layout
 
 
 @contextmanager
-def _picture(path: Path, *, rows: int = 1, square: bool = False) -> Iterator[list[Axes]]:
-    """Panels below each other to draw on, which are then written."""
+def _figure(path: Path, *, rows: int = 1, square: bool = False) -> Iterator[list[Axes]]:
+    """Yield panels below each other to draw on, then write them as PNG."""
     check_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.4, 5.4) if square else (8.0, 2.0 + 2.5 * rows), dpi=144, layout="constrained")
-    FigureCanvasAgg(figure)  # draws without a display, whatever backend is chosen elsewhere
+    FigureCanvasAgg(figure)  # draws without a display, independently of the chosen backend
     panels = figure.subplots(rows, 1, squeeze=False, sharex=True)[:, 0]
     yield list(panels)
-    figure.savefig(path, format="png")
+    with replacing(path) as new:
+        figure.savefig(new, format="png")
 
 
 def _describe(axes: Axes, title: str, x: str, y: str) -> None:
@@ -200,16 +204,16 @@ class _Level(NamedTuple):
 
 
 def _levels(labels: NDArray[np.float64]) -> list[_Level]:
-    """The rows of each label, where there are few, else of each fifth of the scale that holds any."""
+    """Return the rows of each label if there are few, else of each fifth of the scale that has any."""
     distinct = np.unique(labels)
-    if len(distinct) <= _MOST_LEVELS:
+    if len(distinct) <= _MAX_LEVELS:
         return [_Level(f"label {label:g}", labels == label) for label in distinct]
     fifth = np.minimum((labels * 5).astype(int), 4)
     return [_Level(f"label {at / 5:g} to {(at + 1) / 5:g}", fifth == at) for at in range(5) if (fifth == at).any()]
 
 
-def _colours(count: int) -> list[str]:
-    """Red to blue, so that the lowest label is the warmest; the two alone where there are two."""
+def _colors(count: int) -> list[str]:
+    """Return a color for each curve: blue for one, red and blue for two, else a scale from light to dark."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 

@@ -1,19 +1,21 @@
-"""A folder of training data and a teacher → ``simpair-mini``, the bundled Chinese + English encoder.
+"""Training data and a teacher → ``simpair-mini``, the bundled Chinese and English encoder.
 
     OMP_NUM_THREADS=1 python -m simpair.training.recipes.mini --data DATA --teacher MINILM --work WORK --out OUT
 
-Each part is kept in WORK, so that the same command goes on after an interruption: a vocabulary; a student of four of
-the teacher's six layers; the teacher's embeddings of the English texts (the target of a Chinese text is that of its
-translation: Reimers & Gurevych 2020, arXiv 2004.09813); three stages of training. The first mostly distils. The second
-has larger batches, spans of passages as queries, and trains the short forms of an embedding too (Kusupati et al. 2022,
-"Matryoshka Representation Learning", arXiv 2205.13147); its size is for a GPU. The third brings the rates to 0. The
-weights in the package come from a CPU, a GPU and a CPU, in this order; other machines give other roundings, as do other
-numbers of threads.
+Parts are kept in WORK, and the same command continues after an interruption:
+
+1. A vocabulary, and a student with four of the teacher's six layers.
+2. The teacher's embeddings of the English texts; the target of a Chinese text is the embedding of its translation
+   (Reimers & Gurevych 2020, arXiv 2004.09813).
+3. Three stages of training. The first mostly distils. The second has larger batches, spans of passages as queries, and
+   also trains truncated embeddings (Kusupati et al. 2022, "Matryoshka Representation Learning", arXiv 2205.13147); its
+   batch size is for a GPU. The third lowers the learning rates to 0.
+
+The bundled weights were trained on a CPU, a GPU and a CPU. Other machines and thread counts round differently.
 """
 
 from __future__ import annotations
 
-import argparse
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -28,7 +30,6 @@ from torch.utils.data import Dataset
 from transformers import TrainerCallback, TrainerState
 
 from simpair.encoder.model import TwinTowerEncoder
-from simpair.files.disk import sha256
 
 from ..data.collators import PairCollator
 from ..data.pairs import RetrievalPair, ScoredPair
@@ -37,8 +38,8 @@ from ..losses import cosent, distillation, info_nce, matryoshka, similarity_dist
 from ..trainer.arguments import TwinTowerTrainingArguments
 from ..trainer.batches import embed_columns, false_negative_mask
 from ..trainer.checkpoints import newest_complete
-from ..trainer.run_file import RUN_FILE, check_run, write_run
 from ..trainer.trainer import TwinTowerTrainer
+from .command import begin, recipe_parser
 from .sources import (
     dev_pairs,
     distillation_texts,
@@ -51,31 +52,31 @@ from .student import make_student
 from .targets import teacher_targets
 from .vocabulary import train_vocabulary
 
-__all__ = ["STAGES", "Material", "Stage", "claim", "gather_material", "main", "train"]
+__all__ = ["STAGES", "Material", "Stage", "gather_material", "main", "train"]
 
 _LOG = logging.getLogger("simpair")
 _SCALE = 20.0
 _WORKERS = 12
-_SHORT = (256, 128, 64)  # widths of the short forms
-_SHARE = 0.3  # what a short form counts beside the whole embedding in the losses of pairs
+_TRUNCATED = (256, 128, 64)  # dimensions of truncated embeddings
+_TRUNCATED_WEIGHT = 0.3  # of the loss of a truncated embedding; the whole embedding has 1
 
 
 class Stage(NamedTuple):
-    """A run of the trainer.
+    """Settings of one run of the trainer.
 
     Attributes:
-        name: Of its folder.
-        steps: Optimizer steps.
-        alone: The share of the steps, from the first, that only distil.
-        cycle: The steps that then repeat: distillation, scored pairs, retrieval pairs, by their first letters.
-        distilled: Texts of a batch that distils.
-        scored: Scored pairs in a batch.
-        pairs: Retrieval pairs of short texts in a batch.
-        questions: Questions with their passages in a batch.
-        rates: Learning rates of the body and of the embedding rows, which are new, and rarely met.
-        short: Widths of the short forms that are trained too.
-        cropped: Whether spans of passages are queries too.
-        decay: The step at which the rates, on a line, would be 0; None for the last.
+        name: Name of its folder.
+        steps: Number of optimizer steps.
+        alone: Fraction of the steps, from the first, that only distil.
+        cycle: Kinds of the steps after that, repeated: d(istillation), s(cored pairs), r(etrieval pairs).
+        distilled: Texts per distillation batch.
+        scored: Pairs per batch of scored pairs.
+        pairs: Pairs per batch of retrieval pairs of short texts.
+        questions: Pairs per batch of questions and passages.
+        rates: Learning rates of the layers and of the embedding rows, which are new and rarely updated.
+        short: Dimensions of truncated embeddings that are trained too.
+        cropped: Whether spans of passages are used as queries.
+        decay: Step at which the linear schedule reaches 0; None for the last step.
     """
 
     name: str
@@ -94,13 +95,13 @@ class Stage(NamedTuple):
 
 STAGES = (
     Stage("first", 3_400, 0.35, "dsdrdsdrds", 192, 96, 64, 24, (3e-4, 2e-3)),
-    Stage("second", 7_500, 0.0, "rdsrdsrdsr", 1_536, 512, 512, 192, (3e-4, 2e-3), _SHORT, True, decay=10_500),
-    Stage("third", 2_400, 0.0, "rdsrdsrdsr", 256, 160, 96, 32, (8e-5, 5e-4), _SHORT, True),
+    Stage("second", 7_500, 0.0, "rdsrdsrdsr", 1_536, 512, 512, 192, (3e-4, 2e-3), _TRUNCATED, True, decay=10_500),
+    Stage("third", 2_400, 0.0, "rdsrdsrdsr", 256, 160, 96, 32, (8e-5, 5e-4), _TRUNCATED, True),
 )
 
 
 class Distilled(NamedTuple):
-    """A text and the vector (D,) wanted for it."""
+    """A text and its target embedding (D,)."""
 
     text: str
     target: NDArray[np.float16]
@@ -110,9 +111,14 @@ Batch = Sequence[Distilled] | Sequence[ScoredPair] | Sequence[RetrievalPair]
 
 
 class Material(NamedTuple):
-    """What the steps draw from: texts with the row of their target, the targets, and pairs by source.
+    """The training data of a recipe.
 
-    ``dev`` holds what is set aside for choosing.
+    Attributes:
+        texts: Texts to distil, with the row of their target.
+        targets: Embeddings of the teacher, (N, D).
+        scored: Scored pairs by source.
+        retrieval: Retrieval pairs by source.
+        dev: Scored pairs by source that are not trained on.
     """
 
     texts: list[tuple[str, int]]
@@ -123,7 +129,7 @@ class Material(NamedTuple):
 
 
 class Schedule(Dataset[Batch]):
-    """Step → its batch, all from one source: a pure function of the seed and the step, so a resumed run is the same."""
+    """The batch of each step, from one source: a pure function of seed and step, so a resumed run is the same."""
 
     def __init__(self, material: Material, stage: Stage, *, seed: int) -> None:
         self._material, self._stage, self._seed = material, stage, seed
@@ -152,15 +158,15 @@ class Schedule(Dataset[Batch]):
         return _sample(self._retrieval[source], size, draw)
 
     def _walk(self, count: int, number: int) -> NDArray[np.int64]:
-        """The ``number``-th batch of the endless walk over so many rows, shuffled anew each time round."""
+        """Return the rows of the ``number``-th batch of repeated, shuffled passes over ``count`` rows."""
         size = min(self._stage.distilled, count)
-        rounds, place = divmod(number, count // size)
-        order = np.random.default_rng((self._seed, rounds, 1)).permutation(count)
+        epoch, place = divmod(number, count // size)
+        order = np.random.default_rng((self._seed, epoch, 1)).permutation(count)
         return order[place * size : (place + 1) * size]
 
 
 def _draw_source(sources: Mapping[str, Sequence[Any]], draw: np.random.Generator) -> str:
-    """A source, in proportion to the square root of its size."""
+    """Return a source, drawn in proportion to the square root of its size."""
     names = sorted(sources)
     weights = np.sqrt([len(sources[name]) for name in names])
     return str(draw.choice(names, p=weights / weights.sum()))
@@ -171,10 +177,10 @@ def _sample(pairs: Sequence[Any], size: int, draw: np.random.Generator) -> list[
 
 
 class RecipeCollator(PairCollator):
-    """Also turns distilled texts into ``text1_*`` with ``targets`` (B, D) float32."""
+    """A PairCollator that also collates distilled texts: ``text1_*`` with ``targets`` (B, D) float32."""
 
     def __call__(self, batches: Sequence[Any]) -> dict[str, Tensor]:
-        """The one batch that the schedule gave for a step."""
+        """Collate the batch that the schedule returned for a step."""
         (records,) = batches
         if not isinstance(records[0], Distilled):
             return super().__call__(records)
@@ -183,10 +189,10 @@ class RecipeCollator(PairCollator):
 
 
 class RecipeTrainer(TwinTowerTrainer):
-    """Chooses the loss by what the batch holds; embedding rows learn at a rate of their own."""
+    """A trainer that chooses the loss by the kind of the batch and has a separate learning rate for embedding rows."""
 
     def __init__(self, *args: Any, stage: Stage, **kwargs: Any) -> None:
-        """As ``TwinTowerTrainer``, for a stage."""
+        """Create the trainer of a stage; the other arguments are those of ``TwinTowerTrainer``."""
         self._stage = stage
         super().__init__(*args, **kwargs)
 
@@ -197,7 +203,7 @@ class RecipeTrainer(TwinTowerTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Distillation (regression + in-batch choice), CoSENT for labels, InfoNCE for the rest."""
+        """Return the loss of a batch: distillation (regression and InfoNCE), CoSENT for labels, else InfoNCE."""
         text1, *others = embed_columns(model, inputs)
         if "targets" in inputs:
             return self._distilled(text1, inputs["targets"])
@@ -212,21 +218,21 @@ class RecipeTrainer(TwinTowerTrainer):
         return self._nested(ranked, text1, *others)
 
     def _distilled(self, embeddings: Tensor, targets: Tensor) -> Tensor:
-        """The whole embedding goes where the teacher's is; a short form has the same neighbours."""
+        """Return the loss that moves embeddings to their targets and keeps the similarities of truncated ones."""
         same = targets @ targets.T > 0.999
         whole = info_nce(embeddings, targets, scale=_SCALE, false_negative_mask=same) + 10 * distillation(
             embeddings, targets
         )
-        short = (similarity_distillation(embeddings[:, :width], targets, scale=_SCALE) for width in self._stage.short)
-        return sum(short, start=whole)
+        truncated = (similarity_distillation(embeddings[:, :dim], targets, scale=_SCALE) for dim in self._stage.short)
+        return sum(truncated, start=whole)
 
     def _nested(self, loss: Callable[..., Tensor], *embeddings: Tensor) -> Tensor:
-        """A loss of the whole embeddings, and of their short forms where the stage has them."""
+        """Return the loss of the whole embeddings, plus that of truncated embeddings if the stage has any."""
         dims = (embeddings[0].shape[1], *self._stage.short)
-        return matryoshka(loss, *embeddings, dims=dims, weights=(1.0, *[_SHARE] * len(self._stage.short)))
+        return matryoshka(loss, *embeddings, dims=dims, weights=(1.0, *[_TRUNCATED_WEIGHT] * len(self._stage.short)))
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW with two learning rates."""
+        """Create AdamW with two learning rates."""
         tower: Any = self._encoder().towers["document"].backbone
         rows = tower.embeddings.word_embeddings.weight
         body = [weight for weight in self._encoder().parameters() if weight is not rows]
@@ -236,38 +242,38 @@ class RecipeTrainer(TwinTowerTrainer):
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
-        """Rates that fall to 0 where the stage says."""
+        """Create the schedule that reaches 0 at the step of the stage."""
         return super().create_scheduler(self._stage.decay or num_training_steps, optimizer)
 
 
 def build_student(data: Path, teacher: Path, folder: Path) -> None:
-    """Write the untrained student, unless an earlier run did."""
-    if (folder / "model.safetensors").exists():
+    """Write the untrained student, unless an earlier run wrote it."""
+    if folder.exists():
         return
     origins = make_student(teacher, train_vocabulary(vocabulary_texts(data)), lexicon(data), folder)
     _LOG.info("student: %s", origins)
 
 
 def gather_material(data: Path, teacher: Path, cache: Path) -> Material:
-    """Read the data and compute, or read back, the teacher's targets."""
+    """Read the data, and compute the teacher's targets or read them from the cache."""
     distilled = distillation_texts(data)
     keys = sorted({target.key for target in distilled})
     row = {key: number for number, key in enumerate(keys)}
     targets = teacher_targets(TwinTowerEncoder.from_pretrained(teacher, dtype="bfloat16"), keys, cache)
     texts = [(target.text, row[target.key]) for target in distilled]
-    # English inference triplets are too few.
+    # There are too few English inference triplets.
     retrieval = {name: pairs for name, pairs in retrieval_sources(data).items() if not name.startswith("nli-en")}
     return Material(texts, targets, scored_sources(data), retrieval, dev_pairs(data))
 
 
 class DevScores(TrainerCallback):
-    """Logs what each checkpoint reaches on the pairs set aside for choosing."""
+    """A callback that logs the metrics of each checkpoint on the dev pairs."""
 
     def __init__(self, student: TwinTowerEncoder, dev: Mapping[str, Sequence[ScoredPair]]) -> None:
         self._student, self._dev = student, dev
 
     def on_save(self, args: object, state: TrainerState, control: object, **kwargs: Any) -> None:
-        """The Spearman correlation of each source."""
+        """Log the Spearman correlation of each source."""
         _log_dev(self._student, self._dev)
 
 
@@ -278,12 +284,12 @@ def _log_dev(student: TwinTowerEncoder, dev: Mapping[str, Sequence[ScoredPair]])
 
 
 def train(student: TwinTowerEncoder, material: Material, work: Path, stage: Stage, *, seed: int) -> None:
-    """Train the student in place, going on from the newest checkpoint in ``work``."""
+    """Train the student in place, from the newest complete checkpoint in ``work`` if there is one."""
     on_cpu = student.device.type == "cpu"
     args = TwinTowerTrainingArguments(
         output_dir=str(work),
         max_steps=stage.steps,
-        per_device_train_batch_size=1,  # the schedule's item is a whole batch
+        per_device_train_batch_size=1,  # an item of the schedule is a whole batch
         train_sampling_strategy="sequential",
         lr_scheduler_type="linear",
         warmup_steps=0.02,
@@ -293,7 +299,7 @@ def train(student: TwinTowerEncoder, material: Material, work: Path, stage: Stag
         logging_steps=50,
         seed=seed,
         use_cpu=on_cpu,
-        dataloader_num_workers=0 if on_cpu else _WORKERS,  # a GPU is faster than one process can tokenize
+        dataloader_num_workers=0 if on_cpu else _WORKERS,  # one process cannot tokenize as fast as a GPU trains
         disable_tqdm=True,
     )
     trainer = RecipeTrainer(
@@ -310,7 +316,7 @@ def train(student: TwinTowerEncoder, material: Material, work: Path, stage: Stag
 
 
 def train_stages(material: Material, work: Path, *, seed: int) -> TwinTowerEncoder:
-    """Returns the student after all stages; each begins with the float16 checkpoint of the one before."""
+    """Return the student after all stages; each starts from the float16 checkpoint of the previous one."""
     folder = work / "student"
     for number, stage in enumerate(STAGES):
         trained = work / stage.name
@@ -322,32 +328,13 @@ def train_stages(material: Material, work: Path, *, seed: int) -> TwinTowerEncod
     return TwinTowerEncoder.from_pretrained(folder)
 
 
-def claim(work: Path, data: Path, teacher: Path, seed: int, stages: Sequence[Stage]) -> None:
-    """Write down what WORK is made of, or refuse to go on with what was made of something else."""
-    files = [*sorted(data.glob("*.jsonl.gz")), teacher / "model.safetensors"]
-    run = {
-        "seed": seed,
-        "stages": [stage._asdict() for stage in stages],
-        "files": {path.name: sha256(path) for path in files},
-    }
-    if (work / RUN_FILE).exists():
-        check_run(work, run)
-    else:
-        write_run(work, run)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the recipe."""
-    parser = argparse.ArgumentParser(description="Train simpair-mini.")
-    parser.add_argument("--data", type=Path, required=True, help="folder of the training data")
+    parser = recipe_parser("Train simpair-mini.", out="folder of the trained checkpoint (float16)")
     parser.add_argument("--teacher", type=Path, required=True, help="folder of all-MiniLM-L6-v2")
-    parser.add_argument("--work", type=Path, required=True, help="folder for what an interrupted run goes on from")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the trained checkpoint (float16)")
-    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.manual_seed(options.seed)
-    claim(options.work, options.data, options.teacher, options.seed, STAGES)
+    stages = [stage._asdict() for stage in STAGES]
+    begin(options.work, options.data, options.teacher, seed=options.seed, stages=stages)
     build_student(options.data, options.teacher, options.work / "student")
     material = gather_material(options.data, options.teacher, options.work / "targets")
     student = train_stages(material, options.work, seed=options.seed)

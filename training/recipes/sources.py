@@ -1,4 +1,4 @@
-"""A folder of ``.jsonl.gz`` files → texts, distillation targets and pairs by source. Knows no model and no tokenizer.
+"""Folder of ``.jsonl.gz`` files → texts, distillation targets and pairs by source.
 
 Every function is deterministic: the same folder and seed give the same records in the same order.
 """
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from simpair.errors import DataError
 
-from ..data.pairs import RetrievalPair, ScoredPair
+from ..data.pairs import INFERENCE_LABELS, RetrievalPair, ScoredPair
 
 __all__ = [
     "Target",
@@ -33,17 +33,16 @@ _VOCABULARY_CHARACTERS = 300
 _TARGET_CHARACTERS = 600
 _PASSAGE_CHARACTERS = 400
 _RAW_TEXTS = 120_000
-_CROPPED_CHARACTERS = 100  # in passages of fewer, a span is most of the passage
-_CHARACTERS_A_CROP, _MOST_CROPS = 150, 8
-_NLI_LABELS = {"entailment": 1.0, "neutral": 0.5, "contradiction": 0.0}
+_MIN_CROPPED_CHARACTERS = 100  # in a shorter passage, a span would be most of it
+_CHARACTERS_PER_CROP, _MAX_CROPS = 150, 8
 
 
 class Target(NamedTuple):
-    """One text to distil.
+    """A text to distil.
 
     Attributes:
-        text: What the student reads, Chinese or English.
-        key: The English text whose teacher embedding is the target; ``text`` itself when that is English.
+        text: Text for the student, Chinese or English.
+        key: English text whose teacher embedding is the target; equal to ``text`` if that is English.
     """
 
     text: str
@@ -51,7 +50,11 @@ class Target(NamedTuple):
 
 
 def iter_rows(folder: Path, name: str) -> Iterator[dict[str, Any]]:
-    """Yields the records of ``folder/name.jsonl.gz``; raises ``DataError`` for a missing or damaged file."""
+    """Yield the records of ``folder/name.jsonl.gz``.
+
+    Raises:
+        DataError: The file is missing or damaged.
+    """
     path = folder / f"{name}.jsonl.gz"
     line = 0
     try:
@@ -60,22 +63,24 @@ def iter_rows(folder: Path, name: str) -> Iterator[dict[str, Any]]:
                 line += 1
                 yield json.loads(text)
     except FileNotFoundError:
-        raise DataError("no such file; expected the folder of training data", path=path) from None
+        raise DataError("no such file; give the folder of the training data", path=path) from None
     except json.JSONDecodeError as error:
-        raise DataError(f"not JSON ({error}); fetch the file again", path=path, line=line) from None
+        raise DataError(f"is not JSON ({error}); download the file again", path=path, line=line) from None
     except (gzip.BadGzipFile, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise DataError(f"damaged after this line ({error}); fetch the file again", path=path, line=line) from None
+        raise DataError(
+            f"is damaged after this line ({error}); download the file again", path=path, line=line
+        ) from None
 
 
 def lexicon(folder: Path) -> list[tuple[str, str]]:
-    """Returns the bilingual dictionary as (English word, Chinese word)."""
+    """Return the bilingual dictionary as pairs of an English and a Chinese word."""
     return [
         (en, zh) for row in iter_rows(folder, "lexicon_muse") if (en := _clean(row["en"])) and (zh := _clean(row["zh"]))
     ]
 
 
 def vocabulary_texts(folder: Path, *, seed: int = 0) -> Iterator[str]:
-    """Yields the texts that the vocabulary is trained on, long ones cut, in both languages."""
+    """Yield the texts for training the vocabulary, in both languages; long texts are truncated."""
     for name, fields in (
         ("parallel", ("en", "zh")),
         ("zh_pairs", ("text1", "text2")),
@@ -93,10 +98,10 @@ def vocabulary_texts(folder: Path, *, seed: int = 0) -> Iterator[str]:
 
 
 def distillation_texts(folder: Path, *, limit: int = 320_000, seed: int = 0) -> list[Target]:
-    """Returns the texts to distil, each once, in an order drawn from ``seed``.
+    """Return the distinct texts to distil, in an order drawn with ``seed``.
 
-    At most ``limit`` distinct keys are kept, for the teacher's time goes by keys: translated texts first, since each
-    serves two languages, then a draw from the English ones.
+    At most ``limit`` distinct keys are kept, since the teacher encodes each of them: first the texts with a
+    translation, which serve two languages, then a random sample of the English texts.
     """
     pairs = [*_translations(folder), *lexicon(folder)]
     keys = dict.fromkeys(en for en, _ in pairs)
@@ -115,9 +120,9 @@ def distillation_texts(folder: Path, *, limit: int = 320_000, seed: int = 0) -> 
 
 
 def scored_sources(folder: Path) -> dict[str, list[ScoredPair]]:
-    """Returns scored pairs by ``language/source``, labels from 0 to 1; sources with a single label are left out.
+    """Return scored pairs by ``language/source``, with labels from 0 to 1; sources with a single label are left out.
 
-    Inference data joins as ``nli-language/source``: entailment 1, neutral 0.5, contradiction 0.
+    Inference data is named ``nli-language/source``: entailment 1, neutral 0.5, contradiction 0.
     """
     sources: defaultdict[str, list[ScoredPair]] = defaultdict(list)
     for language in ("zh", "en"):
@@ -125,15 +130,15 @@ def scored_sources(folder: Path) -> dict[str, list[ScoredPair]]:
             sources[f"{language}/{name}"].append(pair)
         for row in iter_rows(folder, f"{language}_nli"):
             premise, hypothesis = _clean(row["premise"]), _clean(row["hypothesis"])
-            if premise and hypothesis and row["label"] in _NLI_LABELS:
-                pair = ScoredPair(premise, hypothesis, _NLI_LABELS[row["label"]])
+            if premise and hypothesis and row["label"] in INFERENCE_LABELS:
+                pair = ScoredPair(premise, hypothesis, INFERENCE_LABELS[row["label"]])
                 sources[f"nli-{language}/{row['source']}"].append(pair)
     unique = {name: list(dict.fromkeys(pairs)) for name, pairs in sources.items()}
     return {name: pairs for name, pairs in unique.items() if len({pair.label for pair in pairs}) > 1}
 
 
 def retrieval_sources(folder: Path) -> dict[str, list[RetrievalPair]]:
-    """Returns retrieval pairs by source; within one source all have the same number of negatives (0 or 1).
+    """Return retrieval pairs by source; within a source all have the same number of negatives (0 or 1).
 
     ``qa-language/source`` (query, passage), ``paraphrase-language/source`` (sources with positives only),
     ``triplet-zh/source`` and ``nli-language/source`` (with one negative), ``bitext`` (Chinese, English),
@@ -158,7 +163,7 @@ def retrieval_sources(folder: Path) -> dict[str, list[RetrievalPair]]:
 
 
 def dev_pairs(folder: Path) -> dict[str, list[ScoredPair]]:
-    """Returns the scored pairs set aside for choosing between checkpoints, by source; they are never trained on."""
+    """Return the scored pairs for comparing checkpoints, by source; they are never trained on."""
     sources: defaultdict[str, list[ScoredPair]] = defaultdict(list)
     for name, pair in _labelled(folder, "tune_zh_pairs"):
         sources[name].append(pair)
@@ -166,18 +171,22 @@ def dev_pairs(folder: Path) -> dict[str, list[ScoredPair]]:
 
 
 def _clean(text: str, characters: int | None = None) -> str:
-    """The text without outer blanks, cut to at most that many characters."""
+    """Return the text without outer white space, truncated to at most ``characters``."""
     return text.strip()[:characters].strip()
 
 
 def _useful(pair: RetrievalPair) -> bool:
-    """False when a text is empty, or a text is its own positive or negative: nothing to learn from."""
+    """Return whether all texts of a pair are non-empty and different."""
     texts = (pair.anchor, pair.positive, *pair.negatives)
     return all(texts) and len(set(texts)) == len(texts)
 
 
 def _labelled(folder: Path, name: str) -> Iterator[tuple[str, ScoredPair]]:
-    """Yields (source, pair) of a file of pairs; raises ``DataError`` for a label outside 0..1."""
+    """Yield (source, pair) of a file of pairs.
+
+    Raises:
+        DataError: A label is outside 0..1.
+    """
     for line, row in enumerate(iter_rows(folder, name), start=1):
         label = float(row["label"] if "label" in row else row["score"])
         if not 0.0 <= label <= 1.0:
@@ -188,7 +197,7 @@ def _labelled(folder: Path, name: str) -> Iterator[tuple[str, ScoredPair]]:
 
 
 def _translations(folder: Path) -> Iterator[tuple[str, str]]:
-    """Yields (English, Chinese); texts too long for the teacher are left out, for a cut pair is no translation."""
+    """Yield (English, Chinese) without texts too long for the teacher: truncated texts do not match."""
     for row in iter_rows(folder, "parallel"):
         en, zh = _clean(row["en"]), _clean(row["zh"])
         if en and zh and en != zh and len(en) <= _TARGET_CHARACTERS:
@@ -196,7 +205,7 @@ def _translations(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def _english_texts(folder: Path) -> Iterator[str]:
-    """Yields English texts that have no translation, cut to what the teacher reads."""
+    """Yield English texts without a translation, truncated to what the teacher reads."""
     for name, fields in (("en_pairs", ("text1", "text2")), ("en_nli", ("premise", "hypothesis"))):
         for row in iter_rows(folder, name):
             yield from filter(None, (_clean(row[field], _TARGET_CHARACTERS) for field in fields))
@@ -208,7 +217,7 @@ def _english_texts(folder: Path) -> Iterator[str]:
 
 
 def _paraphrases(folder: Path, language: str) -> dict[str, list[RetrievalPair]]:
-    """The sources of a file of pairs that hold positives only."""
+    """Return the sources of a file of pairs in which all pairs are positive."""
     sources: defaultdict[str, list[ScoredPair]] = defaultdict(list)
     for name, pair in _labelled(folder, f"{language}_pairs"):
         sources[name].append(pair)
@@ -220,7 +229,7 @@ def _paraphrases(folder: Path, language: str) -> dict[str, list[RetrievalPair]]:
 
 
 def _inference_triplets(folder: Path, name: str) -> Iterator[tuple[str, RetrievalPair]]:
-    """Yields (source, triplet): a premise, what it entails, what it contradicts."""
+    """Yield (source, triplet): a premise, a hypothesis that it entails, and one that it contradicts."""
     premises: defaultdict[tuple[str, str], defaultdict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for row in iter_rows(folder, name):
         premises[row["source"], _clean(row["premise"])][row["label"]].append(_clean(row["hypothesis"]))
@@ -230,7 +239,7 @@ def _inference_triplets(folder: Path, name: str) -> Iterator[tuple[str, Retrieva
 
 
 def _caption_pairs(folder: Path) -> dict[str, list[RetrievalPair]]:
-    """Captions of one image, paired in the order of the file: each caption is used once in a language."""
+    """Return pairs of captions of one image, in the order of the file; each caption is used once per language."""
     sources: dict[str, list[RetrievalPair]] = {"caption-en": [], "caption-zh": [], "caption-zh-en": []}
     for row in iter_rows(folder, "caption_groups"):
         en, zh = [_clean(text) for text in row["en"]], [_clean(text) for text in row["zh"]]
@@ -241,26 +250,33 @@ def _caption_pairs(folder: Path) -> dict[str, list[RetrievalPair]]:
 
 
 def _crops(folder: Path, *, seed: int = 0) -> dict[str, list[RetrievalPair]]:
-    """A span of a passage as its query: no labels are needed, and words in common are what is learnt.
+    """Return pairs of a span of a passage and the passage, which need no labels and teach matching by common words.
 
-    Every second span is taken out of its passage. Lee, Chang & Toutanova 2019, "Latent Retrieval for Weakly Supervised
-    Open Domain Question Answering" (arXiv 1906.00300); Izacard et al. 2022 (arXiv 2112.09118) leave all spans in.
+    Every second span is removed from its passage, as in Lee, Chang & Toutanova 2019, "Latent Retrieval for Weakly
+    Supervised Open Domain Question Answering" (arXiv 1906.00300); Izacard et al. 2022 (arXiv 2112.09118) keep all.
     """
     sources: dict[str, list[RetrievalPair]] = {"crop-en": [], "crop-zh": []}
     draw = random.Random(seed)
     passages = dict.fromkeys((row["lang"][:2], _clean(row["passage"])) for row in iter_rows(folder, "qa_pairs"))
     for language, passage in passages:
-        if len(passage) < _CROPPED_CHARACTERS:
+        if len(passage) < _MIN_CROPPED_CHARACTERS:
             continue
-        for number in range(min(_MOST_CROPS, 1 + len(passage) // _CHARACTERS_A_CROP)):
+        for number in range(min(_MAX_CROPS, 1 + len(passage) // _CHARACTERS_PER_CROP)):
             pair = _crop(passage, draw, words=language == "en", kept=number % 2 == 0)
-            if pair.positive not in pair.anchor:  # a passage of one word
+            if pair.positive not in pair.anchor:  # true for a passage of one word
                 sources[f"crop-{language}"].append(pair)
     return sources
 
 
 def _crop(passage: str, draw: random.Random, *, words: bool, kept: bool) -> RetrievalPair:
-    """A span of 4 to 16 words, or 6 to 30 characters, and the stretch of the passage that it is drawn from."""
+    """Return a span of 4 to 16 words, or 6 to 30 characters, and the part of the passage around it.
+
+    Args:
+        passage: The passage.
+        draw: Source of random numbers.
+        words: Whether the span is made of words; else of characters.
+        kept: Whether the span stays in the passage.
+    """
     separator = " " if words else ""
     parts = passage.split() if words else list(passage)
     length = _PASSAGE_CHARACTERS // 6 if words else _PASSAGE_CHARACTERS

@@ -1,7 +1,7 @@
-"""A teacher checkpoint, a new tokenizer and a bilingual lexicon → the student's first checkpoint.
+"""Teacher checkpoint, a new tokenizer and a bilingual lexicon → the untrained student's checkpoint.
 
-Layers, positions and layer norms are the teacher's; each row of the new embedding table comes from the best source at
-hand. Knows no data folder and runs no model.
+Layers, positions and layer norms are copied from the teacher. Each row of the new embedding table comes from the best
+available source. No model runs.
 """
 
 from __future__ import annotations
@@ -16,22 +16,25 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
+from simpair.files.disk import new_folder
+
 from .vocabulary import SPECIAL_TOKENS, is_chinese
 
 __all__ = ["RowOrigins", "make_student"]
 
 _WORDS = "embeddings.word_embeddings.weight"
 _LAYER = "encoder.layer."
+_MAX_SEQ_LENGTH = 256
 
 
 class RowOrigins(NamedTuple):
-    """How many rows of the student's embedding table came from where.
+    """Number of rows of the student's embedding table by origin.
 
     Attributes:
-        copied: Pieces that the teacher has too, Chinese characters of the lexicon aside.
-        averaged: Means over the teacher's pieces of the same letters.
-        lexicon: Chinese characters: means over the English words of the lexicon, where it has the character.
-        drawn: The rest, drawn around the teacher's mean row.
+        copied: Tokens that the teacher has too, except Chinese characters of the lexicon.
+        averaged: Means of the teacher's tokens that spell the token.
+        lexicon: Chinese characters of the lexicon: means of the English words that they translate.
+        drawn: All others, drawn around the teacher's mean row.
     """
 
     copied: int
@@ -47,19 +50,17 @@ def make_student(
     folder: Path,
     *,
     layers: Sequence[int] = (0, 1, 3, 5),
-    max_seq_length: int = 256,
     seed: int = 0,
 ) -> RowOrigins:
-    """Writes the student's checkpoint (float32) and returns where its embedding rows came from.
+    """Write the student's checkpoint (float32) to a new folder, and return the origins of its embedding rows.
 
     Args:
-        teacher: The folder of a BERT checkpoint with ``model.safetensors``, ``config.json`` and ``tokenizer.json``.
+        teacher: Folder of a BERT checkpoint with ``model.safetensors``, ``config.json`` and ``tokenizer.json``.
         tokenizer: The student's tokenizer.
-        lexicon: (English word, Chinese word) pairs.
-        folder: Where to write; made when missing.
-        layers: The teacher's layers that the student keeps, in this order.
-        max_seq_length: The longest input, in tokens.
-        seed: Fixes the drawn rows.
+        lexicon: Pairs of an English and a Chinese word.
+        folder: The new folder; an interruption leaves none.
+        layers: Layers of the teacher that the student keeps, in this order.
+        seed: Seed of the drawn rows.
     """
     tensors = load_file(teacher / "model.safetensors")
     teacher_rows = Tokenizer.from_file(str(teacher / "tokenizer.json")).get_vocab()
@@ -73,7 +74,7 @@ def make_student(
             student[f"{_LAYER}{number}.{name.removeprefix(start)}"] = tensors[name]
     config = json.loads((teacher / "config.json").read_text(encoding="utf-8"))
     config |= {"num_hidden_layers": len(layers), "vocab_size": len(rows)}
-    _write(folder, student, config, tokenizer, max_seq_length)
+    _write(folder, student, config, tokenizer)
     return origins
 
 
@@ -84,30 +85,30 @@ def _embedding_rows(
     lexicon: Iterable[tuple[str, str]],
     seed: int,
 ) -> tuple[torch.Tensor, RowOrigins]:
-    """Returns the student's rows (V, D) float32, and the counts; ``table`` is the teacher's (U, D)."""
+    """Return the student's rows (V, D) float32 and their origins; ``table`` holds the teacher's rows (U, D)."""
     meanings = _character_meanings(table, teacher_rows, lexicon)
     vocabulary = tokenizer.get_vocab()
     generator = torch.Generator().manual_seed(seed)
     drawn = table.mean(0) + table.std(0) * torch.randn(len(vocabulary), table.shape[1], generator=generator)
     rows = drawn.clone()
     counts = dict.fromkeys(RowOrigins._fields, 0)
-    for piece, row in vocabulary.items():
-        pieces = _split(piece, teacher_rows)
-        if piece in meanings:  # before copying: an English teacher has Chinese characters, but not their meanings
-            origin, rows[row] = "lexicon", meanings[piece]
-        elif piece in teacher_rows:
-            origin, rows[row] = "copied", table[teacher_rows[piece]]
-        elif pieces:
-            origin, rows[row] = "averaged", table[pieces].mean(0)
+    for token, row in vocabulary.items():
+        parts = _split(token, teacher_rows)
+        if token in meanings:  # before copying: an English teacher has rows of Chinese characters without meaning
+            origin, rows[row] = "lexicon", meanings[token]
+        elif token in teacher_rows:
+            origin, rows[row] = "copied", table[teacher_rows[token]]
+        elif parts:
+            origin, rows[row] = "averaged", table[parts].mean(0)
         else:
             origin = "drawn"
         counts[origin] += 1
     return rows, RowOrigins(**counts)
 
 
-def _split(piece: str, teacher_rows: Mapping[str, int]) -> list[int]:
-    """The teacher's rows for a piece, longest match first, ``##`` for ``##``; none when a part is unknown."""
-    start, text = ("##", piece[2:]) if piece.startswith("##") else ("", piece)
+def _split(token: str, teacher_rows: Mapping[str, int]) -> list[int]:
+    """Return the teacher's rows that spell a token, longest match first; none if a part is unknown."""
+    start, text = ("##", token[2:]) if token.startswith("##") else ("", token)
     found: list[int] = []
     while text:
         lengths = range(len(text), 0, -1)
@@ -122,9 +123,9 @@ def _split(piece: str, teacher_rows: Mapping[str, int]) -> list[int]:
 def _character_meanings(
     table: torch.Tensor, teacher_rows: Mapping[str, int], lexicon: Iterable[tuple[str, str]]
 ) -> dict[str, torch.Tensor]:
-    """Chinese character → mean (D,) over the English words whose translation holds it.
+    """Return for each Chinese character the weighted mean (D,) of the English words whose translation contains it.
 
-    A translation of n characters counts 1 / n²: the character itself tells most, a part of a long word little.
+    A translation of n characters has the weight 1 / n²: the shorter the word, the more a character decides its meaning.
     """
     sums: defaultdict[str, torch.Tensor] = defaultdict(lambda: torch.zeros(table.shape[1]))
     weights: defaultdict[str, float] = defaultdict(float)
@@ -140,23 +141,31 @@ def _character_meanings(
     return {character: total / weights[character] for character, total in sums.items()}
 
 
-def _write(
-    folder: Path, tensors: dict[str, torch.Tensor], config: dict[str, Any], tokenizer: Tokenizer, max_seq_length: int
-) -> None:
-    """Writes the legacy sentence-transformers layout: mean pooling, unit length, cosine."""
-    width = config["hidden_size"]
-    kind = "sentence_transformers.models."
+def _write(folder: Path, tensors: dict[str, torch.Tensor], config: dict[str, Any], tokenizer: Tokenizer) -> None:
+    """Write the legacy sentence-transformers layout: mean pooling, norm 1, cosine similarity."""
+    max_seq_length = min(_MAX_SEQ_LENGTH, config["max_position_embeddings"])
+    files = {**_module_files(config["hidden_size"], max_seq_length), **_model_files(config, max_seq_length)}
+    with new_folder(folder) as new:
+        for name in ("1_Pooling", "2_Normalize"):
+            (new / name).mkdir()
+        for name, content in files.items():
+            (new / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        tokenizer.save(str(new / "tokenizer.json"))
+        whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        save_file(whole, new / "model.safetensors", {"format": "pt"})
+
+
+def _module_files(dimension: int, max_seq_length: int) -> dict[str, Any]:
+    """Return the JSON files that sentence-transformers reads, by name."""
     modules = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
     pooling = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
-    config = {name: value for name, value in config.items() if not name.startswith(("_", "transformers_", "gradient_"))}
-    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), SPECIAL_TOKENS, strict=True))
-    files: dict[str, Any] = {
+    return {
         "modules.json": [
-            {"idx": idx, "name": str(idx), "path": path, "type": kind + name}
+            {"idx": idx, "name": str(idx), "path": path, "type": f"sentence_transformers.models.{name}"}
             for idx, (path, name) in enumerate(modules)
         ],
         "1_Pooling/config.json": {
-            "word_embedding_dimension": width,
+            "word_embedding_dimension": dimension,
             **{f"pooling_mode_{mode}": mode == "mean_tokens" for mode in pooling},
             "include_prompt": True,
         },
@@ -166,10 +175,17 @@ def _write(
             "default_prompt_name": None,
             "similarity_fn_name": "cosine",
         },
+    }
+
+
+def _model_files(config: dict[str, Any], max_seq_length: int) -> dict[str, Any]:
+    """Return the JSON files that transformers reads, by name."""
+    config = {name: value for name, value in config.items() if not name.startswith(("_", "transformers_", "gradient_"))}
+    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), SPECIAL_TOKENS, strict=True))
+    return {
         "config.json": config
         | {"architectures": ["BertModel"], "model_type": "bert", "pad_token_id": 0, "dtype": "float32"}
-        # Small models underfit: dropout would only slow them down.
-        | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+        | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},  # a small model underfits
         "tokenizer_config.json": names
         | {
             "tokenizer_class": "BertTokenizer",
@@ -180,11 +196,3 @@ def _write(
         },
         "special_tokens_map.json": names,
     }
-    for name in ("1_Pooling", "2_Normalize"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    tokenizer.save(str(folder / "tokenizer.json"))
-    save_file(
-        {name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors", {"format": "pt"}
-    )

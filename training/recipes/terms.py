@@ -1,8 +1,9 @@
-"""A folder of training data → one of only those sources whose terms let others have what is made of them.
+"""Folder of training data → a folder with only the sources whose terms allow publishing what is trained on them.
 
     python -m simpair.training.recipes.terms --data DATA --out OPEN
 
-The recipe of ``simpair-mini`` then takes OPEN for its data. Terms are as known to us; see the notice of the weights.
+The recipe of ``simpair-mini`` accepts OPEN as its data. The terms are listed as known to us; see the notice of the
+weights.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from simpair.errors import InputError
+from simpair.files.disk import replacing
 
 from .sources import iter_rows
 
@@ -33,24 +35,28 @@ OPEN_SOURCES = {
     "zh_csl": "Apache-2.0",
     "zh_dureader": "Apache-2.0",
 }
-"""The terms of each source that is kept, by the name that its rows give."""
+"""Terms of each source that is kept, by the name of the source in its rows."""
 
 
 def keep_open(data: Path, out: Path) -> dict[str, int]:
-    """Write every file of the folder again, without rows of other sources; returns the rows kept of each source.
+    """Copy every file of the folder without rows of other sources, and return the number of rows kept of each source.
 
-    A file whose rows name no source is kept without rows. Files come out the same whenever they are written.
+    A file whose rows name no source is written without rows. The same data always gives the same bytes.
 
     Raises:
-        InputError: ``out`` is the folder itself, or there is nothing in ``data``.
+        InputError: ``out`` is the folder itself, or ``data`` has no files.
     """
     files = sorted(data.glob("*.jsonl.gz"))
     if not files or out.resolve() == data.resolve():
-        raise InputError(f"{data} to {out}: give a folder of .jsonl.gz files, and another one to write to")
+        raise InputError(f"got {data} and {out}; expected a folder with .jsonl.gz files and another folder to write to")
     out.mkdir(parents=True, exist_ok=True)
     kept = dict.fromkeys(OPEN_SOURCES, 0)
     for path in files:
-        with (out / path.name).open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
+        with (
+            replacing(out / path.name) as new,
+            new.open("wb") as raw,
+            gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file,
+        ):
             for row in iter_rows(data, path.name.removesuffix(".jsonl.gz")):
                 source = row.get("source")
                 if source in OPEN_SOURCES:
@@ -60,7 +66,7 @@ def keep_open(data: Path, out: Path) -> dict[str, int]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the folder, and log how many rows of each source it has."""
+    """Write the folder, and log the number of rows of each source."""
     parser = argparse.ArgumentParser(description="Keep the training data whose terms are open.")
     parser.add_argument("--data", type=Path, required=True, help="folder of the training data")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")

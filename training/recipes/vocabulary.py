@@ -1,4 +1,4 @@
-"""Texts → a WordPiece tokenizer for Chinese and English. Knows no model and no data folder."""
+"""Texts → a WordPiece tokenizer for Chinese and English."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from tokenizers.trainers import WordPieceTrainer
 __all__ = ["SPECIAL_TOKENS", "is_chinese", "train_vocabulary"]
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-_CHARACTER_LIMIT = 8000
-_SEEN = 4
+_MAX_CHARACTERS = 8000
+_MIN_COUNT = 4
 _CHINESE = ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x2FA1F))
 
 
 def is_chinese(character: str) -> bool:
-    """True for one Han character; BERT's normaliser makes each of them a word of its own."""
+    """Return whether the text is one Han character; BERT's normalizer makes each of them a word."""
     return len(character) == 1 and any(first <= ord(character) <= last for first, last in _CHINESE)
 
 
 def train_vocabulary(texts: Iterable[str], *, size: int = 21128) -> Tokenizer:
-    """Returns a tokenizer of at most ``size`` pieces: ``[CLS] text [SEP]``, lower case, no padding, no truncation.
+    """Return a tokenizer with at most ``size`` tokens: ``[CLS] text [SEP]``, lower case, no padding, no truncation.
 
-    The special tokens have ids 0 to 4, then come the pieces in the order of their code points, so the same texts give
-    the same ids. Every character seen at least four times is a piece (the 8,000 commonest, should there be more).
+    The special tokens have the ids 0 to 4. The other tokens follow in the order of their code points, so the same texts
+    give the same ids. Every character seen four times or more is a token, up to the 8,000 most frequent ones.
     """
     material = list(texts)
     characters = _common_characters(material)
-    # The trainer numbers unseen continuations in the order of a hash table and breaks ties by number: named here, the
-    # order is ours (test_the_same_texts_give_the_same_vocabulary).
+    # The trainer numbers new continuations in the order of a hash table and breaks ties by number. Listing them here
+    # fixes the order (test_the_same_texts_give_the_same_vocabulary).
     continuations = ["##" + character for character in characters if not _stands_alone(character)]
     trainer = WordPieceTrainer(
         vocab_size=size,
@@ -47,23 +47,23 @@ def train_vocabulary(texts: Iterable[str], *, size: int = 21128) -> Tokenizer:
     )
     draft = _tokenizer({"[UNK]": 0})
     draft.train_from_iterator(material, trainer, length=len(material))
-    pieces = sorted(set(draft.get_vocab()) - set(SPECIAL_TOKENS))
-    return _tokenizer({piece: row for row, piece in enumerate([*SPECIAL_TOKENS, *pieces])})
+    tokens = sorted(set(draft.get_vocab()) - set(SPECIAL_TOKENS))
+    return _tokenizer({token: row for row, token in enumerate([*SPECIAL_TOKENS, *tokens])})
 
 
 def _common_characters(texts: Iterable[str]) -> list[str]:
-    """The characters that survive normalisation and are seen often enough, in the order of their code points."""
+    """Return the frequent characters that remain after normalization, in the order of their code points."""
     normalizer = _normalizer()
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(normalizer.normalize_str(text))
-    common = [character for character, count in counts.items() if count >= _SEEN and not character.isspace()]
+    common = [character for character, count in counts.items() if count >= _MIN_COUNT and not character.isspace()]
     common.sort(key=lambda character: (-counts[character], character))
-    return sorted(common[:_CHARACTER_LIMIT])
+    return sorted(common[:_MAX_CHARACTERS])
 
 
 def _stands_alone(character: str) -> bool:
-    """True when BERT splits around the character, so that it never continues a word."""
+    """Return whether BERT splits around the character, so that it never continues a word."""
     ascii_mark = character.isascii() and not character.isalnum()
     return ascii_mark or is_chinese(character) or unicodedata.category(character).startswith("P")
 

@@ -26,7 +26,7 @@ from simpair.errors import InputError, TrainingError
 from ..data.collators import CheckingCollator, PairCollator
 from ..data.mixture import Mixture, read_dataset, read_datasets
 from ..data.pairs import RetrievalPair
-from ..evaluation.evaluate import evaluate_retrieval
+from ..evaluation.evaluate import evaluate_retrieval, metrics_by_name
 from ..evaluation.metrics import pearson, spearman
 from ..losses import matryoshka
 from .adapters import is_adapted
@@ -270,9 +270,8 @@ class TwinTowerTrainer(Trainer):
         dataset = dataloader.dataset
         records = dataset.records if isinstance(dataset, Mixture) else []
         if records and all(isinstance(record, RetrievalPair) for record in records):
-            found = evaluate_retrieval(self._encoder(), records)
-            for name in ("mrr_at_k", "ndcg_at_k", "recall_at_k", "accuracy_at_1", "accuracy_at_k"):
-                output.metrics[f"{metric_key_prefix}_{name.replace('_k', f'_{found.k}')}"] = getattr(found, name)
+            found = metrics_by_name(evaluate_retrieval(self._encoder(), records))
+            output.metrics.update({f"{metric_key_prefix}_{name}": found[name] for name in found if "_at_" in name})
         return output
 
     # --- checkpoints --------------------------------------------------------------------------------------------------

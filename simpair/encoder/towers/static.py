@@ -9,7 +9,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from simpair.checkpoint.modules import TABLE
+from simpair.checkpoint.weights import TABLE
 from simpair.encoder.batches import PackedBatch
 from simpair.encoder.towers.embedding import TokenEmbedding
 from simpair.encoder.towers.linear import Dtype

@@ -96,6 +96,7 @@ def arguments(folder, **options):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_every_batch_is_of_one_kind_and_training_resumes_within_an_epoch(tiny_model, tmp_path):
     weights = []
     for resume in (None, str(tmp_path / "whole" / "checkpoint-5"), str(tmp_path / "whole" / "checkpoint-10")):

@@ -1,38 +1,38 @@
-"""evaluate: hand-worked metrics, and an encoder whose embeddings are known."""
+"""evaluate: metrics worked by hand, with an encoder whose embeddings are known."""
 
 import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simpair.errors import InputError
+from simpair.files import texts
 from simpair.training.data.pairs import RetrievalPair, ScoredPair
 from simpair.training.evaluation.evaluate import (
     PairScores,
-    bitext_intervals,
     evaluate_bitext,
     evaluate_pairs,
     evaluate_records,
     evaluate_retrieval,
-    pair_intervals,
+    metrics_by_name,
     pair_scores,
-    retrieval_intervals,
 )
-from simpair.training.evaluation.metrics import average_precision, bootstrap, roc_auc, spearman
+from simpair.training.evaluation.intervals import bitext_intervals, bootstrap, pair_intervals, retrieval_intervals
+from simpair.training.evaluation.metrics import average_precision, roc_auc, spearman
 from simpair.training.evaluation.predictions import PairSeries, rank_bitext, rank_pairs, score_pairs
 
 
 class CompassEncoder:
-    """Texts are angles in degrees, their embeddings that direction; "30 south" as a document lies at 30 + 180."""
+    """Encodes an angle in degrees as a unit vector of that direction; a document "30 south" points to 30 + 180."""
 
     def __init__(self):
         self.calls = []
 
-    def _embed(self, role, texts, turn=0.0):
+    def _embed(self, role, texts, offset=0.0):
         self.calls.append((role, list(texts)))
-        angles = np.radians([float(text.split()[0]) + (turn if "south" in text else 0.0) for text in texts])
+        angles = np.radians([float(text.split()[0]) + (offset if "south" in text else 0.0) for text in texts])
         return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
 
     def encode(self, texts):
@@ -42,7 +42,7 @@ class CompassEncoder:
         return self._embed("query", texts)
 
     def encode_document(self, texts):
-        return self._embed("document", texts, turn=180.0)
+        return self._embed("document", texts, offset=180.0)
 
 
 # --- pairs
@@ -62,29 +62,29 @@ def test_the_order_of_pairs_and_of_texts_changes_no_score():
     pairs = [ScoredPair(str(a), str(b), math.cos(math.radians(a - b)) + a / 500) for a, b in [(0, 9), (5, 50), (80, 9)]]
     scores = evaluate_pairs(CompassEncoder(), pairs)
     assert evaluate_pairs(CompassEncoder(), pairs[::-1]) == pytest.approx(scores)
-    turned = [ScoredPair(pair.text2, pair.text1, pair.label) for pair in pairs]
-    assert evaluate_pairs(CompassEncoder(), turned) == pytest.approx(scores)
+    swapped = [ScoredPair(pair.text2, pair.text1, pair.label) for pair in pairs]
+    assert evaluate_pairs(CompassEncoder(), swapped) == pytest.approx(scores)
 
 
-def test_pairs_that_allow_no_correlation_are_an_input_error():
-    with pytest.raises(InputError, match=r"labels of shape \(0,\)"):
+def test_pairs_without_a_defined_correlation_are_an_input_error():
+    with pytest.raises(InputError, match=r"labels have the shape \(0,\)"):
         evaluate_pairs(CompassEncoder(), [])
-    with pytest.raises(InputError, match="labels are all 1, "):
+    with pytest.raises(InputError, match="labels are all 1; "):
         evaluate_pairs(CompassEncoder(), [ScoredPair("0", "1", 1.0), ScoredPair("0", "2", 1.0)])
-    with pytest.raises(InputError, match="scores are all 1, "):
+    with pytest.raises(InputError, match="scores are all 1; "):
         evaluate_pairs(CompassEncoder(), [ScoredPair("0", "0", 0.0), ScoredPair("0", "0.0", 1.0)])
 
 
 # --- pairs of two classes
 
 
-def turned(angle, label):
+def at_angle(angle, label):
     """A pair whose score is the cosine of the angle."""
     return ScoredPair("0", str(angle), label)
 
 
-TEST = [turned(10, 1), turned(30, 0), turned(40, 1), turned(50, 1), turned(80, 0)]
-DEV = [turned(20, 1), turned(50.5, 1), turned(70, 0), turned(75, 1), turned(85, 0)]
+TEST = [at_angle(10, 1), at_angle(30, 0), at_angle(40, 1), at_angle(50, 1), at_angle(80, 0)]
+DEV = [at_angle(20, 1), at_angle(50.5, 1), at_angle(70, 0), at_angle(75, 1), at_angle(85, 0)]
 
 
 def test_two_classes_by_hand():
@@ -97,14 +97,14 @@ def test_two_classes_by_hand():
 
 def test_the_threshold_of_the_dev_pairs_is_applied_by_hand():
     scores = evaluate_pairs(CompassEncoder(), TEST, dev=DEV)
-    # on dev, cosines from those of 50.5 on get 4 of 5 right, and so do those of 75 on; the highest counts
+    # on dev, thresholds below the cosines of 50.5 and of 75 both classify 4 of 5 correctly; the higher one is chosen
     assert scores.threshold == pytest.approx((math.cos(math.radians(50.5)) + math.cos(math.radians(70))) / 2)
-    assert scores.accuracy == pytest.approx(4 / 5)  # all but 30, which is taken for positive
+    assert scores.accuracy == pytest.approx(4 / 5)  # all but 30, which is classified as positive
     assert scores.f1 == pytest.approx(2 * 3 / (4 + 3))
     assert scores[:5] == evaluate_pairs(CompassEncoder(), TEST)[:5]
 
 
-def test_the_threshold_comes_from_dev_alone():
+def test_the_threshold_depends_on_dev_alone():
     lower = [pair._replace(label=1.0) for pair in DEV[:4]] + DEV[4:]
     first, second = (evaluate_pairs(CompassEncoder(), TEST, dev=dev) for dev in (DEV, lower))
     assert second.threshold < first.threshold
@@ -113,25 +113,26 @@ def test_the_threshold_comes_from_dev_alone():
     assert evaluate_pairs(CompassEncoder(), opposite, dev=DEV).accuracy == pytest.approx(1 / 5)
 
 
-def test_labels_between_0_and_1_are_no_classes():
-    graded = [*TEST, turned(60, 0.5)]
+def test_labels_between_0_and_1_have_no_threshold():
+    graded = [*TEST, at_angle(60, 0.5)]
     assert evaluate_pairs(CompassEncoder(), graded)[3:] == (None,) * 5
-    with pytest.raises(InputError, match=r"the pairs have 0, 0\.5, 1; leave dev out"):
+    with pytest.raises(InputError, match=r"the pairs have the labels 0, 0\.5, 1; a threshold needs"):
         evaluate_pairs(CompassEncoder(), graded, dev=DEV)
-    with pytest.raises(InputError, match=r"the dev pairs have 0, 0\.5, 1; leave dev out"):
+    with pytest.raises(InputError, match=r"the dev pairs have the labels 0, 0\.5, 1; "):
         evaluate_pairs(CompassEncoder(), TEST, dev=graded)
-    with pytest.raises(InputError, match="the dev pairs have 1; leave dev out"):
+    with pytest.raises(InputError, match="the dev pairs have the labels 1; "):
         evaluate_pairs(CompassEncoder(), TEST, dev=DEV[:2])
 
 
-def test_a_threshold_is_not_chosen_on_what_it_is_measured_on():
-    with pytest.raises(InputError, match="dev holds the pairs that are measured"):
+def test_a_threshold_is_not_chosen_on_the_evaluated_pairs():
+    with pytest.raises(InputError, match="dev holds the evaluated pairs"):
         evaluate_pairs(CompassEncoder(), TEST, dev=list(TEST))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 80), st.sampled_from([0.0, 1.0])), min_size=2, max_size=12))
 def test_no_metric_is_ever_nan(items):
-    pairs = [turned(angle, label) for angle, label in items]
+    pairs = [at_angle(angle, label) for angle, label in items]
     try:
         scores = evaluate_pairs(CompassEncoder(), pairs)
     except InputError:
@@ -142,10 +143,10 @@ def test_no_metric_is_ever_nan(items):
 
 def test_embeddings_that_are_not_finite_are_an_input_error():
     class Broken(CompassEncoder):
-        def _embed(self, role, texts, turn=0.0):
-            return super()._embed(role, texts, turn) * np.float32("nan")
+        def _embed(self, role, texts, offset=0.0):
+            return super()._embed(role, texts, offset) * np.float32("nan")
 
-    with pytest.raises(InputError, match="scores must be finite numbers, got nan"):
+    with pytest.raises(InputError, match="scores must be finite, got nan"):
         evaluate_pairs(Broken(), TEST)
     with pytest.raises(InputError, match="finite"):
         evaluate_retrieval(Broken(), [NEAR])
@@ -173,7 +174,7 @@ def test_only_k_hits_count():
     assert (scores.mrr_at_k, scores.accuracy_at_k) == (pytest.approx(2 / 3), pytest.approx(2 / 3))
 
 
-def test_of_several_positives_the_first_found_counts():
+def test_the_first_of_several_positives_counts_for_mrr():
     pairs = [FAR, NEAR, RetrievalPair("0", "30")]
     for ordered in (pairs, pairs[::-1]):
         scores = evaluate_retrieval(CompassEncoder(), ordered)
@@ -181,29 +182,29 @@ def test_of_several_positives_the_first_found_counts():
         assert scores.mrr_at_k == pytest.approx((1 / 2 + 1) / 2)
 
 
-def test_the_corpus_adds_distractors_and_repeats_nothing():
+def test_the_corpus_adds_each_distractor_once():
     corpus = ["13", "10", "13"]
     scores = evaluate_retrieval(CompassEncoder(), [NEAR], corpus=corpus)
     assert (scores.mrr_at_k, scores.documents) == (1 / 2, 2)
 
 
-def test_a_tie_with_a_distractor_is_no_find():
+def test_a_tie_with_a_distractor_does_not_count_as_found():
     scores = evaluate_retrieval(CompassEncoder(), [RetrievalPair("0", "10", ("10.000",))], corpus=["10.0", "10.00"])
     assert scores.mrr_at_k == pytest.approx(1 / 4)
 
 
-def test_negatives_are_found_before_a_positive_that_is_farther():
+def test_negatives_are_candidates_too():
     scores = evaluate_retrieval(CompassEncoder(), [RetrievalPair("0", "30", ("20", "40")), NEAR])
     assert (scores.mrr_at_k, scores.documents) == ((1 / 3 + 1) / 2, 4)
 
 
 @pytest.mark.parametrize("given", ["test.csv", [("a", "b", 1.0)], [NEAR], [ScoredPair("a", "b", 1.0)]])
-def test_what_are_no_pairs_of_that_kind_is_an_input_error(given):
+def test_records_of_another_kind_are_an_input_error(given):
     if not isinstance(given[0], ScoredPair):
-        with pytest.raises(InputError, match="expected scored pairs; read_pairs gives those of a file"):
+        with pytest.raises(InputError, match="; expected scored pairs only, as read_pairs returns"):
             evaluate_pairs(CompassEncoder(), given)
     if given != [NEAR]:
-        with pytest.raises(InputError, match="expected retrieval pairs; read_pairs"):
+        with pytest.raises(InputError, match="; expected retrieval pairs only, as read_pairs"):
             evaluate_retrieval(CompassEncoder(), given)
 
 
@@ -247,13 +248,13 @@ def test_the_directions_of_translations_differ():
     assert evaluate_bitext(CompassEncoder(), pairs)[:2] == (1, 2 / 3)  # 40 and 44 find 0
 
 
-def test_any_of_several_translations_is_right():
+def test_any_of_several_translations_counts():
     pairs = [RetrievalPair("0", "1"), RetrievalPair("0", "50"), RetrievalPair("90", "80")]
     scores = evaluate_bitext(CompassEncoder(), pairs)
     assert scores == (1, 2 / 3, 3)  # 0 and 90 find theirs; of 1, 50 and 80, 50 finds 90
 
 
-def test_translations_take_no_role():
+def test_translations_are_encoded_without_a_role():
     scores = evaluate_bitext(CompassEncoder(), [RetrievalPair("30 south", "31"), RetrievalPair("210", "212 south")])
     assert scores.accuracy_at_1_forward == 1
     with pytest.raises(InputError, match="got 0 pairs"):
@@ -263,7 +264,8 @@ def test_translations_take_no_role():
 # --- intervals
 
 
-def test_intervals_are_those_of_the_same_numbers():
+@pytest.mark.slow
+def test_intervals_are_the_bootstrap_of_the_same_scores():
     series = score_pairs(CompassEncoder(), TEST * 8)
     found = pair_intervals(series, threshold=0.5)
     for name, metric in (("spearman", spearman), ("average_precision", average_precision), ("roc_auc", roc_auc)):
@@ -275,23 +277,27 @@ def test_intervals_are_those_of_the_same_numbers():
     assert pair_intervals(series)[4:] == (None, None)
 
 
-def test_labels_of_several_levels_have_intervals_of_correlations_alone():
-    series = score_pairs(CompassEncoder(), [turned(angle, angle / 90) for angle in range(0, 90, 5)])
+def test_graded_labels_have_intervals_of_correlations_only():
+    series = score_pairs(CompassEncoder(), [at_angle(angle, angle / 90) for angle in range(0, 90, 5)])
     found = pair_intervals(series)
     assert found.spearman == pytest.approx((-1, -1))
     assert found[2:] == (None,) * 4
-    with pytest.raises(InputError, match="a threshold takes labels of 0 and 1"):
+    with pytest.raises(InputError, match="the labels are not exactly 0 and 1; leave it out"):
         pair_intervals(series, threshold=0.5)
 
 
+@pytest.mark.slow
 def test_too_few_pairs_have_no_interval():
     series = PairSeries(np.array([0.1, 0.9]), np.array([0.0, 1.0]))
     assert pair_scores(series)[:5] == pytest.approx(PairScores(1, 1, 2, 1, 1)[:5])
-    assert pair_intervals(series).spearman in (None, pytest.approx((1, 1)))  # half of the draws have no correlation
+    assert pair_intervals(series).spearman in (
+        None,
+        pytest.approx((1, 1)),
+    )  # the correlation is undefined for half of the draws
     assert retrieval_intervals(rank_pairs(CompassEncoder(), [NEAR])) == (None,) * 5
 
 
-def test_rankings_have_intervals_over_their_queries():
+def test_intervals_of_rankings_contain_their_metrics():
     pairs = [RetrievalPair(str(angle), str((angle * 7) % 90)) for angle in range(0, 90, 4)]
     ranking = rank_pairs(CompassEncoder(), pairs, k=5)
     scores, found = evaluate_retrieval(CompassEncoder(), pairs, k=5), retrieval_intervals(ranking)
@@ -306,18 +312,46 @@ def test_rankings_have_intervals_over_their_queries():
 # --- any of them
 
 
-def test_records_get_the_metrics_of_their_kind():
+def test_records_are_evaluated_by_their_kind():
     scored = [ScoredPair("0", "0", 1.0), ScoredPair("0", "90", 0.1), ScoredPair("0", "60", 0.2)]
     retrieval = [RetrievalPair("30", "210 south"), RetrievalPair("90", "0")]
     assert evaluate_records(CompassEncoder(), scored) == evaluate_pairs(CompassEncoder(), scored)
     assert evaluate_records(CompassEncoder(), retrieval) == evaluate_retrieval(CompassEncoder(), retrieval)
     with pytest.raises(InputError):
         evaluate_records(CompassEncoder(), [])
-    with pytest.raises(InputError, match="3 scored pairs and 2 retrieval pairs; measure each on its own"):
+    with pytest.raises(InputError, match="got 3 scored pairs and 2 retrieval pairs; expected scored pairs only"):
         evaluate_records(CompassEncoder(), scored + retrieval)
     assert evaluate_records(CompassEncoder(), TEST, dev=DEV) == evaluate_pairs(CompassEncoder(), TEST, dev=DEV)
-    with pytest.raises(InputError, match="dev is for scored pairs"):
+    with pytest.raises(InputError, match="dev gives the threshold for scored pairs"):
         evaluate_records(CompassEncoder(), retrieval, dev=DEV)
+
+
+def test_metrics_have_the_value_of_k_in_their_names():
+    scores = evaluate_retrieval(CompassEncoder(), [NEAR], k=3)
+    named = metrics_by_name(scores)
+    assert named["mrr_at_3"] == scores.mrr_at_k
+    assert list(named) == [
+        "mrr_at_3", "accuracy_at_1", "accuracy_at_3", "queries", "documents", "ndcg_at_3", "recall_at_3",
+    ]  # fmt: skip
+    assert metrics_by_name(evaluate_pairs(CompassEncoder(), [at_angle(a, a / 90) for a in (0, 40, 90)])).keys() == {
+        "spearman", "pearson", "pairs",
+    }  # fmt: skip
+    intervals = retrieval_intervals(rank_pairs(CompassEncoder(), [NEAR, FAR], k=3))
+    assert "recall_at_3" in metrics_by_name(intervals, k=3)
+
+
+@pytest.mark.parametrize("shown", [False, True])
+def test_a_progress_bar_on_stderr_changes_no_metric(shown, monkeypatch, capsys):
+    monkeypatch.setattr(texts, "BLOCK_TEXTS", 2)
+    pairs = [FAR, NEAR, RetrievalPair("29", "30")]
+    encoder = CompassEncoder()
+    for evaluate, records in ((evaluate_pairs, TEST), (evaluate_retrieval, pairs), (evaluate_bitext, pairs)):
+        assert evaluate(encoder, records, show_progress_bar=shown) == evaluate(CompassEncoder(), records)
+    assert evaluate_records(encoder, pairs, show_progress_bar=shown) == evaluate_retrieval(CompassEncoder(), pairs)
+    assert max(len(call) for _, call in encoder.calls) == (2 if shown else 6)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert ("3/3" in err) == ("6/6" in err) == shown
 
 
 def test_retrieval_without_pairs_or_hits_is_an_input_error():

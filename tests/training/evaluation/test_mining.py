@@ -1,4 +1,4 @@
-"""mining: what a search by brute force over all candidates would choose, and never a text that is right."""
+"""mining: it chooses what a brute-force search over all candidates chooses, and never a positive."""
 
 import unicodedata
 
@@ -14,7 +14,7 @@ from simpair.training.evaluation.mining import mine_negatives, retrieval_pairs
 
 
 class GridEncoder:
-    """Texts are two whole numbers, such as "3 -1", which are their vector; whatever follows names another text."""
+    """Encodes two whole numbers, such as "3 -1", as that vector; what follows them only makes another text."""
 
     def __init__(self):
         self.calls = []
@@ -34,7 +34,7 @@ class GridEncoder:
 
 
 def line_of(*scores):
-    """Texts that the anchor "1 0" finds with these scores."""
+    """Return texts that have these scores for the anchor "1 0"."""
     return [f"{score} 0" for score in scores]
 
 
@@ -44,7 +44,7 @@ def form(text):
 
 
 def brute_force(pairs, corpus, *, count, margin, skip):
-    """Every pair against every candidate, each thing that the docstring of mine_negatives says written down anew."""
+    """Compare every pair with every candidate, following the docstring of mine_negatives."""
     candidates = []
     for text in [pair.positive for pair in pairs] + list(corpus) + [text for pair in pairs for text in pair.negatives]:
         if text not in candidates:
@@ -54,12 +54,12 @@ def brute_force(pairs, corpus, *, count, margin, skip):
     for pair in pairs:
         scores = vectors @ np.array(pair.anchor.split()[:2], np.float64)
         positive = scores[candidates.index(pair.positive)]
-        right = {form(other.positive) for other in pairs if form(other.anchor) == form(pair.anchor)}
-        chosen, forms = [], set(right) | {form(pair.anchor)}
+        equal = {form(other.positive) for other in pairs if form(other.anchor) == form(pair.anchor)}
+        chosen, forms = [], set(equal) | {form(pair.anchor)}
         for place in sorted(range(len(candidates)), key=lambda place: -scores[place]):  # stable: ties keep their order
             text = candidates[place]
             if scores[place] > positive - margin * abs(positive):
-                too_near += form(text) not in right | {form(pair.anchor)}
+                too_near += form(text) not in equal | {form(pair.anchor)}
             elif form(text) not in forms:
                 forms.add(form(text))
                 chosen.append(place)
@@ -87,6 +87,7 @@ options = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @given(
     pairs=pair_lists,
     corpus=st.lists(texts, max_size=12),
@@ -94,8 +95,8 @@ options = st.fixed_dictionaries(
     sizes=st.sampled_from([(64, 1 << 20), (1, 1), (2, 5)]),
 )
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_it_is_the_search_by_brute_force_whatever_the_depth_and_the_blocks(monkeypatch, pairs, corpus, options, sizes):
-    monkeypatch.setattr(mining, "_FIRST_LOOK", sizes[0])
+def test_it_equals_brute_force_at_any_depth_and_block_size(monkeypatch, pairs, corpus, options, sizes):
+    monkeypatch.setattr(mining, "_FIRST_DEPTH", sizes[0])
     monkeypatch.setattr(mining, "_HITS", sizes[1])
     records, too_near, candidates, positives, negatives = brute_force(pairs, corpus, **options)
     if not records:
@@ -112,7 +113,7 @@ def test_it_is_the_search_by_brute_force_whatever_the_depth_and_the_blocks(monke
 
 @given(pairs=pair_lists, corpus=st.lists(texts, max_size=12), options=options)
 @settings(max_examples=100, deadline=None)
-def test_a_negative_is_no_right_answer_and_scores_below_the_bound(pairs, corpus, options):
+def test_a_negative_is_not_a_positive_and_scores_below_the_bound(pairs, corpus, options):
     try:
         mined = mine_negatives(GridEncoder(), pairs, corpus=corpus, **options)
     except InputError:
@@ -121,8 +122,8 @@ def test_a_negative_is_no_right_answer_and_scores_below_the_bound(pairs, corpus,
     for record in mined.records:
         anchor, positive, *negatives = encoder.encode_query([record.anchor, record.positive, *record.negatives])
         assert len(record.negatives) == options["count"] == len({form(text) for text in record.negatives})
-        right = {form(pair.positive) for pair in pairs if form(pair.anchor) == form(record.anchor)}
-        assert not (right | {form(record.anchor)}) & {form(text) for text in record.negatives}
+        positives = {form(pair.positive) for pair in pairs if form(pair.anchor) == form(record.anchor)}
+        assert not (positives | {form(record.anchor)}) & {form(text) for text in record.negatives}
         bound = anchor @ positive - options["margin"] * abs(anchor @ positive)
         assert all(anchor @ negative <= bound for negative in negatives)
 
@@ -130,7 +131,7 @@ def test_a_negative_is_no_right_answer_and_scores_below_the_bound(pairs, corpus,
 # --- by hand
 
 
-def test_the_hardest_below_the_margin_are_taken_best_first():
+def test_the_hardest_below_the_margin_are_chosen_in_order():
     pairs = [RetrievalPair("1 0", "100 0")]
     corpus = line_of(20, 96, 95, 94, 101)
     mined = mine_negatives(GridEncoder(), pairs, corpus=corpus, count=2)
@@ -140,7 +141,7 @@ def test_the_hardest_below_the_margin_are_taken_best_first():
     assert skipped.records[0].negatives == ("94 0", "20 0")
 
 
-def test_the_margin_lowers_the_bound_of_a_positive_that_scores_below_0_too():
+def test_the_margin_lowers_the_bound_of_a_negative_score_too():
     pairs, corpus = [RetrievalPair("1 0", "-100 0")], line_of(-99, -104, -105)
     assert mine_negatives(GridEncoder(), pairs, corpus=corpus).records[0].negatives == ("-105 0",)
 
@@ -151,7 +152,7 @@ def test_each_pair_has_the_bound_of_its_own_positive():
     assert [record.negatives for record in mined.records] == [("90 0",), ("40 0",)]
 
 
-def test_a_right_answer_of_an_equal_anchor_is_no_negative():
+def test_a_positive_of_an_equal_anchor_is_not_a_negative():
     pairs = [RetrievalPair("1 0 Café", "100 0"), RetrievalPair("1 0  cafe\u0301 ", "60 0"), RetrievalPair("0 1", "0 9")]
     mined = mine_negatives(GridEncoder(), pairs, corpus=["90 0 CAFÉ", "60 0 ", "1 0 ｃａｆé", "5 0"])
     assert mined.records[0].negatives == ("90 0 CAFÉ",)
@@ -172,7 +173,7 @@ def test_a_pair_with_too_few_candidates_is_left_out_and_the_others_keep_their_or
     assert (mined.pairs, mined.left_out) == (4, 1)
 
 
-def test_an_anchor_with_many_right_answers_is_looked_at_as_deep_as_it_takes():
+def test_the_search_goes_as_deep_as_an_anchor_with_many_positives_needs():
     many = [RetrievalPair("1 0", f"{score} 0") for score in range(500, 200, -1)]
     mined = mine_negatives(GridEncoder(), many, corpus=line_of(*range(-300, 100)))
     assert {record.negatives for record in mined.records} == {("99 0",)}
@@ -183,6 +184,15 @@ def test_each_distinct_text_is_encoded_once_in_its_role():
     pairs = [RetrievalPair("1 0", "9 0", ("3 0",)), RetrievalPair("1 0", "8 0"), RetrievalPair("0 1", "9 0")]
     mine_negatives(encoder, iter(pairs), corpus=iter(["3 0", "1 0", "8 0"]))
     assert encoder.calls == [("document", ["9 0", "8 0", "3 0", "1 0"]), ("query", ["1 0", "0 1"])]
+
+
+def test_a_progress_bar_goes_to_stderr(capsys):
+    pairs = [RetrievalPair("1 0", "9 0", ("3 0",)), RetrievalPair("0 1", "0 9")]
+    assert mine_negatives(GridEncoder(), pairs, show_progress_bar=True) == mine_negatives(GridEncoder(), pairs)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "3/3" in err  # candidates
+    assert "2/2" in err  # anchors
 
 
 def test_no_matrix_of_all_scores_is_made(monkeypatch):
@@ -201,40 +211,40 @@ def test_no_matrix_of_all_scores_is_made(monkeypatch):
     assert sum(asked) > 300 * 64
 
 
-# --- what is refused
+# --- errors
 
 
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"count": 0}, "count is 0 and skip 0; take 1 negative or more"),
+        ({"count": 0}, "count is 0 and skip 0; expected count of 1 or more"),
         ({"skip": -1}, "skip -1"),
-        ({"margin": -0.1}, r"margin is -0\.1; give a share"),
+        ({"margin": -0.1}, r"margin is -0\.1; expected a fraction"),
         ({"margin": 1.5}, r"margin is 1\.5"),
         ({"margin": float("nan")}, "margin is nan"),
         ({"corpus": "1 0"}, "corpus is one text"),
-        ({"corpus": ["1 0", " "]}, "the corpus holds a text that can be no negative; row:2: negative is empty"),
+        ({"corpus": ["1 0", " "]}, "the corpus has a text that cannot be a negative; row:2: negative is empty"),
         ({"corpus": ["1" * 131_073]}, "row:1: negative has 131,073 characters"),
         ({"count": 5}, r"none of 1 pairs has 5 candidates of 2 that score 0\.05 below its positive; give a corpus"),
     ],
 )
-def test_what_cannot_be_used_is_refused(options, reason):
+def test_arguments_that_cannot_be_used_are_refused(options, reason):
     with pytest.raises(InputError, match=reason):
         mine_negatives(GridEncoder(), [RetrievalPair("1 0", "9 0", ("3 0",))], **options)
 
 
 def test_scored_pairs_are_refused_and_records_checked():
-    with pytest.raises(InputError, match=r"these are scored pairs \(text1, text2, label\)"):
+    with pytest.raises(InputError, match=r"got scored pairs \(text1, text2, label\)"):
         mine_negatives(GridEncoder(), [ScoredPair("1 0", "9 0", 1.0)])
     with pytest.raises(DataError, match="row:1: positive is empty"):
         mine_negatives(GridEncoder(), [{"query": "1 0", "passage": ""}])
     assert retrieval_pairs([{"query": "q", "passage": "p"}]) == [RetrievalPair("q", "p")]
 
 
-# --- with an encoder of our own
+# --- with a TwinTowerEncoder
 
 
-def test_a_real_encoder_finds_for_each_text_the_one_most_like_it(tiny_encoder, mixed_texts):
+def test_a_real_encoder_finds_the_most_similar_texts(tiny_encoder, mixed_texts):
     some = list(dict.fromkeys(text for text in mixed_texts(80) if form(text)))
     mined = mine_negatives(tiny_encoder, [RetrievalPair(text, text) for text in some], count=2, margin=0.0)
     vectors = tiny_encoder.encode(some).astype(np.float64)

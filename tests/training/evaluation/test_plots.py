@@ -1,4 +1,4 @@
-"""plots: every picture is one, says what it shows, and changes with the data; curves: what a trainer logged."""
+"""plots: PNG files with the right titles and values; curves: what a trainer logged."""
 
 import json
 import sys
@@ -27,15 +27,15 @@ CURVES = [
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The last figure that was begun."""
+    """The figures that were created."""
     figures = []
     plain = Figure.__init__
     monkeypatch.setattr(Figure, "__init__", lambda self, *a, **k: (figures.append(self), plain(self, *a, **k))[1])
     return figures
 
 
-def said(figure):
-    """Title, labels of the axes and legend of each panel."""
+def texts_of(figure):
+    """Return the title, the labels of the axes and the legend of each panel."""
     texts = []
     for axes in figure.axes:
         texts += [axes.get_title(loc="left"), axes.get_xlabel(), axes.get_ylabel()]
@@ -59,13 +59,13 @@ def said(figure):
         (lambda path: plots.plot_similarity(path, GRADED, GRADED), [
             "Score and label, 300 pairs. Spearman 1.0000", "label", "score", "mean score",
         ]),
-        (lambda path: plots.plot_first_hits(path, RELEVANT), ["Rank of the first right document, 4 queries", "none"]),
+        (lambda path: plots.plot_first_hits(path, RELEVANT), ["Rank of the first relevant document, 4 ", "none"]),
         (lambda path: plots.plot_training(path, CURVES), [
             "Training, 3 steps", "step", "loss", "loss on dev data", "spearman", "learning rate",
         ]),
     ],
 )  # fmt: skip
-def test_a_picture_says_what_it_shows(draw, expected, drawn, tmp_path):
+def test_a_plot_has_its_title_labels_and_legend(draw, expected, drawn, tmp_path):
     path = tmp_path / "图.png"
     draw(path)
     with Image.open(path) as image:
@@ -73,12 +73,12 @@ def test_a_picture_says_what_it_shows(draw, expected, drawn, tmp_path):
         pixels = np.asarray(image.convert("L"))
         assert min(pixels.shape) > 500
         assert 0.005 < (pixels < 200).mean() < 0.9  # neither empty nor black
-    texts = said(drawn[-1])
+    texts = texts_of(drawn[-1])
     for start in expected:
         assert any(text.startswith(start) for text in texts), (start, texts)
 
 
-def test_the_curve_of_a_perfect_score_is_the_corner(drawn, tmp_path):
+def test_perfect_scores_reach_the_corner_of_the_curve(drawn, tmp_path):
     plots.plot_roc(tmp_path / "roc.png", BINARY, BINARY, threshold=0.5)
     curve, chance, point = drawn[-1].axes[0].lines
     assert [0, 1] in curve.get_xydata().tolist()
@@ -88,7 +88,7 @@ def test_the_curve_of_a_perfect_score_is_the_corner(drawn, tmp_path):
     assert drawn[-1].axes[0].lines[-1].get_xydata().tolist() == [[1, 1]]
 
 
-def test_bars_are_the_shares_of_queries(drawn, tmp_path):
+def test_bars_are_fractions_of_the_queries(drawn, tmp_path):
     plots.plot_first_hits(tmp_path / "ranks.png", RELEVANT)
     assert [bar.get_height() for bar in drawn[-1].axes[0].patches] == [0.25, 0.25, 0.25, 0.25]  # the last: none
     plots.plot_first_hits(tmp_path / "many.png", np.zeros((2, 100), bool))
@@ -120,7 +120,7 @@ def write_log(folder, log=LOG):
     (folder / "trainer_state.json").write_text(json.dumps({"log_history": log}))
 
 
-def test_curves_are_what_was_logged_and_no_times(tmp_path):
+def test_curves_are_the_logged_metrics_without_times(tmp_path):
     write_log(tmp_path)
     curves = {curve.name: curve for curve in read_curves(tmp_path)}
     assert list(curves) == ["loss", "grad_norm", "learning_rate", "eval_loss", "eval_spearman"]
@@ -134,7 +134,7 @@ def test_a_run_has_the_curves_of_its_newest_checkpoint(tmp_path):
     assert read_curves(tmp_path / "checkpoint-9")[0].values.tolist() == [9]
 
 
-def test_no_log_has_no_curves_and_no_picture(tmp_path):
+def test_without_a_log_there_are_no_curves_and_no_plot(tmp_path):
     assert read_curves(tmp_path) == []
     write_log(tmp_path, [])
     assert read_curves(tmp_path) == []
@@ -145,5 +145,5 @@ def test_no_log_has_no_curves_and_no_picture(tmp_path):
 @pytest.mark.parametrize("text", ["{", "[]", '{"log_history": [1]}', '{"log_history": [{"loss": 1}]}', "\udcff"])
 def test_a_damaged_log_is_named(tmp_path, text):
     (tmp_path / "trainer_state.json").write_bytes(text.encode(errors="surrogateescape"))
-    with pytest.raises(DataError, match=r"trainer_state\.json: is no log"):
+    with pytest.raises(DataError, match=r"trainer_state\.json: is not the log"):
         read_curves(tmp_path)

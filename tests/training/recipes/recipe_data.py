@@ -1,4 +1,4 @@
-"""A teacher and a folder of training data, both tiny."""
+"""A tiny teacher and tiny training data."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
-WIDTH = 8
+DIMENSION = 8
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
-def write_teacher(folder: Path, pieces: list[str], layers: int = 3) -> dict[str, torch.Tensor]:
+def write_teacher(folder: Path, tokens: list[str], layers: int = 3) -> dict[str, torch.Tensor]:
     folder.mkdir()
     draw = torch.Generator().manual_seed(1)
     shapes = {
-        "embeddings.word_embeddings.weight": (len(pieces), WIDTH),
-        "embeddings.position_embeddings.weight": (32, WIDTH),
-        "embeddings.token_type_embeddings.weight": (2, WIDTH),
-        "embeddings.LayerNorm.weight": (WIDTH,),
-        "embeddings.LayerNorm.bias": (WIDTH,),
-        "pooler.dense.weight": (WIDTH, WIDTH),
-        "pooler.dense.bias": (WIDTH,),
+        "embeddings.word_embeddings.weight": (len(tokens), DIMENSION),
+        "embeddings.position_embeddings.weight": (32, DIMENSION),
+        "embeddings.token_type_embeddings.weight": (2, DIMENSION),
+        "embeddings.LayerNorm.weight": (DIMENSION,),
+        "embeddings.LayerNorm.bias": (DIMENSION,),
+        "pooler.dense.weight": (DIMENSION, DIMENSION),
+        "pooler.dense.bias": (DIMENSION,),
     }
     for layer in range(layers):
         start = f"encoder.layer.{layer}."
         for part in ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"):
-            shapes |= {f"{start}{part}.weight": (WIDTH, WIDTH), f"{start}{part}.bias": (WIDTH,)}
-        shapes |= {f"{start}intermediate.dense.weight": (16, WIDTH), f"{start}intermediate.dense.bias": (16,)}
-        shapes |= {f"{start}output.dense.weight": (WIDTH, 16), f"{start}output.dense.bias": (WIDTH,)}
+            shapes |= {f"{start}{part}.weight": (DIMENSION, DIMENSION), f"{start}{part}.bias": (DIMENSION,)}
+        shapes |= {f"{start}intermediate.dense.weight": (16, DIMENSION), f"{start}intermediate.dense.bias": (16,)}
+        shapes |= {f"{start}output.dense.weight": (DIMENSION, 16), f"{start}output.dense.bias": (DIMENSION,)}
         for part in ("attention.output", "output"):
-            shapes |= {f"{start}{part}.LayerNorm.{name}": (WIDTH,) for name in ("weight", "bias")}
+            shapes |= {f"{start}{part}.LayerNorm.{name}": (DIMENSION,) for name in ("weight", "bias")}
     tensors = {name: torch.randn(shape, generator=draw) for name, shape in shapes.items()}
     save_file({**tensors, "embeddings.position_ids": torch.arange(32)[None]}, folder / "model.safetensors")
     config = {
         "_name_or_path": "elsewhere",
         "model_type": "bert",
-        "hidden_size": WIDTH,
+        "hidden_size": DIMENSION,
         "intermediate_size": 16,
         "num_attention_heads": 2,
         "num_hidden_layers": layers,
@@ -50,15 +50,15 @@ def write_teacher(folder: Path, pieces: list[str], layers: int = 3) -> dict[str,
         "type_vocab_size": 2,
         "layer_norm_eps": 1e-12,
         "hidden_act": "gelu",
-        "vocab_size": len(pieces),
+        "vocab_size": len(tokens),
     }
     (folder / "config.json").write_text(json.dumps(config))
-    small_tokenizer(pieces).save(str(folder / "tokenizer.json"))
+    small_tokenizer(tokens).save(str(folder / "tokenizer.json"))
     return tensors
 
 
-def small_tokenizer(pieces: list[str]) -> Tokenizer:
-    tokenizer = Tokenizer(WordPiece({piece: row for row, piece in enumerate(pieces)}, unk_token="[UNK]"))
+def small_tokenizer(tokens: list[str]) -> Tokenizer:
+    tokenizer = Tokenizer(WordPiece({token: row for row, token in enumerate(tokens)}, unk_token="[UNK]"))
     tokenizer.normalizer = BertNormalizer()
     tokenizer.pre_tokenizer = BertPreTokenizer()
     return tokenizer

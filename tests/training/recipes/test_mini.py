@@ -1,4 +1,4 @@
-"""The whole recipe on tiny data: its stages, what a batch holds, and going on after an interruption."""
+"""The whole recipe on tiny data: stages, batches, and continuing after an interruption."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def material() -> Material:
     return Material(texts, targets, scored, {"qa-en": [RetrievalPair(f"q{n}", f"p{n}") for n in range(40)]}, {})
 
 
-def test_a_schedule_follows_its_cycle_once_it_does_not_only_distil(material: Material) -> None:
+def test_a_schedule_follows_its_cycle_after_the_distillation_steps(material: Material) -> None:
     schedule = Schedule(material, Stage("s", 10, 0.3, "dsr", 2, 2, 2, 2, (0, 0)), seed=0)
     kinds = "".join({Distilled: "d", ScoredPair: "s", RetrievalPair: "r"}[type(batch[0])] for batch in schedule)
     assert kinds == "ddd" + "dsrdsrd"
@@ -41,19 +41,19 @@ def test_a_batch_is_a_function_of_seed_and_step(material: Material) -> None:
     one, same, other = ([[record[0] for record in schedule[step]] for step in range(12)] for schedule in schedules)
     assert one == same
     assert one != other
-    assert sorted(one[0] + one[1])[:8] == sorted(set(one[0] + one[1]))  # a round meets no text twice
+    assert sorted(one[0] + one[1])[:8] == sorted(set(one[0] + one[1]))  # a pass has no text twice
 
 
 @pytest.mark.parametrize("kind", ["d", "s", "r"])
-def test_short_forms_have_losses_of_their_own(
+def test_truncated_embeddings_add_to_the_loss(
     kind: str, material: Material, tiny_encoder: TwinTowerEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def loss(stage: Stage) -> float:
         args = mini.TwinTowerTrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
         trainer = RecipeTrainer(tiny_encoder, args, stage=stage)
         batch = Schedule(material, stage._replace(steps=1, cycle=kind, distilled=4), seed=0)[0]
-        width = tiny_encoder.encode(["a"]).shape[1]
-        records = [Distilled(text.text, np.resize(text.target, width)) for text in batch] if kind == "d" else batch
+        dimension = tiny_encoder.embedding_dimension
+        records = [Distilled(text.text, np.resize(text.target, dimension)) for text in batch] if kind == "d" else batch
         inputs = mini.RecipeCollator(tiny_encoder.tokenizer)([records])
         with torch.no_grad():
             return float(trainer.compute_loss(tiny_encoder.eval(), inputs))
@@ -62,7 +62,8 @@ def test_short_forms_have_losses_of_their_own(
     assert whole < one < both
 
 
-def test_the_recipe_goes_from_data_to_a_checkpoint_and_on_from_what_is_there(
+@pytest.mark.slow
+def test_the_recipe_trains_a_checkpoint_and_continues_from_its_parts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(mini, "STAGES", (FIRST, SECOND))
@@ -84,10 +85,10 @@ def test_the_recipe_goes_from_data_to_a_checkpoint_and_on_from_what_is_there(
     assert re.search(r"dev D: Spearman -?[01]\.\d{4} over 2 pairs", caplog.text)
     assert TwinTowerEncoder.from_pretrained(out).encode(["a dog", "一只狗"]).shape == (2, 8)
     assert run(tmp_path / "other") == first
-    (tmp_path / "one" / "second" / "model.safetensors").unlink()  # the second stage was never written
+    (tmp_path / "one" / "second" / "model.safetensors").unlink()  # as if the second stage had not been written
 
     def no_steps(*_: object) -> None:
-        raise AssertionError("a stage that ended is not run again")
+        raise AssertionError("a finished stage must not run again")
 
     monkeypatch.setattr(RecipeTrainer, "training_step", no_steps)
     assert run(tmp_path / "one") == first
@@ -97,7 +98,7 @@ def test_the_recipe_goes_from_data_to_a_checkpoint_and_on_from_what_is_there(
             run(tmp_path / "one")
 
 
-def test_rates_fall_to_zero_where_the_stage_says(
+def test_learning_rates_reach_zero_at_the_step_of_the_stage(
     material: Material, tiny_encoder: TwinTowerEncoder, tmp_path: Path
 ) -> None:
     def last_rate(stage: Stage) -> float:
@@ -113,8 +114,10 @@ def test_rates_fall_to_zero_where_the_stage_says(
     assert last_rate(FIRST._replace(decay=4)) == pytest.approx(0.25)
 
 
-def test_only_a_stage_that_says_so_has_crops(material: Material) -> None:
+def test_only_a_cropped_stage_has_crops(material: Material) -> None:
     both = material._replace(retrieval={"crop-zh": [RetrievalPair("c", "d")], "bitext": [RetrievalPair("a", "b")]})
     stage = Stage("s", 40, 0.0, "r", 1, 1, 1, 1, (0, 0))
-    met = [{batch[0].anchor for batch in Schedule(both, stage._replace(cropped=cropped), seed=0)} for cropped in (0, 1)]
-    assert met == [{"a"}, {"a", "c"}]
+    seen = [
+        {batch[0].anchor for batch in Schedule(both, stage._replace(cropped=cropped), seed=0)} for cropped in (0, 1)
+    ]
+    assert seen == [{"a"}, {"a", "c"}]

@@ -1,4 +1,4 @@
-"""A shallow copy of an encoder learns to ask it: what is kept of it, what it reads, and the pair that comes out."""
+"""The recipe of a query tower: the shallow copy, its training texts, and the trained pair."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from simpair.training.recipes.vocabulary import train_vocabulary
 from tests.training.recipes.recipe_data import ROWS, write_rows, write_teacher
 
 
-def test_a_shallow_copy_keeps_the_layers_that_are_named(
+def test_a_shallow_copy_has_the_given_layers(
     make_checkpoint: Callable[..., Checkpoint], make_static: Callable[..., Checkpoint]
 ) -> None:
     whole = make_checkpoint(config={"num_hidden_layers": 4})
@@ -32,13 +32,14 @@ def test_a_shallow_copy_keeps_the_layers_that_are_named(
             )
     assert TwinTowerEncoder(copy).encode("a cat").shape == (32,)
     for layers in ([4], [-1], [], [0, 0]):
-        with pytest.raises(InputError, match="some of 0 to 3"):
+        with pytest.raises(InputError, match="distinct numbers from 0 to 3"):
             shallow(whole, layers)
-    with pytest.raises(InputError, match="BERT's kind"):
+    with pytest.raises(InputError, match="expected one with BERT's layers"):
         shallow(make_static(), [0])
 
 
-def test_the_recipe_goes_from_an_encoder_to_a_pair(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_the_recipe_trains_a_query_tower_close_to_the_encoder(tmp_path: Path) -> None:
     data, teacher, out = tmp_path / "data", tmp_path / "teacher", tmp_path / "out"
     data.mkdir()
     for name, rows in ROWS.items():

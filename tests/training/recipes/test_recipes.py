@@ -1,4 +1,4 @@
-"""The data half of the bundled weights' recipe: vocabulary, first weights, training material."""
+"""The data of the recipe of the bundled weights: vocabulary, untrained student, training data."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_the_same_texts_give_the_same_vocabulary() -> None:
     assert train_vocabulary(made_up_texts(1), size=200).to_str() != first
 
 
-def test_special_tokens_come_first_and_frame_a_text() -> None:
+def test_special_tokens_come_first_and_surround_a_text() -> None:
     tokenizer = train_vocabulary(["hello world, 你好世界!"] * 5, size=300)
     assert [tokenizer.token_to_id(token) for token in SPECIALS] == [0, 1, 2, 3, 4]
     assert sorted(tokenizer.get_vocab().values()) == list(range(tokenizer.get_vocab_size()))
@@ -59,14 +59,14 @@ def test_special_tokens_come_first_and_frame_a_text() -> None:
     assert tokenizer.truncation is None
 
 
-def test_a_rare_chinese_character_survives_and_a_stray_one_does_not() -> None:
+def test_a_chinese_character_seen_four_times_is_a_token() -> None:
     vocabulary = train_vocabulary(made_up_texts() + ["龘"] * 4 + ["靐"] * 3, size=60).get_vocab()
     assert "龘" in vocabulary
     assert "靐" not in vocabulary
     assert "##龘" not in vocabulary
 
 
-def test_the_vocabulary_keeps_to_its_size() -> None:
+def test_the_vocabulary_has_the_given_size() -> None:
     assert train_vocabulary(made_up_texts(), size=120).get_vocab_size() == 120
 
 
@@ -74,7 +74,7 @@ def test_the_vocabulary_keeps_to_its_size() -> None:
 def test_chinese_characters_are_those_that_bert_splits_around(character: str) -> None:
     split = BertNormalizer(clean_text=False, strip_accents=False, lowercase=False).normalize_str(character)
     spaced = split != character
-    # A newer block than the normaliser knows may differ; the ranges in everyday use may not.
+    # Newer blocks may differ from the normaliser; the ranges in everyday use may not.
     assert spaced == is_chinese(character) or ord(character) > 0xFFFF
 
 
@@ -86,14 +86,14 @@ TEACHER = [*SPECIALS, "water", "fall", "##fall", "##s", "fire", "水"]
 
 @pytest.fixture
 def made(tmp_path):
-    """The teacher's table, the student's table by piece, the counts."""
+    """Return the teacher's and the student's rows by token, and the counts."""
     table = write_teacher(tmp_path / "teacher", TEACHER)["embeddings.word_embeddings.weight"]
-    pieces = [*SPECIALS, "fire", "waterfalls", "##falls", "水", "瀑", "xyz", "龘"]
+    tokens = [*SPECIALS, "fire", "waterfalls", "##falls", "水", "瀑", "xyz", "龘"]
     words = [("Water", "水"), ("waterfall", "瀑布"), ("fire", "瀑"), ("xyz", "龘")]
-    origins = make_student(tmp_path / "teacher", small_tokenizer(pieces), words, tmp_path / "student", layers=(0, 2))
+    origins = make_student(tmp_path / "teacher", small_tokenizer(tokens), words, tmp_path / "student", layers=(0, 2))
     rows = load_file(tmp_path / "student" / "model.safetensors")["embeddings.word_embeddings.weight"]
     teacher = {piece: table[row].double() for row, piece in enumerate(TEACHER)}
-    return teacher, dict(zip(pieces, rows.double(), strict=True)), origins
+    return teacher, dict(zip(tokens, rows.double(), strict=True)), origins
 
 
 def test_rows_come_from_the_best_source(made) -> None:
@@ -105,14 +105,14 @@ def test_rows_come_from_the_best_source(made) -> None:
     assert origins == RowOrigins(copied=6, averaged=2, lexicon=2, drawn=2)
 
 
-def test_chinese_rows_are_meanings_and_exact_translations_count_most(made) -> None:
+def test_chinese_rows_are_means_weighted_by_the_length_of_the_translation(made) -> None:
     teacher, student, _ = made
     torch.testing.assert_close(student["水"], teacher["water"])  # not the teacher's own row for the character
     waterfall = (teacher["water"] + teacher["##fall"]) / 2
     torch.testing.assert_close(student["瀑"], (teacher["fire"] + waterfall / 4) / 1.25)
 
 
-def test_drawn_rows_follow_the_seed(tmp_path) -> None:
+def test_drawn_rows_depend_on_the_seed(tmp_path) -> None:
     write_teacher(tmp_path / "teacher", TEACHER)
     tokenizer = small_tokenizer([*SPECIALS, "xyz", "fire"])
     rows = []
@@ -124,7 +124,7 @@ def test_drawn_rows_follow_the_seed(tmp_path) -> None:
     assert torch.equal(rows[0][6], rows[2][6])
 
 
-def test_all_layers_and_the_same_vocabulary_give_the_teacher_back(tmp_path) -> None:
+def test_all_layers_and_the_same_vocabulary_reproduce_the_teacher(tmp_path) -> None:
     tensors = write_teacher(tmp_path / "teacher", TEACHER)
     make_student(tmp_path / "teacher", small_tokenizer(TEACHER), [], tmp_path / "student", layers=(0, 1, 2))
     student = load_file(tmp_path / "student" / "model.safetensors")
@@ -147,12 +147,10 @@ def test_chosen_layers_are_renumbered(tmp_path) -> None:
 def test_the_student_opens_and_encodes(tmp_path) -> None:
     write_teacher(tmp_path / "teacher", TEACHER)
     tokenizer = train_vocabulary(["water falls 水 fire"] * 5, size=60)
-    make_student(
-        tmp_path / "teacher", tokenizer, [("water", "水")], tmp_path / "student", layers=(0, 2), max_seq_length=16
-    )
+    make_student(tmp_path / "teacher", tokenizer, [("water", "水")], tmp_path / "student", layers=(0, 2))
     encoder = TwinTowerEncoder.from_pretrained(tmp_path / "student")
     vectors = encoder.encode(["water", "fire", "water"])
-    assert encoder.max_seq_length == 16
+    assert encoder.max_seq_length == 32  # positions of the teacher
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-6)
     np.testing.assert_allclose(vectors[0], vectors[2], atol=1e-6)
     assert vectors[0] @ vectors[1] < 0.999
@@ -168,7 +166,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_rows_come_back_as_written(folder) -> None:
+def test_rows_are_read_as_written(folder) -> None:
     assert list(iter_rows(folder, "parallel")) == ROWS["parallel"]
     assert lexicon(folder) == [("dog", "狗")]
 
@@ -178,35 +176,35 @@ def test_a_missing_or_damaged_file_is_named(folder) -> None:
         list(iter_rows(folder, "nothing"))
     with gzip.open(folder / "parallel.jsonl.gz", "wt", encoding="utf-8") as file:
         file.write('{"en": "a"}\n{"en": \n')
-    with pytest.raises(DataError, match=r"parallel\.jsonl\.gz:2: not JSON"):
+    with pytest.raises(DataError, match=r"parallel\.jsonl\.gz:2: is not JSON"):
         list(iter_rows(folder, "parallel"))
     whole = (folder / "raw_zh.jsonl.gz").read_bytes()
     (folder / "raw_zh.jsonl.gz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match="fetch the file again"):
+    with pytest.raises(DataError, match="download the file again"):
         list(iter_rows(folder, "raw_zh"))
 
 
-def test_vocabulary_texts_hold_both_languages(folder) -> None:
+def test_vocabulary_texts_are_in_both_languages(folder) -> None:
     texts = list(vocabulary_texts(folder))
     assert {"A dog.", "一只狗。", "问？", "猫。", "狗", "生文本0", "h"} <= set(texts)
     assert max(map(len, texts)) == 300
 
 
-def test_a_chinese_text_aims_at_its_translation_and_an_english_one_at_itself(folder) -> None:
+def test_the_target_of_a_chinese_text_is_its_translation(folder) -> None:
     targets = distillation_texts(folder, limit=100)
-    aims = dict(targets)
-    assert len(aims) == len(targets)  # each text once
-    assert aims["一只狗。"] == "A dog."
-    assert aims["狗"] == "dog"
-    assert "猫。" not in aims  # captions of one image do not translate each other
-    assert "长" not in aims  # a cut text is not what was translated
+    keys = dict(targets)
+    assert len(keys) == len(targets)  # each text once
+    assert keys["一只狗。"] == "A dog."
+    assert keys["狗"] == "dog"
+    assert "猫。" not in keys  # captions of one image are not translations
+    assert "长" not in keys  # a truncated text does not match its translation
     english = {text for text, key in targets if text == key}
     assert {"A dog.", "One dog.", "dog", "A cat sits.", "x", "h", "q?", "p" * 600} <= english
     assert {key for _, key in targets} == english
-    assert "" not in aims
+    assert "" not in keys
 
 
-def test_distillation_order_and_draw_follow_the_seed(folder) -> None:
+def test_the_order_and_sample_of_distillation_texts_depend_on_the_seed(folder) -> None:
     assert distillation_texts(folder, limit=6, seed=3) == distillation_texts(folder, limit=6, seed=3)
     draws = [set(distillation_texts(folder, limit=6, seed=seed)) for seed in range(8)]
     assert len({frozenset(draw) for draw in draws}) > 1
@@ -215,7 +213,7 @@ def test_distillation_order_and_draw_follow_the_seed(folder) -> None:
         assert {Target("dog", "dog"), Target("A dog.", "A dog."), Target("一只狗。", "A dog.")} <= draw
 
 
-def test_scored_sources_have_labels_of_more_than_one_kind(folder) -> None:
+def test_scored_sources_have_more_than_one_label(folder) -> None:
     assert scored_sources(folder) == {
         "zh/S": [ScoredPair("甲", "乙", 0.25), ScoredPair("甲", "丙", 1.0)],
         "nli-zh/N": [ScoredPair("前", "后", 1.0), ScoredPair("前", "反", 0.0), ScoredPair("前", "中", 0.5)],
@@ -223,7 +221,7 @@ def test_scored_sources_have_labels_of_more_than_one_kind(folder) -> None:
     }
 
 
-def test_a_label_off_the_scale_is_refused_with_its_line(folder) -> None:
+def test_a_label_outside_0_to_1_is_refused_with_its_line(folder) -> None:
     write_rows(folder, "en_pairs", [scored("x", "y", "S", score=0.5), scored("x", "z", "S", score=4.2)])
     with pytest.raises(DataError, match=r"en_pairs\.jsonl\.gz:2: label 4\.2"):
         scored_sources(folder)
@@ -243,13 +241,13 @@ def test_retrieval_sources(folder) -> None:
     }
 
 
-def test_dev_pairs_stay_out_of_training(folder) -> None:
+def test_dev_pairs_are_not_trained_on(folder) -> None:
     assert dev_pairs(folder) == {"D": [ScoredPair("选", "择", 0.0), ScoredPair("选", "选择", 1.0)]}
     trained = {pair for pairs in scored_sources(folder).values() for pair in pairs}
     assert trained.isdisjoint(pair for pairs in dev_pairs(folder).values() for pair in pairs)
 
 
-def test_crops_are_spans_of_their_passage_and_every_second_is_taken_out(folder) -> None:
+def test_crops_are_spans_of_their_passage_and_every_second_is_removed(folder) -> None:
     words = " ".join(f"word{number}" for number in range(300))
     characters = "".join(chr(0x4E00 + number) for number in range(460))
     rows = [("en", words), ("zh", characters), ("zh-Hant", characters[::-1]), ("zh", characters[:99]), ("en", words)]
@@ -258,12 +256,12 @@ def test_crops_are_spans_of_their_passage_and_every_second_is_taken_out(folder) 
     )
     found = retrieval_sources(folder)
     assert found == retrieval_sources(folder)
-    assert len(found["crop-en"]) == 8  # a passage that is there twice has its crops once
+    assert len(found["crop-en"]) == 8  # an equal passage adds no crops
     assert len(found["crop-zh"]) == 2 * 4
     for number, (query, passage, _) in enumerate(found["crop-en"]):
         assert query in words
         assert 4 <= len(query.split()) <= 16
-        assert number % 2 == 0 or not set(query.split()) & set(passage.split()[:-1])  # the last may be cut
+        assert number % 2 == 0 or not set(query.split()) & set(passage.split()[:-1])  # the last may be truncated
     for number, (query, passage, _) in enumerate(found["crop-zh"]):
         assert 6 <= len(query) <= 30
         assert query in characters + characters[::-1]
@@ -271,7 +269,7 @@ def test_crops_are_spans_of_their_passage_and_every_second_is_taken_out(folder) 
         assert number % 2 == 0 or not set(query) & set(passage)
 
 
-def test_open_data_are_of_sources_with_open_terms_and_come_out_the_same(folder, tmp_path_factory) -> None:
+def test_open_data_has_only_sources_with_open_terms_and_the_same_bytes_every_time(folder, tmp_path_factory) -> None:
     tmp_path = tmp_path_factory.mktemp("open")
     rows = [{"en": "a", "zh": "一", "source": name, "mt": 0} for name in ("Tatoeba", "XNLI", "TICO-19", "Tatoeba")]
     write_rows(folder, "parallel", rows)
@@ -285,5 +283,5 @@ def test_open_data_are_of_sources_with_open_terms_and_come_out_the_same(folder, 
     keep_open(folder, tmp_path / "open")
     assert (tmp_path / "open" / "parallel.jsonl.gz").read_bytes() == written
     for wrong in (folder, tmp_path / "open"):
-        with pytest.raises(InputError, match="another one to write to"):
+        with pytest.raises(InputError, match="another folder to write to"):
             keep_open(folder if wrong == folder else tmp_path / "nothing", wrong)

@@ -104,6 +104,7 @@ def test_a_batch_of_one_label_is_logged_once_and_counted(tiny_encoder, arguments
     assert "nothing was learned from 8 of 8 batches" in caplog.messages
 
 
+@pytest.mark.slow
 def test_a_batch_of_equal_positives_is_logged_once_and_counted(tiny_encoder, arguments, caplog):
     same = [RetrievalPair("the cat", "a dog")] * 16
     TwinTowerTrainer(tiny_encoder, arguments(loss="info_nce"), train_dataset=same).train()

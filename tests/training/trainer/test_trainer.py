@@ -98,6 +98,7 @@ def test_embed_columns_equals_encode(tiny_encoder):
         assert torch.allclose(column, torch.from_numpy(tiny_encoder.encode(texts)), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_training_learns_the_labels(tiny_encoder, arguments):
     trainer = TwinTowerTrainer(tiny_encoder, arguments(num_train_epochs=60), train_dataset=PAIRS, eval_dataset=PAIRS)
     before = trainer.evaluate()
@@ -207,6 +208,7 @@ def test_checkpoints_open_as_models_and_hold_no_pickle_and_no_token(tiny_encoder
     assert (reopened.encode(["the cat"]) == tiny_encoder.encode(["the cat"])).all()
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_is_loaded_at_the_end(tiny_model, arguments, tmp_path):
     """The metric says that the first checkpoint is the best, and it differs from the last."""
     options = {
@@ -243,6 +245,7 @@ def test_the_best_checkpoint_is_loaded_at_the_end(tiny_model, arguments, tmp_pat
     assert endings[Forgetful] > 0.0  # the control
 
 
+@pytest.mark.slow
 def test_a_run_resumes_from_the_newest_complete_checkpoint_to_the_same_bits(
     tiny_model, arguments, tmp_path, caplog, monkeypatch
 ):

@@ -95,6 +95,7 @@ def test_a_run_that_no_longer_improves_stops_early(train):
     assert trainer.state.best_global_step == 1
 
 
+@pytest.mark.slow
 def test_rotation_keeps_the_best_checkpoint_and_it_is_loaded(train, tmp_path):
     """The labels of the dev data are inverted, so training makes the scores worse."""
     train_on = [ScoredPair(text1, text2, 1 - label) for text1, text2, label in PAIRS]
@@ -162,6 +163,7 @@ def test_two_accumulated_batches_have_the_gradients_of_one_batch(train):
     assert distance(*found) <= 1e-5 * max(float(gradient.abs().max()) for gradient in found[0].values())
 
 
+@pytest.mark.slow
 def test_a_run_resumes_within_an_epoch_and_between_accumulated_batches_to_the_same_bits(train, tmp_path):
     """An epoch has three steps; the run resumes after the second."""
     options = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "max_steps": 5}
@@ -199,6 +201,7 @@ def test_the_learning_rate_follows_the_schedule(train):
     assert rates == pytest.approx(wanted)
 
 
+@pytest.mark.slow
 def test_gradients_are_clipped_unless_clipping_is_off(train):
     off, loose, tight = (weights(train(max_steps=2, optim="sgd", max_grad_norm=norm).model) for norm in (0, 1e9, 1e-3))
     assert distance(off, loose) < 1e-7
@@ -250,6 +253,7 @@ def test_unsupported_options_of_gradient_checkpointing_are_refused(tiny_encoder,
         tiny_encoder.activation_checkpointing_enable(every_n_layers=2)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # the compiler warns of itself
 def test_a_compiled_tower_gives_the_same_weights(train):
     torch._dynamo.reset()
