@@ -21,6 +21,8 @@ from simpair.errors import DataError
 __all__ = ["Line", "Row", "decode_lines", "format_of", "read_lines", "read_objects", "read_parquet", "read_table"]
 
 _PARQUET_ROWS = 1_024
+_ARROW_ERRORS = (OSError, ValueError, OverflowError, NotImplementedError, KeyError)
+"""The base classes of pyarrow's errors."""
 _MAX_LINE = 1 << 24  # bytes; a file without line feeds must not fill the memory
 
 
@@ -68,16 +70,12 @@ def decode_lines(file: IO[bytes], path: Path) -> Iterator[Line]:
         while raw := file.readline(_MAX_LINE + 1):
             number += 1
             if len(raw) > _MAX_LINE:
-                raise DataError(
-                    f"the line is longer than {_MAX_LINE:,} bytes; check the file, or split the line",
-                    path=path,
-                    line=number,
-                )
+                reason = f"the line is longer than {_MAX_LINE:,} bytes; check the file, or split the line"
+                raise DataError(reason, path=path, line=number)
             yield Line(number, raw.decode("utf-8-sig" if number == 1 else "utf-8"))
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"is not UTF-8 at byte {error.start + 1}; convert the file to UTF-8", path=path, line=number
-        ) from None
+        reason = f"is not UTF-8 at byte {error.start + 1}; convert the file to UTF-8"
+        raise DataError(reason, path=path, line=number) from None
 
 
 def read_table(path: Path, *, check_header: Callable[[list[str]], object] | None = None) -> Iterator[Row]:
@@ -105,20 +103,17 @@ def read_table(path: Path, *, check_header: Callable[[list[str]], object] | None
                     check_header(header)
             elif cells:
                 if len(cells) != len(header):
-                    raise ValueError(
-                        f"has {len(cells)} columns, the header {len(header)}; quote cells that contain a separator"
-                    )
+                    counts = f"{len(cells)} columns, the header {len(header)}"
+                    raise ValueError(f"has {counts}; quote cells that contain a separator")
                 yield Row(line, dict(zip(header, cells, strict=True)))
             line = table.line_num + 1
     except DataError:
         raise
-    except (csv.Error, ValueError) as error:
-        hint = (
-            "cannot be parsed, maybe because of an open quote or a stray carriage return: "
-            if isinstance(error, csv.Error)
-            else ""
-        )
-        raise DataError(f"{hint}{error}", path=path, line=line) from None
+    except csv.Error as error:
+        reason = f"cannot be parsed, maybe because of an open quote or a stray carriage return: {error}"
+        raise DataError(reason, path=path, line=line) from None
+    except ValueError as error:
+        raise DataError(str(error), path=path, line=line) from None
 
 
 def read_objects(path: Path) -> Iterator[Row]:
@@ -137,8 +132,7 @@ def read_objects(path: Path) -> Iterator[Row]:
             reason = str(error).partition(": line 1 column")[0]  # json counts lines from the start of this line
             raise DataError(f"is not valid JSON: {reason}", path=path, line=line) from None
         if not isinstance(fields, dict):
-            reason = f"expected a JSON object, got {reprlib.repr(fields)}"
-            raise DataError(reason, path=path, line=line)
+            raise DataError(f"expected a JSON object, got {reprlib.repr(fields)}", path=path, line=line)
         yield Row(line, fields)
 
 
@@ -167,13 +161,7 @@ def read_parquet(path: Path, *, choose: Callable[[list[str]], list[str]] | None 
                     number += 1
                     kept = {name: value for name, value in cells.items() if value is not None or choose is not None}
                     yield Row(number, {name: _plain(value) for name, value in kept.items()})
-    except (
-        OSError,
-        ValueError,
-        OverflowError,
-        NotImplementedError,
-        KeyError,
-    ) as error:  # base classes of pyarrow's errors
+    except _ARROW_ERRORS as error:
         raise DataError(f"cannot be read: {error}", path=path, line=max(1, number)) from error
 
 

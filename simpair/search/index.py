@@ -27,6 +27,7 @@ from simpair.vectors.inputs import parse_request
 
 __all__ = ["Document", "Given", "Hit", "IndexInfo", "Queries", "SearchIndex", "Upserted"]
 
+_PAGE = 1_000
 Ids = str | Iterable[str]
 """One id, or several."""
 Queries = str | Iterable[str] | NDArray[Any]
@@ -337,7 +338,7 @@ class SearchIndex:
 
     def __iter__(self) -> Iterator[Document]:
         """Yield the documents in the order in which they were added, also those added meanwhile."""
-        return map(as_document, self._store.iterate())
+        return (as_document(stored) for page, _ in self._store.pages(_PAGE) for stored in page)
 
     def __enter__(self) -> Self:
         return self

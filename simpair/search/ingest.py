@@ -78,9 +78,8 @@ def _upsert(store: Store, encode: Encode, block: Block, seen: _Rows) -> Upserted
         found = store.find(rows)
         changed = _changed(store, block, rows, found)
     replaced = [name for name in changed if name in found]
-    for name in replaced:
-        if found[name].row in seen:
-            raise _duplicate(name)
+    if twice := [name for name in replaced if found[name].row in seen]:
+        raise _duplicate(twice[0])
     seen.add(stored.row for stored in found.values())
     if changed:
         places = [rows[name] for name in changed]

@@ -73,7 +73,7 @@ def export_store(store: Store, target: Path) -> int:
         file.write(embeddings_header("F16", count, store.encoder.dimension, {"simpair": __version__}))
         written = 0
         with parquet.ParquetWriter(folder / _DOCUMENTS, schema) as documents:
-            for page, vectors in _pages(store):
+            for page, vectors in store.pages(_PAGE, with_vectors=True):
                 columns = [arrow.array(column, arrow.string()) for column in zip(*page, strict=True)]
                 documents.write_batch(arrow.record_batch(columns, schema))
                 file.write(vectors.astype("<f2", copy=False).tobytes())
@@ -115,18 +115,6 @@ def import_store(source: Path, folder: Path, *, lock_timeout: float) -> int:
         if added != facts.documents:
             raise StoreCorrupt(f"{source} holds {added} documents instead of {facts.documents}; export the index again")
     return added
-
-
-def _pages(store: Store) -> Iterator[tuple[list[Any], NDArray[np.float16]]]:
-    after = 0
-    while True:
-        with store.reading():
-            page = store.page(after=after, size=_PAGE)
-            vectors = store.vectors_of(list(page))
-        if not page:
-            return
-        yield list(page.values()), vectors
-        after = max(page)
 
 
 def _rows(file: Any) -> Iterator[Document]:

@@ -132,8 +132,5 @@ def _stored(value: Any) -> _Value:
     if isinstance(value, bool):
         return bytes([value])
     if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
-        try:
-            return float(value)
-        except OverflowError:
-            return float("inf") if value > 0 else float("-inf")
+        return float(str(value))  # of a string, so that one beyond the range of floats becomes infinity
     return value  # type: ignore[no-any-return]

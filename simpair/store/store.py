@@ -30,9 +30,10 @@ _MAX_VARIABLES = 500
 _DOCUMENTS = "SELECT d.row, d.id, text, metadata, digest FROM documents d LEFT JOIN names USING (id, row)"
 _VECTORS = "SELECT row, vector, digest FROM vectors"
 _MAX_NORM_ERROR = 1e-3
-_PAGE = 1_000
 _NEW_DATABASES = f".{_DATABASE}.*.new*"
 """What a crash in ``create`` leaves: a database that was not yet in its place, and its journal."""
+_Page = tuple[list[StoredDocument], NDArray[np.float16]]
+"""Documents and their vectors (N, D)."""
 
 
 class Store:
@@ -140,15 +141,20 @@ class Store:
                 schema.next_generation(self.db)
         return count
 
-    def iterate(self) -> Iterator[StoredDocument]:
-        """Yield the documents in the order in which they were added, also those added meanwhile; reads page by page."""
+    def pages(self, size: int, *, with_vectors: bool = False) -> Iterator[_Page]:
+        """Yield the documents in the order in which they were added, also those added meanwhile, ``size`` at a time.
+
+        Every page is read in its own transaction, with the vectors (N, D) of its documents if they are asked for.
+        """
         after = 0
         while True:
             with self.reading():
-                page = self.page(after=after, size=_PAGE)
+                found = self.db.execute(f"{_DOCUMENTS} WHERE d.row > ? ORDER BY d.row LIMIT ?", (after, size))
+                page = self._documents(found)
+                vectors = self.vectors_of(list(page) if with_vectors else [])
             if not page:
                 return
-            yield from page.values()
+            yield list(page.values()), vectors
             after = max(page)
 
     def info(self) -> IndexInfo:
@@ -253,10 +259,6 @@ class Store:
             StoreCorrupt: A document differs from its digest.
         """
         return self._documents(self._select(f"{_DOCUMENTS} WHERE d.row", rows))
-
-    def page(self, *, after: int, size: int) -> dict[int, StoredDocument]:
-        """Return the first ``size`` documents whose rows are above ``after``, in order."""
-        return self._documents(self.db.execute(f"{_DOCUMENTS} WHERE d.row > ? ORDER BY d.row LIMIT ?", (after, size)))
 
     def _documents(self, found: Iterable[tuple[Any, ...]]) -> dict[int, StoredDocument]:
         documents = {}

@@ -196,7 +196,7 @@ class ExactIndex:
 
         The threads share the queries if there are many, otherwise the rows.
         """
-        threads = _threads()
+        threads = int(faiss.omp_get_max_threads())
         blocks = np.array_split(queries, threads if len(queries) >= 4 * threads else 1)
         ranges = self._ranges(threads if len(blocks) == 1 else 1)
         scans = _pool().map(lambda part: self._scan_range(part[0], part[1], depth, members), product(blocks, ranges))
@@ -282,10 +282,6 @@ def _vectors_of(segment: Any, dimension: int) -> NDArray[np.float16]:
     return vectors
 
 
-def _threads() -> int:
-    return int(faiss.omp_get_max_threads())
-
-
 def _pool() -> ThreadPoolExecutor:
     """Return the threads of all scans, one for each core, so that many callers do not start more.
 
@@ -294,6 +290,6 @@ def _pool() -> ThreadPoolExecutor:
     with _POOLS_LOCK:
         if os.getpid() not in _POOLS:
             _POOLS.clear()
-            start = partial(faiss.omp_set_num_threads, 1)
-            _POOLS[os.getpid()] = ThreadPoolExecutor(_threads(), thread_name_prefix="simpair-scan", initializer=start)
+            threads, start = int(faiss.omp_get_max_threads()), partial(faiss.omp_set_num_threads, 1)
+            _POOLS[os.getpid()] = ThreadPoolExecutor(threads, thread_name_prefix="simpair-scan", initializer=start)
         return _POOLS[os.getpid()]

@@ -62,7 +62,7 @@ def test_similar_leaves_out_the_document_itself(index: SearchIndex) -> None:
 
 
 def test_get_contains_and_iteration(index: SearchIndex, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("simpair.store.store._PAGE", 7)
+    monkeypatch.setattr("simpair.search.index._PAGE", 7)
     index.add(TEXTS, ids=TEXTS)
     assert [document.text for document in index] == TEXTS
     assert index.get(["text 9", "text 0", "text 9"]) == [Document(t, t, {}) for t in ("text 9", "text 0", "text 9")]

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-import simpair.store.export
 from simpair.errors import EncoderMismatch, InputError, StoreCorrupt, StoreError, StoreNotFound, StoreVersion
 from simpair.search.index import SearchIndex
+from simpair.store.store import Store
 from tests.hash_encoder import TEXTS, HashEncoder, encoder, folder, index
 from tests.search.test_compatibility import Drifted
 
@@ -136,15 +136,15 @@ def test_an_index_that_changes_during_an_export_is_not_exported(
     monkeypatch.setattr("simpair.store.export._PAGE", 10)
     index.add(TEXTS)
     with SearchIndex.open(folder, HashEncoder(), read_only=True) as reader:
-        pages = simpair.store.export._pages
+        pages = Store.pages
 
-        def slowly(store: Any) -> Iterator[Any]:
-            for number, part in enumerate(pages(store)):
+        def slowly(store: Store, size: int, *, with_vectors: bool) -> Iterator[Any]:
+            for number, part in enumerate(pages(store, size, with_vectors=with_vectors)):
                 if number == 1:
                     index.add("meanwhile")
                 yield part
 
-        monkeypatch.setattr(simpair.store.export, "_pages", slowly)
+        monkeypatch.setattr(Store, "pages", slowly)
         with pytest.raises(StoreError, match="changed while it was exported"):
             reader.export(tmp_path / "exported")
         assert not (tmp_path / "exported").exists()
