@@ -1,4 +1,4 @@
-"""A folder of evaluation data → labelled pairs, translations, queries with what answers them. Knows no model.
+"""A folder of evaluation data → labeled pairs, translations, queries with what answers them. Knows no model.
 
 The table says of every set whether ``simpair-mini`` was trained on other rows of its source (in-domain) or on none
 (zero-shot), and on which; ``training/recipes/sources.py`` reads what it was trained on.
@@ -131,7 +131,7 @@ def choose(names: Collection[str]) -> list[EvalSet]:
 
 
 def read_scored(data: Path, one: EvalSet) -> list[ScoredPair]:
-    """The labelled pairs of a set, labels from 0 to 1."""
+    """The labeled pairs of a set, labels from 0 to 1."""
     return cast("list[ScoredPair]", read_pairs(data / f"{one.path}.jsonl.gz", label_range=one.scale))
 
 

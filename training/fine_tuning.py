@@ -103,7 +103,7 @@ def fine_tune(
 
     Args:
         encoder: Changed in place; save it with ``save_pretrained``.
-        data: Files (CSV, TSV, JSONL, also .gz, or Parquet) or records of one kind: scored or labelled pairs, inference
+        data: Files (CSV, TSV, JSONL, also .gz, or Parquet) or records of one kind: scored or labeled pairs, inference
             pairs, positives, or triplets. A ``datasets.Dataset`` counts as records; a stream is read to its end. Or a
             mapping of names to several sources, of any kinds; then every batch is drawn from one source.
         weights: Sampling weight of each source, by name. Default: its number of records.
@@ -111,7 +111,7 @@ def fine_tune(
             settings of the run. Default: nothing is saved.
         dev: Data to evaluate on before and after training; never trained on.
         loss: ``auto`` takes ``cosent`` for pairs with labels, and ``info_nce`` for pairs without labels or with labels
-            that are all 1. ``info_nce`` takes positives, and negatives, from labelled and inference pairs.
+            that are all 1. ``info_nce`` takes positives, and negatives, from labeled and inference pairs.
         epochs: Passes over the data.
         max_steps: Number of optimizer steps, instead of ``epochs``; -1 for no such limit.
         batch_size: Records per step.

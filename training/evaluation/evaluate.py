@@ -1,4 +1,4 @@
-"""Encoder, labelled data → metrics. They range from 0 to 1 (correlations from -1), never in percent.
+"""Encoder, labeled data → metrics. They range from 0 to 1 (correlations from -1), never in percent.
 
 Each ``evaluate_*`` function computes predictions (``predictions.py``) and then their metrics, so one pass over the
 texts can serve metrics, intervals and plots: ``evaluate_pairs(encoder, pairs)`` is
@@ -154,7 +154,7 @@ class RetrievalScores(NamedTuple):
         k: Number of hits per query.
         queries: Number of queries.
         documents: Number of documents searched.
-        ndcg_at_k: Normalised discounted cumulative gain; all relevant documents have the gain 1.
+        ndcg_at_k: Normalized discounted cumulative gain; all relevant documents have the gain 1.
         recall_at_k: Fraction of the relevant documents among the first k hits, averaged over the queries.
     """
 

@@ -1,4 +1,4 @@
-"""Encoder, labelled data → predictions: a score for each pair, or a ranking for each query. Imports no model."""
+"""Encoder, labeled data → predictions: a score for each pair, or a ranking for each query. Imports no model."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Ranking(NamedTuple):
 
 
 class BitextRanking(NamedTuple):
-    """The nearest neighbours of translations in both directions.
+    """The nearest neighbors of translations in both directions.
 
     Attributes:
         forward: The best positive of each distinct anchor.
@@ -142,7 +142,7 @@ def rank_pairs(
 def rank_bitext(
     encoder: TextEncoder, pairs: Sequence[RetrievalPair], *, show_progress_bar: bool = False
 ) -> BitextRanking:
-    """Return the nearest neighbour of each distinct anchor among the positives, and of each positive among the anchors.
+    """Return the nearest neighbor of each distinct anchor among the positives, and of each positive among the anchors.
 
     Both sides are encoded with ``encode``, since neither is a query.
 
