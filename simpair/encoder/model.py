@@ -110,7 +110,8 @@ class TwinTowerEncoder(nn.Module):
                 processor has them; ``int8``, the fastest on a CPU. It changes neither training nor what is saved.
             truncate_dim: The number of leading dimensions to keep (Kusupati et al. 2022, Matryoshka; default: all).
             max_seq_length: Maximum length in tokens (default: the checkpoint's). It is saved.
-            prompts: Prompts by name, such as ``{"query": "query: "}``, in place of the checkpoint's. They are saved.
+            prompts: The prompts ``query`` and ``document``, such as ``{"query": "query: "}``, in place of the
+                checkpoint's. They are saved. A prompt of another name is saved, too, but no role uses it.
             local_files_only: Never use the network.
 
         Raises:
@@ -244,7 +245,7 @@ class TwinTowerEncoder(nn.Module):
     def similarity(self, a: ArrayLike, b: ArrayLike) -> FloatArray:
         """Return the scores (N, M), inner products, of all of ``a`` with all of ``b``.
 
-        Each is a text, a sequence of texts, which are encoded in the default role, or embeddings (N, D).
+        Each is a text or a sequence of texts, which :meth:`encode` encodes, or embeddings (D,) or (N, D).
         """
         return scores(self._embeddings(a), self._embeddings(b))
 

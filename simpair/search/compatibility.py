@@ -105,7 +105,7 @@ def _cosine(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
 
 
 def _description(encoder: RecordedEncoder) -> str:
-    name = encoder.source or "an encoder without source"
+    name = encoder.source or "an encoder without a recorded source"
     return f"{name} (fingerprint {encoder.fingerprint[:12]}, dimension {encoder.dimension})"
 
 
