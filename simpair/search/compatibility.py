@@ -14,7 +14,7 @@ from simpair.errors import EncoderMismatch, InputError, StoreError
 from simpair.store.records import Canary, RecordedEncoder
 from simpair.store.store import Store
 
-__all__ = ["check_encoder", "load_recorded", "make_canaries", "record"]
+__all__ = ["check_encoder", "check_members", "load_recorded", "make_canaries", "record"]
 
 _TEXTS = (
     "A canary sings in the coal mine.",
@@ -39,6 +39,13 @@ def make_canaries(encoder: Encoder) -> list[Canary]:
         for role in ("query", "document")
         for text, vector in zip(_TEXTS, _encode(encoder, role, list(_TEXTS)), strict=True)
     ]
+
+
+def check_members(encoder: object) -> None:
+    """Raise TypeError for an object that is no encoder, such as the name of one."""
+    if not all(hasattr(encoder, name) for name in ("embedding_dimension", "encode_query", "encode_document")):
+        advice = "use TwinTowerEncoder.from_pretrained, or simpair.integrations.sentence_transformers.wrap"
+        raise TypeError(f"encoder is a {type(encoder).__name__}; expected an encoder: {advice}")
 
 
 def check_encoder(encoder: Encoder, store: Store) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from simpair.encoder.protocol import Encoder
 from simpair.errors import InputError
-from simpair.search.compatibility import check_encoder, load_recorded, make_canaries, record
+from simpair.search.compatibility import check_encoder, check_members, load_recorded, make_canaries, record
 from simpair.search.finder import Finder, Hit
 from simpair.search.ingest import Upserted, add_blocks, progress_bar, upsert_blocks
 from simpair.store.audit import find_damage
@@ -43,7 +43,15 @@ class SearchIndex:
         A cat sleeps.
     """
 
-    def __init__(self, store: Store, encoder: Encoder | None) -> None:
+    def __init__(self, store: Store, encoder: Encoder | None = None) -> None:
+        """Make an index over an open store; :meth:`create` and :meth:`open` take the folder instead.
+
+        Raises:
+            TypeError: ``store`` is a folder or something else.
+        """
+        if not isinstance(store, Store):
+            advice = "use SearchIndex.create(folder, encoder) or SearchIndex.open(folder)"
+            raise TypeError(f"store is a {type(store).__name__}; expected a Store: {advice}")
         self._store = store
         self._encoder = encoder
         self._finder = Finder(store)
@@ -58,8 +66,10 @@ class SearchIndex:
             lock_timeout: Seconds to wait while another process writes.
 
         Raises:
+            TypeError: ``encoder`` is a name, a ``SentenceTransformer`` or something else.
             StoreError: The folder holds an index or other files, or cannot be written.
         """
+        check_members(encoder)
         canaries = make_canaries(encoder)
         return cls(Store.create(Path(path), record(encoder), canaries, lock_timeout=lock_timeout), encoder)
 
@@ -81,6 +91,8 @@ class SearchIndex:
             StoreVersion: It has the format of another version of simpair.
             StoreCorrupt: Its database is damaged.
         """
+        if encoder is not None:
+            check_members(encoder)
         store = Store.open(Path(path), lock_timeout=lock_timeout, read_only=read_only)
         try:
             if encoder is not None:

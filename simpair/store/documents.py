@@ -170,6 +170,8 @@ def check_strings(given: str | Iterable[str], word: str) -> list[str]:
     Raises:
         InputError: One cannot be used; the message starts with ``word`` and its position.
     """
+    if not isinstance(given, Iterable):
+        raise InputError(f"{word} is a {type(given).__name__}; give a string or several")
     strings = [given] if isinstance(given, str) else list(given)
     for position, string in enumerate(strings):
         check_string(string, word, position)

@@ -376,3 +376,23 @@ def test_the_module_imports_no_model() -> None:
     code = f"import sys, simpair.search.index; print(*sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_a_folder_or_a_name_instead_of_an_object_says_what_to_call(tmp_path: Path) -> None:
+    folder: Any = tmp_path / "index"
+    for call in (SearchIndex, lambda path: SearchIndex(path, HashEncoder())):
+        with pytest.raises(TypeError, match=r"use SearchIndex\.create"):
+            call(folder)
+    name: Any = "simpair-mini"
+    with pytest.raises(TypeError, match=r"encoder is a str; .*TwinTowerEncoder\.from_pretrained"):
+        SearchIndex.create(folder, name)
+    assert not folder.exists()
+    SearchIndex.create(folder, HashEncoder()).close()
+    with pytest.raises(TypeError, match="encoder is a str"):
+        SearchIndex.open(folder, name)
+
+
+@pytest.mark.parametrize("call", ["search", "similar", "get", "delete", "vectors"])
+def test_a_number_is_neither_a_query_nor_an_id(index: SearchIndex, call: str) -> None:
+    with pytest.raises(InputError, match="is a int; give a string or several"):
+        getattr(index, call)(5)
