@@ -254,7 +254,8 @@ class TwinTowerEncoder(nn.Module):
         return pairwise_scores(self._embeddings(a), self._embeddings(b))
 
     def _embeddings(self, given: Any) -> ArrayLike:
-        return self.encode(given) if are_texts(given) else given
+        is_empty = isinstance(given, list | tuple) and not given
+        return self.encode(given) if is_empty or are_texts(given) else given
 
     def checkpoint(self, *, dtype: Literal["float32", "float16"] = "float32") -> Checkpoint:
         """Return what :meth:`save_pretrained` writes; ``dtype`` is that of the stored tensors."""

@@ -122,6 +122,7 @@ def test_a_loaded_dimension_is_saved(tiny_model: Path, tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"max_seq_length": 0}, "max_seq_length is 0"),
+        ({"max_seq_length": 2}, "max_seq_length is 2; expected a number of tokens above 2"),
         ({"max_seq_length": 64.0}, r"max_seq_length is 64\.0"),
         ({"max_seq_length": True}, "max_seq_length is True"),
         ({"max_seq_length": 65}, "positions for 64 tokens"),
@@ -145,6 +146,7 @@ def test_similarity_takes_texts_or_embeddings(tiny_encoder: TwinTowerEncoder) ->
         np.testing.assert_allclose(tiny_encoder.similarity(given, texts), whole, atol=1e-6)
         np.testing.assert_allclose(tiny_encoder.similarity_pairwise(texts, given), pairs, atol=1e-6)
     assert tiny_encoder.similarity("a cat", texts).shape == (1, 2)
+    assert tiny_encoder.similarity([], texts).shape == (0, 2)
     with pytest.raises(InputError):
         tiny_encoder.similarity(texts, ["a", 3])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import chain
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -195,9 +196,11 @@ def _check_retrieval(pairs: Sequence[RetrievalPair], k: int) -> None:
 
 def check_kind(records: Sequence[object], kind: type) -> None:
     """Refuse records of another kind; their texts are checked by the encoder."""
+    names = {ScoredPair: "scored pairs", RetrievalPair: "retrieval pairs"}
+    if isinstance(records, str | Path):
+        raise InputError(f"got {str(records)!r}; expected {names[kind]} only, as read_pairs returns them from a file")
     if all(isinstance(record, kind) for record in records):
         return
-    names = {ScoredPair: "scored pairs", RetrievalPair: "retrieval pairs"}
     counts = {name: sum(isinstance(record, one) for record in records) for one, name in names.items()}
     counts["other values"] = len(records) - sum(counts.values())
     got = " and ".join(f"{count} {name}" for name, count in counts.items() if count)
