@@ -47,7 +47,7 @@ IMPORT, TORCH, EMBED = "import simpair", "import torch", "one text embedded"
 
 
 class Program(NamedTuple):
-    """A name and the arguments of this Python interpreter; what it prints is a similarity, its peak memory, or text."""
+    """The name and the arguments of a run of this Python; it prints a similarity, its peak memory, or text."""
 
     name: str
     arguments: tuple[str, ...]
@@ -56,19 +56,19 @@ class Program(NamedTuple):
 
 
 class Turns(NamedTuple):
-    """What the runs of each program took, by its name, and the most cores that others kept busy meanwhile."""
+    """Measurements of each program by its name, and the cores that other processes used meanwhile."""
 
     seconds: dict[str, list[float]]
     peak_megabytes: dict[str, float]
     busy_elsewhere: float | None
 
     def median_seconds(self) -> dict[str, float]:
-        """The median of each program."""
+        """Return the median time of each program."""
         return {name: median(values) for name, values in self.seconds.items()}
 
 
 def programs(folder: Path) -> list[Program]:
-    """The programs that take turns; the first and the second are compared."""
+    """Return the programs that are timed in turns; the first two are compared."""
     ours = ("-m", "simpair.cli", "similarity", *_TEXTS, "--model", str(folder), "--format", "text")
     return [
         Program("simpair similarity", ours, scores=True),
@@ -80,7 +80,7 @@ def programs(folder: Path) -> list[Program]:
 
 
 def imports(folder: Path) -> list[Program]:
-    """What a program pays before its first embedding, and with it."""
+    """Return programs that import simpair, import torch, and compute a first embedding."""
     return [
         Program(IMPORT, ("-c", "import simpair")),
         Program(TORCH, ("-c", f"import torch\n{_TELL_PEAK}"), tells_peak=True),
@@ -107,7 +107,7 @@ def measure(folder: Path, *, rounds: int) -> dict[str, Any]:
 
 
 def take_turns(turns: Sequence[Program], *, rounds: int) -> Turns:
-    """Run the programs one after the other, round after round."""
+    """Run the programs one after the other, for several rounds."""
     runs = [[timed(lambda program=program: _run(program)) for program in turns] for _ in range(rounds)]  # type: ignore[misc]
     seconds = {program.name: [round(turn[number].seconds, 3) for turn in runs] for number, program in enumerate(turns)}
     peaks = {
@@ -127,7 +127,7 @@ def _run(program: Program) -> str:
 
 
 def _check(scores: Sequence[float]) -> None:
-    """Both programs did the same work."""
+    """Check that both programs computed the same score."""
     ours, theirs = scores
     if not math.isclose(ours, theirs, abs_tol=1e-3):
         raise SystemExit(f"the programs disagree on the score: {ours} and {theirs}; this is no fair comparison")

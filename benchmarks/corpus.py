@@ -49,14 +49,14 @@ class Corpus(NamedTuple):
 
 
 def standard_corpus() -> Corpus:
-    """The default corpus."""
+    """Return the default corpus."""
     documented = dict(_docstrings())
     texts = list(dict.fromkeys(documented.values()))
     return Corpus(_documents(texts), _questions(texts), _HARD + _chinese(list(documented)))
 
 
 def read_texts(path: Path) -> list[str]:
-    """The texts of a UTF-8 file, one on each line that is not empty."""
+    """Return the texts of a UTF-8 file, one on each line that is not empty."""
     texts = [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
     if len(texts) < 2:
         raise SystemExit(f"{path} has {len(texts)} texts; expected 2 or more, one on each line")
@@ -64,7 +64,7 @@ def read_texts(path: Path) -> list[str]:
 
 
 def _docstrings() -> Iterator[tuple[str, str]]:
-    """Yields (dotted name, docstring on one line) of the standard library's sources, in the order of their paths."""
+    """Yield (dotted name, docstring on one line) of the standard library's sources, in the order of their paths."""
     root = Path(sysconfig.get_path("stdlib"))
     for path in sorted(root.rglob("*.py")):
         parts = path.relative_to(root).with_suffix("").parts
@@ -74,7 +74,7 @@ def _docstrings() -> Iterator[tuple[str, str]]:
 
 
 def _documented(node: _Documented, name: str) -> Iterator[tuple[str, str]]:
-    """Yields (dotted name, docstring) of a module, class or function and of those defined right in it."""
+    """Yield (dotted name, docstring) of a module, class or function and of those defined directly in it."""
     if docstring := ast.get_docstring(node, clean=False):
         yield name, docstring
     for inner in node.body:
@@ -83,7 +83,7 @@ def _documented(node: _Documented, name: str) -> Iterator[tuple[str, str]]:
 
 
 def _documents(texts: list[str]) -> list[str]:
-    """Each length asked for, the longest first, takes the shortest docstring that has it, cut there."""
+    """Return documents whose lengths follow the percentiles: for each, the shortest docstring that fits, truncated."""
     draw = random.Random(0)
     by_length = sorted((_tokens(text), draw.random(), text) for text in texts)
     documents = []
@@ -95,7 +95,7 @@ def _documents(texts: list[str]) -> list[str]:
 
 
 def length_at(share: float) -> int:
-    """Tokens of the document that this share is shorter than: percentiles, straight lines of logarithms in between."""
+    """Return a percentile of the lengths in tokens, interpolated linearly between the logarithms of given ones."""
     percentile = 100 * share
     upper = next(place for place, (end, _) in enumerate(_PERCENTILES) if percentile <= end)
     (start, low), (end, high) = _PERCENTILES[upper - 1 : upper + 1]
@@ -104,12 +104,12 @@ def length_at(share: float) -> int:
 
 
 def _tokens(text: str) -> int:
-    """About how many tokens a WordPiece tokenizer makes of English documentation, special tokens included."""
+    """Return about how many tokens a WordPiece tokenizer makes of English documentation, special tokens included."""
     return len(_PIECE.findall(text)) + 2
 
 
 def _cut(text: str, tokens: int) -> str:
-    """The first words of the text, as many as fit into so many tokens, at least one."""
+    """Return the first words of a text that fit into a number of tokens, at least one."""
     words = text.split()
     counts = [_tokens(word) - 2 for word in words]
     total, end = 2 + counts[0], 1
@@ -119,7 +119,7 @@ def _cut(text: str, tokens: int) -> str:
 
 
 def _questions(texts: list[str]) -> list[str]:
-    """Summary lines that start with a verb, asked for: "Return the path." → "How do I return the path?"."""
+    """Return summary lines that start with a verb as questions: "Return the path." → "How do I return the path?"."""
     found = []
     for text in texts:
         summary = re.match(r"[A-Z][a-z]+[^.:;(`]{4,38}(?=\.|$)", text)

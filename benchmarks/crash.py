@@ -1,12 +1,12 @@
-"""An index under whatever can happen to it: killed, refused by the disk, read and written at once, used at random.
+"""An index and faults (kills, disk errors, concurrent processes, random calls) → what went wrong.
 
     python -m benchmarks.crash kill --points 1000      kill -9 at write-class system calls, and two controls
-    python -m benchmarks.crash errors                  ENOSPC, EIO and short writes at every one of them
+    python -m benchmarks.crash errors                  ENOSPC, EIO and short writes at each of these calls
     python -m benchmarks.crash readers --minutes 10    four reader processes and a writer
     python -m benchmarks.crash states --runs 500       random calls against a dictionary
 
-``kill`` and ``errors`` need strace, which stops a process at its k-th call of a name; Linux only. Every process that
-is killed leaves a folder that is then opened, compared with what the process said it had done, checked and written to.
+``kill`` and ``errors`` need strace, which stops a process at its k-th call of a name; Linux only. The folder that a
+killed process leaves is opened, compared with what the process printed, checked, and written to.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _traced(folder: Path, inject: Sequence[str], *options: str) -> subprocess.Co
 
 
 def points(prepared: Path, scratch: Path, *options: str) -> list[Point]:
-    """Returns every write-class call of a life, from its beginning on."""
+    """Return every write-class call of a run of the worker, from its beginning on."""
     folder, log = scratch / "traced", scratch / "trace"
     shutil.copytree(prepared, folder)
     trace = f"--trace={','.join((*CALLS, 'writev'))}"
@@ -78,7 +78,7 @@ def points(prepared: Path, scratch: Path, *options: str) -> list[Point]:
 
 
 def verdict(folder: Path, told: Sequence[str]) -> str:
-    """Returns what is wrong with the index that a life left, or nothing; ``told`` is what it said it had done."""
+    """Return what is wrong with the index after a run, or an empty string; ``told`` are the lines of the run."""
     done = set(told)
     with SearchIndex.open(folder, HashEncoder(), lock_timeout=1) as index:
         documents = {document.id: document for document in index}
@@ -117,7 +117,7 @@ def _lost(versions: dict[int, set[int]], done: set[str]) -> str:
 
 
 def _try(prepared: Path, inject: Sequence[str], options: Sequence[str], *, killed: bool) -> str:
-    """Returns what is wrong after a life that was disturbed; "not reached" where nothing disturbed it."""
+    """Return what is wrong after a disturbed run; "not reached" if nothing disturbed it."""
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent) / "index"
         shutil.copytree(prepared, folder)
@@ -137,7 +137,7 @@ def _try(prepared: Path, inject: Sequence[str], options: Sequence[str], *, kille
 
 
 def _run(jobs: dict[Any, Callable[[], str]], title: str) -> dict[Any, str]:
-    """Returns what each job found, two or more at a time."""
+    """Return the result of each job; two or more run at a time."""
     found: dict[Any, str] = {}
     with ThreadPoolExecutor(cores()) as pool:
         for number, (key, result) in enumerate(zip(jobs, pool.map(lambda job: job(), jobs.values()), strict=True), 1):
@@ -149,7 +149,7 @@ def _run(jobs: dict[Any, Callable[[], str]], title: str) -> dict[Any, str]:
 
 
 def _chosen(all_points: list[Point], wanted: int, seed: int = 0) -> list[Point]:
-    """Returns so many points, or all where there are fewer, each kind of call at least once."""
+    """Return a number of points, or all if there are fewer, with each kind of call at least once."""
     drawn = random.Random(seed)
     first = [next(point for point in all_points if point.call == call) for call in {p.call: 0 for p in all_points}]
     rest = [point for point in all_points if point not in first]
@@ -158,7 +158,7 @@ def _chosen(all_points: list[Point], wanted: int, seed: int = 0) -> list[Point]:
 
 
 def kill(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Kill lives at their write-class calls, and see that the harness notices what it should."""
+    """Kill runs at their write-class calls, and check that the controls fail."""
     with _prepared() as (prepared, scratch):
         every = points(prepared, scratch)
         chosen = _chosen(every, arguments.points)
@@ -181,7 +181,7 @@ def _killer(prepared: Path, point: Point, *options: str) -> Callable[[], str]:
 
 
 def errors(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Have every write-class call refused, once and from then on, and the disk end at every so many bytes."""
+    """Let write-class calls fail, once and from then on, and let the disk be full after a number of bytes."""
     with _prepared() as (prepared, scratch):
         short = ("--batches", "3")
         every = points(prepared, scratch, *short)
@@ -205,7 +205,7 @@ def _summary(found: dict[Any, str], more: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Prepared:
-    """An index in which lives begin, and room beside it."""
+    """An index in which runs begin, and a folder for copies of it."""
 
     def __enter__(self) -> tuple[Path, Path]:
         self._parent = tempfile.TemporaryDirectory()
@@ -227,14 +227,14 @@ def states(arguments: argparse.Namespace) -> dict[str, Any]:
 
     from tests.search.test_search_states import LikeADictionary
 
-    wish = settings(
+    options = settings(
         max_examples=arguments.runs,
         stateful_step_count=50,
         deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),
     )
-    run_state_machine_as_test(LikeADictionary, settings=wish)  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(LikeADictionary, settings=options)  # type: ignore[no-untyped-call]
     return {"runs": arguments.runs, "steps": 50, "wrong": {}}
 
 
@@ -246,7 +246,7 @@ def readers(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure what the command line asks for; 1 where anything was wrong."""
+    """Run the measurement that the command line names; return 1 if anything was wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     kinds = parser.add_subparsers(required=True)
     for function, options in (

@@ -1,6 +1,7 @@
-"""Four readers and a writer, each a process, on one index → what any of them saw that cannot be.
+"""Four reader processes and a writer process on one index → the impossible results that any of them saw.
 
-A document's text is made of its id and version, and some are never touched: whoever reads can tell a wrong answer.
+The text of a document is made of its id and version, and some documents never change, so a reader recognizes a
+wrong result.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _STILL, _MOVING = 300, 600
 
 
 def run(*, minutes: float) -> dict[str, Any]:
-    """What happened in so many minutes: what each process did, what was wrong, and how long anyone waited."""
+    """Return what each process did in some minutes, what was wrong, and the longest waits."""
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent) / "index"
         with SearchIndex.create(folder, HashEncoder()) as index:
@@ -49,7 +50,7 @@ def run(*, minutes: float) -> dict[str, Any]:
 
 
 def _write(index: SearchIndex, drawn: random.Random, turn: int) -> str:
-    """Adds, replaces, removes, and now and then compacts."""
+    """Add, replace and remove documents, and sometimes compact the index."""
     names = [f"moving {drawn.randrange(_MOVING)}" for _ in range(drawn.randint(1, 40))]
     if turn % 97 == 96:
         index.optimize()
@@ -61,7 +62,7 @@ def _write(index: SearchIndex, drawn: random.Random, turn: int) -> str:
 
 
 def _read(index: SearchIndex, drawn: random.Random, _turn: int) -> str:
-    """Asks for a document that is never touched, and for one that may be there; returns what cannot be."""
+    """Search for a document that never changes and for one that may be there; return impossible results."""
     still = f"still {drawn.randrange(_STILL)}"
     moving = text_of(f"moving {drawn.randrange(_MOVING)}", drawn.randint(1, 7))
     hits = index.search([text_of(still, 1), moving], 5)
@@ -84,7 +85,7 @@ def _read(index: SearchIndex, drawn: random.Random, _turn: int) -> str:
 
 
 def main() -> int:
-    """Be one of the processes; 1 where something was wrong."""
+    """Run as one of the processes; return 1 if something was wrong."""
     folder, seconds, role = Path(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
     act, drawn = (_write if role == "writer" else _read), random.Random(role)
     wrong, turns, longest = "", 0, 0.0

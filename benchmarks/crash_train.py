@@ -1,10 +1,10 @@
-"""A training run that is killed while it saves a checkpoint, and resumed: it ends with the weights of one that was not.
+"""A training run, killed while it saves a checkpoint and resumed → whether it has the weights of an uninterrupted run.
 
     python -m benchmarks.crash_train --points 60 --json benchmarks/results/crash-train.json
 
-strace kills the run at its k-th call of a name (Linux only), every kind of call and every file at least once; what is
-left is resumed, and the digest of the last weights compared. The control resumes from whatever is newest, complete or
-not, and must fail somewhere. Some ten minutes on two cores.
+strace kills the run at its k-th call of a name (Linux only), for every kind of call and every file at least once. The
+run is resumed, and the digest of its last weights compared. The control resumes from the newest checkpoint, complete or
+not, and must fail somewhere. About ten minutes on two cores.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _NAME = re.compile(r'checkpoint-\d+[^/"]*/([^"]+)"|/(\.checkpoint-)')
 
 
 class _Point(NamedTuple):
-    """The ``count``-th call of a name, and the file that it names, where it names one."""
+    """The ``count``-th call of a name, and the file that it names, if any."""
 
     call: str
     count: int
@@ -45,7 +45,7 @@ class _Point(NamedTuple):
 
 
 def _train(run: Path, model: Path, *, resume: bool, control: bool) -> None:
-    """Train, go on where it was if that is asked for, and tell the digest of the last weights."""
+    """Train, or resume if asked to, and print the digest of the last weights."""
     import logging
 
     from simpair import TwinTowerEncoder
@@ -80,7 +80,7 @@ def _train(run: Path, model: Path, *, resume: bool, control: bool) -> None:
 
 
 def _make_model(folder: Path) -> None:
-    """A random BERT of two small layers, with the tokenizer of the bundled model."""
+    """Write a random BERT of two small layers with the tokenizer of the bundled model."""
     from transformers import BertConfig, BertModel
 
     from simpair import TwinTowerEncoder
@@ -104,13 +104,13 @@ def _called(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
 
 
 def _digest(ended: subprocess.CompletedProcess[str]) -> str:
-    """The digest that a life told, or why it told none."""
+    """Return the digest that a run printed, or the reason why it printed none."""
     told = [line.split()[1] for line in ended.stdout.splitlines() if line.startswith("digest ")]
     return told[0] if told else f"ended with {ended.returncode}: {ended.stderr.strip().splitlines()[-1:]}"
 
 
 def _points(scratch: Path, model: Path) -> list[_Point]:
-    """Every write-class call of the run's own files."""
+    """Return every write-class call on the files of the run."""
     log, run = scratch / "log", scratch / "traced"
     _called(["strace", "-f", "-qq", "-y", "-o", str(log), f"--trace={','.join(_CALLS)}", *_command(run, model)])
     counts: dict[str, int] = {}
@@ -130,7 +130,7 @@ def _points(scratch: Path, model: Path) -> list[_Point]:
 
 
 def _chosen(every: list[_Point], wanted: int) -> list[_Point]:
-    """So many points: each kind of call on each file once, and more of them at random."""
+    """Return a number of points: each kind of call on each file once, and more of them at random."""
     order = random.Random(0)
     kinds: dict[tuple[str, str], list[_Point]] = {}
     for point in every:
@@ -142,7 +142,7 @@ def _chosen(every: list[_Point], wanted: int) -> list[_Point]:
 
 
 def _try(scratch: Path, model: Path, wanted: str, point: _Point, *options: str) -> str:
-    """What is wrong after a run that was killed there and resumed; "not reached" where it was not killed."""
+    """Return what is wrong after a run was killed and resumed; "not reached" if it was not killed."""
     with tempfile.TemporaryDirectory(dir=scratch) as parent:
         run = Path(parent) / "run"
         inject = f"--inject={point.call}:signal=SIGKILL:when={point.count}"
@@ -157,7 +157,7 @@ def _try(scratch: Path, model: Path, wanted: str, point: _Point, *options: str) 
 
 
 def measure(wanted: int) -> dict[str, Any]:
-    """Kill and resume, then do the same with the control on the points of the weights, optimizer and state."""
+    """Kill and resume, then do the same with the control at the points of the weights, optimizer and state."""
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(cores()) as pool:
         scratch = Path(folder)
         _make_model(scratch / "model")
@@ -182,7 +182,7 @@ def measure(wanted: int) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure; 1 where anything was wrong, too few points were reached, or the control did not fail."""
+    """Run the measurement; return 1 if anything was wrong, too few points were reached, or the control did not fail."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--points", type=int, default=60)
     parser.add_argument("--json", type=Path, help="where to write what was measured")

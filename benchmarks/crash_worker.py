@@ -1,6 +1,6 @@
-"""A life of writing to an index, told line by line; ``benchmarks.crash`` kills it, or has its disk refuse.
+"""A process that writes to an index and prints each step; ``benchmarks.crash`` kills it, or makes its disk fail.
 
-Every document's text is made of its id, so whoever finds one can tell whether it is right. Loads no model.
+The text of a document is made of its id, so a reader can check it. Loads no model.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BEGIN = "begin"
 BATCH = 60
 BATCHES = 32
 STEPS = ("add", "search", "replace", "delete", "search", "optimize", "search")
-"""What happens after the index was prepared; ``add`` is a step for each batch."""
+"""The steps after the index was prepared; ``add`` is one step for each batch."""
 
 
 class HashEncoder:
@@ -40,7 +40,7 @@ class HashEncoder:
     embedding_dimension = 64
 
     def encode_query(self, texts: list[str], /) -> NDArray[np.float32]:
-        """Returns (N, D) vectors of N queries."""
+        """Return (N, D) vectors of N queries."""
         seeds = [int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) for text in texts]
         vectors = np.array([np.random.default_rng(seed).standard_normal(self.embedding_dimension) for seed in seeds])
         unit: NDArray[np.float32] = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
@@ -50,29 +50,29 @@ class HashEncoder:
 
 
 def text_of(name: str, version: int) -> str:
-    """Returns the text of a document."""
+    """Return the text of a document."""
     return f"document {name} in version {version}, " + "words and more words " * (len(name) + version)
 
 
 def document(name: str, version: int = 1) -> Document:
-    """Returns the document of that id in that version."""
+    """Return the document of an id in a version."""
     return Document(name, text_of(name, version), {"version": version, "name": name})
 
 
 def batch(number: int) -> list[Document]:
-    """Returns the documents of a batch."""
+    """Return the documents of a batch."""
     return [document(f"{number}-{place}") for place in range(BATCH)]
 
 
 def prepare(folder: Path) -> None:
-    """Make the index in which a life begins: a batch, and a cache of it."""
+    """Create the index in which a run begins: a batch, and a cache of it."""
     with SearchIndex.create(folder, HashEncoder()) as index:
         index.add(batch(0))
         index.search("anything")
 
 
 def life(index: SearchIndex, batches: int) -> Iterator[str]:
-    """Yields what was done, each time it is done."""
+    """Yield a line for each step once it is done."""
     for step in STEPS:
         if step == "add":
             for number in range(1, batches):
@@ -93,24 +93,24 @@ def life(index: SearchIndex, batches: int) -> Iterator[str]:
 
 
 def _break(control: str) -> None:
-    """Take away what the index relies on, to see that it is missed."""
+    """Disable a safeguard of the index, as a control."""
     if control == "no journal":
         begin = Database.writing
 
         def unsafe(self: Database) -> Any:
-            self.run("PRAGMA journal_mode = OFF")
+            self.execute("PRAGMA journal_mode = OFF")
             return begin(self)
 
         Database.writing = unsafe  # type: ignore[method-assign]
 
 
 def _tell(line: str) -> None:
-    """Print a line by a system call that nobody disturbs."""
+    """Print a line by one system call."""
     os.writev(1, [f"{' '.join(line.split())}\n".encode()])
 
 
 def main() -> int:
-    """Live, and tell of it; 0 where all went well or the package's own error ended it, 3 for any other."""
+    """Write to the index and print each step; return 0 after success or an error of simpair, 3 after any other."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--control", choices=("none", "early", "no journal"), default="none")

@@ -1,13 +1,14 @@
-"""Every figure of the encoding engine: measured, beside its peers, and beside what it must be.
+"""A checkpoint and texts → all figures of the encoding engine, beside other engines and the targets.
 
     python -m benchmarks.encode --json benchmarks/results/encode.json
     python -m benchmarks.encode --model FOLDER --data EVAL --json benchmarks/results/encode-minilm.json
 
-Engines read the same folder, run in one process on all cores and take turns (A B A B …) on the same texts, from strings
-to numpy. A ratio is that of the medians, to sentence-transformers as it comes, with batches of 32 texts. Memory and
-cold starts are measured in processes of their own. "Busy elsewhere" says how many cores others used; a run above 0.2 is
-worth repeating. It takes ten minutes on two cores. ``--data``, a folder of evaluation data, adds five for what int8
-loses in ranking; ``--only`` picks parts. ``benchmarks.peers`` says how to have ONNX Runtime and OpenVINO race too.
+Engines read the same folder, run in one process on all cores and in turns (A B A B …) on the same texts, from strings
+to numpy. A ratio is that of the medians, relative to sentence-transformers with its defaults (batches of 32 texts).
+Memory and cold starts are measured in new processes. "Busy elsewhere" is the number of cores that other processes used;
+repeat a run above 0.2. It takes ten minutes on two cores. ``--data``, a folder of evaluation data, takes five more and
+measures how much int8 changes rankings; ``--only`` chooses parts. ``benchmarks.peers`` says how to install ONNX Runtime
+and OpenVINO for the comparison.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _INSTRUCTIONS = {
     "bfloat16": ("AVX512-BF16", {"avx512_bf16", "amx_bf16"}),
     "int8": ("VNNI", {"avx512_vnni", "avx_vnni"}),
 }
-"""What makes a dtype fast, and what Linux calls it."""
+"""The processor feature that makes a dtype fast, under its name in Linux."""
 
 
 class Plan(NamedTuple):
@@ -59,7 +60,7 @@ class Plan(NamedTuple):
 
 
 def measure(plan: Plan) -> dict[str, Any]:
-    """Everything that the plan asks for; ``missing`` says why a part has no figures."""
+    """Return all figures of the plan; ``missing`` says why a part has none."""
     missing = dict(_missing(plan))
     parts = [part for part in plan.parts if part not in missing]
     encoder = TwinTowerEncoder.from_pretrained(plan.model, device="cpu")
@@ -89,12 +90,12 @@ def measure(plan: Plan) -> dict[str, Any]:
 
 
 def _targets(found: Mapping[str, Any]) -> Sequence[Target]:
-    """What is asked of the engine that was measured."""
+    """Return the targets of the engine that was measured."""
     return OTHER_TARGETS if str(found.get("engine")).startswith("transformers") else TARGETS
 
 
 def _missing(plan: Plan) -> Iterator[tuple[str, str]]:
-    """Yields each part that cannot be measured here, and why."""
+    """Yield each part that cannot be measured here, with the reason."""
     for dtype, (name, flags) in _INSTRUCTIONS.items():
         if flags.isdisjoint(cpu_flags()):
             yield dtype, f"no {name} here"
@@ -105,7 +106,7 @@ def _missing(plan: Plan) -> Iterator[tuple[str, str]]:
 
 
 def _cold(folder: Path, *, rounds: int) -> dict[str, Any]:
-    """What a fresh process pays until its first embedding."""
+    """Return the time and memory of a new process until its first embedding."""
     programs = cold_start.imports(folder)
     cold_start.take_turns(programs, rounds=1)  # fills the disk cache
     found = cold_start.take_turns(programs, rounds=rounds)

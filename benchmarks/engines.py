@@ -20,7 +20,7 @@ Weighting = Literal["tf-idf", "bm25"]
 
 
 class Identity(NamedTuple):
-    """What was measured."""
+    """The engine or model that was measured."""
 
     name: str
     fingerprint: str | None = None
@@ -30,12 +30,12 @@ class Identity(NamedTuple):
 
 
 class Engine(Protocol):
-    """What scores texts; ``language`` is that of the first texts."""
+    """An object that scores texts; ``language`` is that of the first texts."""
 
     identity: Identity
 
     def pairwise(self, text1: Sequence[str], text2: Sequence[str], language: Language) -> NDArray[np.floating[Any]]:
-        """Returns the score (N,) of each text with the other on its row."""
+        """Return the score (N,) of each text with the other text in its row."""
 
     def rank(
         self, queries: Sequence[str], documents: Sequence[str], k: int, language: Language, *, roles: bool
@@ -55,7 +55,7 @@ class EncoderEngine:
         )
 
     def pairwise(self, text1: Sequence[str], text2: Sequence[str], language: Language) -> NDArray[np.floating[Any]]:
-        """As in :class:`Engine`, whatever the language."""
+        """Return the scores of :class:`Engine`, for any language."""
         both = self._encode([*text1, *text2], None)
         return self._encoder.similarity_pairwise(both[: len(text1)], both[len(text1) :])
 
@@ -74,14 +74,14 @@ class EncoderEngine:
 
 
 class LexicalEngine:
-    """Words in common, weighted by the texts at hand: words of English, one or two characters of Chinese."""
+    """Common words, weighted by the given texts: English words, or one or two Chinese characters."""
 
     def __init__(self, weighting: Weighting) -> None:
         self.identity = Identity(weighting)
         self._fit = _WEIGHTINGS[weighting]
 
     def pairwise(self, text1: Sequence[str], text2: Sequence[str], language: Language) -> NDArray[np.floating[Any]]:
-        """As in :class:`Engine`: the mean of what each text of a pair is worth as the other's query."""
+        """Return the scores of :class:`Engine`: for each pair, the mean of the scores with either text as the query."""
         query, document = self._fit(list(dict.fromkeys([*text1, *text2])), language)
         forth, back = query(text1).multiply(document(text2)), query(text2).multiply(document(text1))
         return np.asarray((forth + back).sum(axis=1), dtype=np.float64).ravel() / 2
@@ -122,7 +122,7 @@ _Vectors = Callable[[Sequence[str]], Any]
 
 
 def _tf_idf(texts: Sequence[str], language: Language) -> tuple[_Vectors, _Vectors]:
-    """Both sides as cosines take them."""
+    """Return both sides as normalized TF-IDF vectors."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     vectorizer = TfidfVectorizer(**_terms(language)).fit(texts)
@@ -154,7 +154,7 @@ def _bm25(texts: Sequence[str], language: Language, *, k1: float = 0.9, b: float
 
 
 def _terms(language: Language) -> dict[str, Any]:
-    """How scikit-learn's vectorizers are to find terms."""
+    """Return the options with which scikit-learn's vectorizers find terms."""
     if language == "zh":
         return {"analyzer": "char", "ngram_range": (1, 2)}
     return {"token_pattern": r"(?u)\b\w+\b"}

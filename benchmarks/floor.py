@@ -1,8 +1,8 @@
-"""A tower's shape and the lengths of texts → the time of its float32 matrix products, and of nothing else.
+"""A tower's shape and the lengths of texts → the time of its float32 matrix products alone.
 
-No engine that multiplies in float32 can be much faster than this: the real tokens alone, weights laid out by oneDNN,
-one thread a core. No lookup, no bias, no activation, no softmax, no norm, no pooling. Knows no tokenizer and no
-weights: their values do not change the time.
+No engine that multiplies in float32 can be much faster than this: only real tokens, weights laid out by oneDNN, and one
+thread for each core; no lookup, bias, activation, softmax, norm or pooling. Needs no tokenizer and no weights, because
+values do not change the time.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ __all__ = ["Floor", "flops"]
 _BUDGET = 2_048
 """Tokens of a batch; from 1,024 to 4,096 the products are within 2 % of each other."""
 _FUSED = 96
-"""From this length the fused attention is the fastest, although it takes the softmax too."""
+"""From this length the fused attention is the fastest, although it includes the softmax."""
 
 
 class Floor:
-    """The products of one tower: ``floor(lengths)`` multiplies, and gives nothing."""
+    """The matrix products of one tower: ``floor(lengths)`` computes them and returns nothing."""
 
     def __init__(self, config: PackedBertConfig) -> None:
         self._layers = [[_lay_out(*shape) for shape in _shapes(config)] for _ in range(config.num_hidden_layers)]
@@ -37,7 +37,7 @@ class Floor:
             self._rooms.put(_Room(config, max(_BUDGET, config.max_position_embeddings)))
 
     def __call__(self, lengths: Sequence[int]) -> None:
-        """Multiply whatever texts of these lengths in tokens need."""
+        """Compute the products for texts of these lengths in tokens."""
         threads = torch.get_num_threads()
         try:
             with ThreadPoolExecutor(cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
@@ -57,7 +57,7 @@ class Floor:
 
 
 class _Room:
-    """Numbers to multiply and room for what attention gives, for a thread at a time."""
+    """Inputs of the products and buffers for the results of attention, used by one thread at a time."""
 
     def __init__(self, config: PackedBertConfig, tokens: int) -> None:
         self.heads, self.width = config.num_attention_heads, config.hidden_size // config.num_attention_heads
@@ -66,33 +66,33 @@ class _Room:
         self._context = torch.empty(tokens * config.hidden_size)
 
     def of(self, *shape: int) -> Tensor:
-        """Numbers of that shape."""
+        """Return inputs of a shape."""
         return _view(self._numbers, shape)
 
     def scores(self, *shape: int) -> Tensor:
-        """Room for the scores of attention."""
+        """Return a buffer for the scores of attention."""
         return _view(self._scores, shape)
 
     def context(self, *shape: int) -> Tensor:
-        """Room for the outcome of attention."""
+        """Return a buffer for the result of attention."""
         return _view(self._context, shape)
 
 
 def flops(config: PackedBertConfig, lengths: Sequence[int]) -> int:
-    """Multiplications and additions of the products for texts of these lengths in tokens."""
+    """Return the multiplications and additions of the products for texts of these lengths in tokens."""
     linear = 2 * sum(rows * columns for rows, columns in _shapes(config))
     attention = 4 * config.hidden_size
     return config.num_hidden_layers * sum(linear * length + attention * length**2 for length in lengths)
 
 
 def _shapes(config: PackedBertConfig) -> list[tuple[int, int]]:
-    """(out, in) of a layer's four products of all tokens."""
+    """Return (out, in) of the four products of a layer."""
     width, inner = config.hidden_size, config.intermediate_size
     return [(3 * width, width), (width, width), (inner, width), (width, inner)]
 
 
 def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Yields the lengths, the longest first, as many at a time as fit into the budget."""
+    """Yield the lengths, longest first, in batches within the token budget."""
     batch: list[int] = []
     for length in sorted(lengths, reverse=True):
         if batch and sum(batch) + length > _BUDGET:
@@ -104,7 +104,7 @@ def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
 
 
 def _lay_out(rows: int, columns: int) -> tuple[Tensor, Tensor | None]:
-    """A weight (out, in), and the same laid out for oneDNN (None: this build of torch cannot)."""
+    """Return a weight (out, in), and the same in oneDNN's layout, or None if this build of torch has none."""
     weight = torch.randn(rows, columns)
     try:
         return weight, torch.ops.mkldnn._reorder_linear_weight(weight)
@@ -113,7 +113,7 @@ def _lay_out(rows: int, columns: int) -> tuple[Tensor, Tensor | None]:
 
 
 def _linear(inputs: Tensor, weight: Tensor, layout: Tensor | None) -> None:
-    """One product of all tokens."""
+    """Compute one product of all tokens."""
     if layout is None:
         F.linear(inputs, weight)
     else:
@@ -121,7 +121,7 @@ def _linear(inputs: Tensor, weight: Tensor, layout: Tensor | None) -> None:
 
 
 def _attend(room: _Room, length: int, count: int) -> None:
-    """Both products of attention for texts of one length."""
+    """Compute both products of attention for texts of one length."""
     shape = (count * room.heads, length, room.width)
     states = room.of(*shape)
     if length < _FUSED:

@@ -53,7 +53,7 @@ _SCRAPS = (
 
 
 def _records(draw: random.Random) -> list[dict[str, Any]]:
-    """The rows of one sound file, of any kind."""
+    """Return the rows of an intact file of any kind."""
     texts = draw.choice((_TEXTS, ("a cat", "a dog", "NA", "1.5")))  # plain ones survive more, so more is read
     kind = draw.choice(("scored", "labeled", "inference", "positives", "triplets", "many"))
     rows = []
@@ -77,7 +77,7 @@ def _records(draw: random.Random) -> list[dict[str, Any]]:
 
 
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write a sound file in the format that the path asks for."""
+    """Write an intact file in the format of its name."""
     plain = path.with_suffix("") if path.suffix == ".gz" else path
     if plain.suffix == ".parquet":
         import pyarrow as pa
@@ -102,7 +102,7 @@ def _write(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def _damage(content: bytes, draw: random.Random) -> bytes:
-    """The content with one thing wrong."""
+    """Return the content with one fault."""
     at, end = sorted(draw.randint(0, len(content)) for _ in range(2))
     way = draw.randrange(8)
     if way == 0 and content:  # a bit
@@ -125,7 +125,7 @@ def _damage(content: bytes, draw: random.Random) -> bytes:
 
 
 def _check(source: Source, path: Path) -> str | None:
-    """What is wrong with what was read; None where nothing is."""
+    """Return what is wrong with the records that were read, or None."""
     for row, record in enumerate(source.records):
         texts = [record.text1, record.text2] if isinstance(record, ScoredPair) else [*record[:2], *record.negatives]
         for text in texts:
@@ -140,7 +140,7 @@ def _check(source: Source, path: Path) -> str | None:
 
 
 def _read(path: Path) -> tuple[str, str]:
-    """(What came of it, and why), for one file."""
+    """Return the outcome of reading a file, and the reason."""
     try:
         source = read_source(path)
     except DataError as error:
@@ -153,7 +153,7 @@ def _read(path: Path) -> tuple[str, str]:
 
 
 def _plain(path: Path) -> str:
-    """What readers without checks of ours make of a file: an exception's name, or ``read``."""
+    """Return the outcome of readers without our checks: the name of an exception, or ``read``."""
     plain = path.with_suffix("") if path.suffix == ".gz" else path
     try:
         if plain.suffix == ".parquet":
@@ -173,7 +173,7 @@ def _plain(path: Path) -> str:
 
 
 def measure(files: int, seed: int) -> dict[str, Any]:
-    """Counts of what came of so many damaged files, and the first of those that went wrong."""
+    """Return the number of damaged files with each outcome, and the first files with a wrong one."""
     counts: Counter[str] = Counter()
     by_plain: Counter[str] = Counter()
     wrong: list[str] = []

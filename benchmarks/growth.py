@@ -1,4 +1,4 @@
-"""Engines → how their time grows with the number of texts, and with the length of texts. Knows no engine."""
+"""Engines → how their time grows with the number and with the length of texts. Imports no engine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.race import Engine, race
-from simpair.encoder.tokens import Tokens
+from simpair.encoder.tokens import TokensByRole
 
 __all__ = ["LENGTHS", "NUMBERS", "by_length", "by_number", "texts_of"]
 
@@ -19,19 +19,23 @@ _SHORT = 12
 _TOKENS = 8_192
 
 
-def by_number(engines: Sequence[Engine], tokens: Tokens, numbers: Sequence[int] = NUMBERS) -> list[dict[str, Any]]:
-    """The seconds of each engine for ever more short texts."""
+def by_number(
+    engines: Sequence[Engine], tokens: TokensByRole, numbers: Sequence[int] = NUMBERS
+) -> list[dict[str, Any]]:
+    """Return the seconds of each engine for growing numbers of short texts."""
     return [_measure(engines, tokens, number, _SHORT) for number in numbers]
 
 
-def by_length(engines: Sequence[Engine], tokens: Tokens, lengths: Sequence[int] = LENGTHS) -> list[dict[str, Any]]:
-    """The seconds of each engine for as many tokens in ever longer texts, none longer than the checkpoint takes."""
+def by_length(
+    engines: Sequence[Engine], tokens: TokensByRole, lengths: Sequence[int] = LENGTHS
+) -> list[dict[str, Any]]:
+    """Return the seconds of each engine for one number of tokens in texts of growing length."""
     fitting = [length for length in lengths if length <= tokens.max_seq_length]
     return [_measure(engines, tokens, _TOKENS // length, length) for length in fitting]
 
 
-def texts_of(tokens: Tokens, number: int, length: int) -> list[str]:
-    """So many distinct texts of that length in tokens, special ones included, always the same: words in any order.
+def texts_of(tokens: TokensByRole, number: int, length: int) -> list[str]:
+    """Return distinct texts of a length in tokens, special tokens included: random words, always the same.
 
     Raises:
         SystemExit: The tokenizer has no English words, or no room for them.
@@ -46,8 +50,8 @@ def texts_of(tokens: Tokens, number: int, length: int) -> list[str]:
     return list(texts)
 
 
-def _words(tokens: Tokens) -> list[str]:
-    """English words that are one token each, wherever they stand."""
+def _words(tokens: TokensByRole) -> list[str]:
+    """Return English words that are one token each at any place in a text."""
     vocabulary = tokens.plain().get_vocab()
     words = sorted(
         word for word in vocabulary if len(word) > 2 and word.isascii() and word.isalpha() and word.islower()
@@ -59,7 +63,7 @@ def _words(tokens: Tokens) -> list[str]:
     return [word for word, length in zip(words, lengths, strict=True) if length == shortest]
 
 
-def _measure(engines: Sequence[Engine], tokens: Tokens, number: int, length: int) -> dict[str, Any]:
+def _measure(engines: Sequence[Engine], tokens: TokensByRole, number: int, length: int) -> dict[str, Any]:
     one = race(engines, texts_of(tokens, number, length), rounds=3 if number * length <= _TOKENS else 1)
     names = [engine.name for engine in engines]
     return {"tokens": length} | one.figures(names, than=names[-1])

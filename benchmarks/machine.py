@@ -1,6 +1,6 @@
-"""A call → how long it took and how busy the machine was beside it; a measurement → a JSON file.
+"""A call → its time, and how busy the machine was meanwhile; a measurement → a JSON file.
 
-Knows no engine. What is written names versions and core counts, never a path, a host or a user.
+Imports no engine. The file names versions and numbers of cores, never a path, a host or a user.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _PACKAGES = ("simpair", "sentence-transformers", "transformers", "torch", "token
 
 
 class Timed(NamedTuple, Generic[Result]):
-    """What a call gave, its wall time in seconds, and the cores that others kept busy meanwhile (None: unknown)."""
+    """The result of a call, its wall time in seconds, and the cores that others used meanwhile (None: unknown)."""
 
     result: Result
     seconds: float
@@ -46,23 +46,23 @@ def timed(call: Callable[[], Result]) -> Timed[Result]:
 
 
 def median(values: Sequence[float]) -> float:
-    """The median to four digits."""
+    """Return the median to four digits."""
     return float(f"{statistics.median(values):.4g}")
 
 
 def cores() -> int:
-    """The cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cpu_flags() -> frozenset[str]:
-    """What the processor can do, in the words of Linux (``avx512_bf16``); empty where nothing tells it."""
+    """Return the features of the processor under Linux's names (``avx512_bf16``); empty on other systems."""
     lines = _PROC_CPUINFO.read_text().splitlines() if _PROC_CPUINFO.exists() else []
     return frozenset(next((line.split(":")[1] for line in lines if line.startswith("flags")), "").split())
 
 
 def facts() -> dict[str, Any]:
-    """What a reader needs to know of this machine."""
+    """Return the facts about this machine that a reader needs."""
     import torch
 
     return {
@@ -83,18 +83,18 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table whose first column is text and whose others are numbers."""
+    """Return a table whose first column is text and whose others are numbers."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 def _own_seconds() -> float:
-    """CPU time of this process and of the children it has waited for."""
+    """Return the CPU time of this process and of the children it has waited for."""
     return sum(os.times()[:4])
 
 
 def _machine_seconds() -> float | None:
-    """CPU time of all processes, and time taken by other machines on this host; None where nothing tells it."""
+    """Return the CPU time of all processes, and the time taken by other machines on this host; None if unknown."""
     if not _PROC_STAT.exists():
         return None
     user, nice, system, _idle, _wait, irq, soft, steal = map(int, _PROC_STAT.read_text().split()[1:9])

@@ -1,13 +1,13 @@
-"""A long stream of texts, or one long list, in a process of its own → how much memory that took.
+"""A long stream of texts, or one long list, in a new process → the memory that encoding it takes.
 
     python -m benchmarks.memory stream
     python -m benchmarks.memory call
 
-``stream`` counts what stays resident while texts flow through ``encode_stream`` and nothing is kept: the most after any
-block behind the first tenth, above what that left. ``call`` counts the highest that ``encode`` reached above what was
-resident before, beside the bytes of its result: of an encoder that was used (a process encodes texts before, and what
-that took is told beside it). Texts are distinct, made as they are needed, and as long as documents are. Figures come
-from /proc, so from Linux alone.
+``stream`` measures resident memory while ``encode_stream`` runs and no embedding is kept: the maximum after any block
+beyond the first tenth, relative to the memory after that tenth. ``call`` measures the peak of ``encode`` above the
+memory before the call, relative to the bytes of its result; the encoder has encoded other texts before, and that memory
+is reported separately. Texts are distinct, made as they are needed, and as long as documents. Figures come from /proc,
+so they need Linux.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _NOUNS = ("password", "account", "file", "letter", "card", "window", "table", "p
 
 
 def measurable() -> bool:
-    """Whether this system tells what is resident, and what was at most."""
+    """Return whether this system reports resident memory and its peak."""
     return (_PROC / "clear_refs").exists()
 
 
@@ -56,7 +56,7 @@ def measure(kind: Kind, model: str = BUNDLED, texts: int | None = None) -> dict[
 
 
 def stream(encoder: TwinTowerEncoder, texts: int) -> dict[str, Any]:
-    """Resident bytes after the first tenth of a stream, and after each block from there on."""
+    """Return the resident bytes after the first tenth of a stream, and after each later block."""
     seen, marks = 0, []
     resident = []
     for block in encoder.encode_stream(distinct_texts(texts)):
@@ -76,7 +76,7 @@ def stream(encoder: TwinTowerEncoder, texts: int) -> dict[str, Any]:
 
 
 def call(encoder: TwinTowerEncoder, texts: int) -> dict[str, Any]:
-    """The highest resident bytes of one call above those before it, beside the bytes of what it gives."""
+    """Return by how much a call raised the peak of resident bytes, and the bytes of its result."""
     fresh = bytes_of("VmRSS")
     encoder.encode(list(distinct_texts(_WARM_UP, first=texts)))
     asked = list(distinct_texts(texts))
@@ -96,7 +96,7 @@ def call(encoder: TwinTowerEncoder, texts: int) -> dict[str, Any]:
 
 
 def distinct_texts(count: int, *, first: int = 0) -> Iterator[str]:
-    """Yields so many texts, no two alike, counted from ``first``; a hundred in a row are as long as documents are."""
+    """Yield a number of distinct texts, counted from ``first``; each hundred has the lengths of documents."""
     lengths = [length_at((place + 0.5) / 100) for place in range(100)]
     for number in range(first, first + count):
         rest, verb = divmod(number, len(_VERBS))
@@ -106,13 +106,13 @@ def distinct_texts(count: int, *, first: int = 0) -> Iterator[str]:
 
 
 def bytes_of(field: Literal["VmRSS", "VmHWM"]) -> int:
-    """What is resident now, or was at most since the peak was last set back."""
+    """Return the resident bytes now, or their peak since it was last reset."""
     status = (_PROC / "status").read_text()
     return 1024 * int(status.split(f"{field}:")[1].split()[0])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure this very process, and print the figures as JSON."""
+    """Measure this process, and print the figures as JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__.split("\n", 1)[0])
     parser.add_argument("kind", choices=KINDS, help="what to measure")
     parser.add_argument("--model", metavar="FOLDER", default=BUNDLED, help="a checkpoint; default: the bundled one")

@@ -1,12 +1,12 @@
-"""A checkpoint → other engines for it: sentence-transformers, and ONNX Runtime and OpenVINO where they are installed.
+"""A checkpoint → other engines for it: sentence-transformers, and ONNX Runtime and OpenVINO if they are installed.
 
     pip install onnx onnxruntime openvino nncf
 
-The two runtimes are at their best here, which no library does for their users: the model is traced from transformers
-with pooling and normalising inside, texts come from this package's tokenizer, sorted by tokens and padded as little as
-possible, and a core has a batch and a thread of its own. int8 is ONNX Runtime's dynamic quantisation (a scale for each
-channel of the weights), and OpenVINO's static one by nncf (on 128 sample texts). OpenVINO's float32 is kept from
-computing in bfloat16; its int8 computes the rest in whatever it likes best.
+The two runtimes get the best conditions: the model is traced from transformers with pooling and normalization inside,
+texts come from simpair's tokenizer, sorted by tokens and padded as little as possible, and each core has one batch and
+one thread. int8 is ONNX Runtime's dynamic quantization (a scale for each channel of the weights), and OpenVINO's static
+quantization by nncf (on 128 sample texts). OpenVINO in float32 may not use bfloat16; in int8 it chooses the dtype of
+the other operations itself.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from simpair.encoder.model import TwinTowerEncoder
 __all__ = ["Peers", "open_peers", "open_sentence_transformers"]
 
 _BUDGET = 2_048
-"""Most tokens of a padded batch."""
+"""The maximum number of tokens of a padded batch."""
 _ALIKE = 0.9
-"""A batch has no text shorter than this share of its longest one."""
+"""The shortest text of a batch has at least this fraction of the length of its longest one."""
 _NEEDS = {"ONNX Runtime": ("onnxruntime", "onnx"), "OpenVINO": ("openvino", "nncf")}
 _Ids: TypeAlias = NDArray[np.int64]
 _Run: TypeAlias = Callable[[_Ids, _Ids], Matrix]
@@ -47,7 +47,7 @@ _Run: TypeAlias = Callable[[_Ids, _Ids], Matrix]
 
 
 class Peers(NamedTuple):
-    """Engines, the versions of what they come from, and why others are absent."""
+    """Engines, the versions of their libraries, and the reasons why others are absent."""
 
     engines: list[Engine]
     versions: dict[str, str]
@@ -55,7 +55,7 @@ class Peers(NamedTuple):
 
 
 def open_sentence_transformers(encoder: TwinTowerEncoder) -> Engine:
-    """sentence-transformers as it comes, on the encoder's checkpoint; vectors have the length that it declares."""
+    """Return sentence-transformers with its defaults, on the encoder's checkpoint."""
     from sentence_transformers import SentenceTransformer
 
     peer = SentenceTransformer(str(_folder(encoder)), device="cpu", local_files_only=True)
@@ -99,7 +99,7 @@ class _Batch(NamedTuple):
 
 
 class _Pooled(nn.Module):
-    """The model of transformers, mean pooling, and length 1 where the checkpoint asks for it."""
+    """The model of transformers, mean pooling, and norm 1 if the checkpoint asks for it."""
 
     def __init__(self, encoder: TwinTowerEncoder) -> None:
         from transformers import AutoModel
@@ -110,7 +110,7 @@ class _Pooled(nn.Module):
         self.eval()
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Embeddings (B, D) of ids and mask (B, T)."""
+        """Return the embeddings (B, D) of ids and mask (B, T)."""
         states = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         weights = attention_mask.unsqueeze(-1).float()
         vectors = (states * weights).sum(1) / weights.sum(1)
@@ -167,7 +167,7 @@ def _openvino(model: _Pooled, sample: list[_Batch]) -> dict[str, _Run]:
 
 
 def _engine(name: str, encoder: TwinTowerEncoder, run: _Run) -> Engine:
-    """Texts → embeddings, a batch on each core at a time."""
+    """Return an engine that computes a batch on each core at a time."""
     pool = ThreadPoolExecutor(cores())
 
     def encode(texts: list[str]) -> Matrix:
@@ -184,7 +184,7 @@ def _engine(name: str, encoder: TwinTowerEncoder, run: _Run) -> Engine:
 
 
 def _batches(encoder: TwinTowerEncoder, texts: Sequence[str]) -> Iterator[_Batch]:
-    """Yields the texts sorted by tokens, the longest first, so that hardly anything is padded."""
+    """Yield the texts sorted by tokens, longest first, so that batches have little padding."""
     sequences = encoder.tokenizer.ids(texts)
     order = sorted(range(len(sequences)), key=lambda row: len(sequences[row]), reverse=True)
     while order:
@@ -201,7 +201,7 @@ def _batches(encoder: TwinTowerEncoder, texts: Sequence[str]) -> Iterator[_Batch
 
 
 def _example(sample: list[_Batch]) -> tuple[Tensor, Tensor]:
-    """A batch with padding, to trace the model with."""
+    """Return a batch with padding, for tracing the model."""
     return torch.from_numpy(sample[0].input_ids[:4]), torch.from_numpy(sample[0].attention_mask[:4])
 
 
@@ -211,7 +211,7 @@ def _folder(encoder: TwinTowerEncoder) -> Path:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Keep what exporters tell out of the tables, and their warnings to themselves."""
+    """Suppress the output and the warnings of exporters."""
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()

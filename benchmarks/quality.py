@@ -78,7 +78,7 @@ class Report(NamedTuple):
 
 
 def measure(engine: Engine, one: EvalSet, data: Path, trained: set[tuple[str, str]] | None) -> Score:
-    """The engine's score on a set; ``trained`` holds the keys of training pairs."""
+    """Return the engine's score on a set; ``trained`` holds the keys of training pairs."""
     if one.kind == "sts":
         return _measure_pairs(engine, one, data, trained)
     if one.kind == "bitext":
@@ -115,7 +115,7 @@ def _measure_pairs(engine: Engine, one: EvalSet, data: Path, trained: set[tuple[
 
 
 def _with_interval(score: Score, metric: Callable[..., float], *arrays: ArrayLike) -> Score:
-    """The score with the interval of its metric over the items of the arrays, unless they are too few for one."""
+    """Return the score with the interval of its metric over the items of the arrays, unless there are too few."""
     try:
         low, high = bootstrap(metric, *arrays)
     except InputError:
@@ -128,7 +128,7 @@ def _percent(share: float) -> float:
 
 
 def means(scores: Mapping[str, Score]) -> dict[str, Score]:
-    """The means of which all sets are there, by name; without the shared pairs where a set has any."""
+    """Return the means whose sets are all present, by name; without the shared pairs if a set has any."""
     found = {}
     for name, _, sets in MEANS:
         if all(one in scores for one in sets):
@@ -141,7 +141,7 @@ def means(scores: Mapping[str, Score]) -> dict[str, Score]:
 
 
 def mean_of(values: Sequence[float]) -> float:
-    """The plain mean of figures, with two decimals as they have."""
+    """Return the mean of figures to two decimals."""
     return round(float(np.mean(values)), 2)
 
 
@@ -154,7 +154,7 @@ class Row(NamedTuple):
 
 
 def rows(reports: Sequence[Report], *, zero_shot: bool) -> list[Row]:
-    """The lines of the zero-shot or of the in-domain table, means last."""
+    """Return the rows of the zero-shot or of the in-domain table, means last."""
     lines: list[Row] = []
     for one in SETS:
         scores = [report.scores.get(one.name) for report in reports]
@@ -177,7 +177,7 @@ def _lines(title: str, metric: str, scores: Sequence[Score | None]) -> Iterable[
 
 
 def to_json(reports: Iterable[Report]) -> list[dict[str, Any]]:
-    """Reports as JSON keeps them: without what is None, with the means beside the scores."""
+    """Return reports as JSON values: without None, with the means beside the scores."""
     return [
         {
             **_known(report.model),
@@ -189,7 +189,7 @@ def to_json(reports: Iterable[Report]) -> list[dict[str, Any]]:
 
 
 def read_reports(content: Mapping[str, Any]) -> list[Report]:
-    """What :func:`to_json` wrote."""
+    """Return the reports that :func:`to_json` wrote."""
     return [
         Report(
             Identity(**{name: value for name, value in model.items() if name in Identity._fields}),
@@ -238,7 +238,7 @@ def _print(reports: Sequence[Report]) -> None:
 
 
 def show(value: float | None) -> str:
-    """A figure of a table."""
+    """Return a figure of a table."""
     return "–" if value is None else f"{value:.2f}"
 
 

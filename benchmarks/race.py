@@ -1,4 +1,4 @@
-"""Engines and texts → runs in turns, and how far apart the embeddings are. Knows no engine and no target."""
+"""Engines and texts → times of runs in turns, and how far apart the embeddings are. Imports no engine and no target."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Matrix = NDArray[np.float32]
 
 
 class Engine(NamedTuple):
-    """A name, and texts → embeddings (N, D) float32, or None from what only takes its time."""
+    """A name, and a function of texts → embeddings (N, D) float32; None from an engine that is only timed."""
 
     name: str
     encode: Callable[[list[str]], Matrix | None]
@@ -30,15 +30,15 @@ class Race(NamedTuple):
     runs: dict[str, list[Timed[Matrix | None]]]
 
     def seconds(self, name: str) -> float:
-        """The median wall time of an engine."""
+        """Return the median wall time of an engine."""
         return median([run.seconds for run in self.runs[name]])
 
     def ratio(self, name: str, than: str) -> float:
-        """How many times as fast an engine is as another."""
+        """Return how many times as fast one engine is as another."""
         return round(self.seconds(than) / self.seconds(name), 4)
 
     def vectors(self, name: str) -> Matrix:
-        """The embeddings (N, D) that an engine gave."""
+        """Return the embeddings (N, D) of an engine."""
         result = self.runs[name][0].result
         assert result is not None, name
         return result
@@ -55,7 +55,7 @@ class Race(NamedTuple):
 
 
 def race(engines: Sequence[Engine], texts: list[str], *, rounds: int) -> Race:
-    """Let the engines take turns on the texts (A B A B …), each with all threads."""
+    """Run the engines in turns on the texts (A B A B …), each with all threads."""
     threads = torch.get_num_threads()
     runs: dict[str, list[Timed[Matrix | None]]] = {engine.name: [] for engine in engines}
     for engine in engines:
@@ -68,7 +68,7 @@ def race(engines: Sequence[Engine], texts: list[str], *, rounds: int) -> Race:
 
 
 def in_calls_of(size: int, engine: Engine) -> Engine:
-    """The engine, called with so many texts at a time."""
+    """Return the engine, called with a number of texts at a time."""
 
     def encode(texts: list[str]) -> None:
         for start in range(0, len(texts), size):
@@ -78,7 +78,7 @@ def in_calls_of(size: int, engine: Engine) -> Engine:
 
 
 def compare(pairs: Sequence[tuple[Matrix, Matrix]]) -> dict[str, Any]:
-    """How far apart two engines' embeddings of the same texts are."""
+    """Return how far apart two engines' embeddings of the same texts are."""
     ours, theirs = (np.concatenate(side).astype(np.float64) for side in zip(*pairs, strict=True))
     cosines = np.einsum("nd,nd->n", ours, theirs) / np.linalg.norm(ours, axis=1) / np.linalg.norm(theirs, axis=1)
     return {

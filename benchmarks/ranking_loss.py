@@ -16,7 +16,7 @@ __all__ = ["spearman_lost"]
 
 
 def spearman_lost(before: Engine, after: Engine, sets: Sequence[EvalSet], data: Path) -> dict[str, Any]:
-    """Spearman × 100 of the first engine less that of the second, by set, and the mean, the best and the worst."""
+    """Return by how much Spearman × 100 of the second engine is lower, by set, and the mean, best and worst."""
     scores = {one.name: [measure(engine, one, data, None).value for engine in (before, after)] for one in sets}
     lost = {name: round(first - second, 2) for name, (first, second) in scores.items()}
     return {

@@ -11,7 +11,7 @@ __all__ = ["tables"]
 
 
 def tables(found: Mapping[str, Any]) -> Iterator[str]:
-    """Yields a table for everything that was measured, after that of the targets."""
+    """Yield a table for each part that was measured, after the table of the targets."""
     if speeds := list(_speeds(found)):
         yield markdown_table(("engine", "texts", "texts/s", "× sentence-transformers", "busy elsewhere"), speeds)
     if distances := list(_distances(found)):
@@ -29,7 +29,7 @@ def tables(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _speeds(found: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    """Yields a line for each engine and each of its races."""
+    """Yield a row for each engine and each of its races."""
     measured = [(figures, _title(name, figures)) for name, figures in found.get("speed", {}).items()]
     measured += [(figures, _title(name, figures)) for name, figures in found.get("latency", {}).items()]
     for other in found.get("others", {}).values():
@@ -49,7 +49,7 @@ def _title(name: str, figures: Mapping[str, Any]) -> str:
 
 
 def _distances(found: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    """Yields a line for each engine's vectors beside those of sentence-transformers."""
+    """Yield a row for each engine's distance from the vectors of sentence-transformers."""
     engines = {name: other["equality"] for name, other in found.get("others", {}).items()}
     if "equality" in found:
         engines = {"simpair": found["equality"], **engines}

@@ -1,11 +1,11 @@
-"""Every figure of the store and its exact search: measured on real embeddings, beside raw FAISS and its peers.
+"""Real embeddings → all figures of the index and its exact search, beside raw FAISS and other libraries.
 
     python -m benchmarks.search --texts FOLDER --work SCRATCH --json benchmarks/results/search.json
 
-FOLDER holds ``.jsonl`` or ``.jsonl.gz`` files, of which every string is a text; 250,000 distinct ones are encoded once,
-and their vectors kept in SCRATCH beside the indexes. Engines take turns (A B A B …) on the same vectors in one process,
-and a ratio is that of the medians. Opening is measured in a process of its own. Ten minutes on two cores, the first
-time some more for encoding.
+FOLDER holds ``.jsonl`` or ``.jsonl.gz`` files, in which every string is a text; 250,000 distinct ones are encoded once,
+and their vectors are kept in SCRATCH beside the indexes. Engines run in turns (A B A B …) on the same vectors in one
+process, and a ratio is that of the medians. Opening is measured in a new process. It takes ten minutes on two cores,
+and longer the first time, because of the encoding.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ TARGETS = (
 
 
 class _Given(NamedTuple):
-    """What is searched: N texts, their vectors (N, D) float32, and the vectors of queries (Q, D)."""
+    """The data of the benchmark: N texts, their vectors (N, D) float32, and vectors of queries (Q, D)."""
 
     texts: list[str]
     vectors: NDArray[np.float32]
@@ -57,7 +57,7 @@ class _Given(NamedTuple):
 
 
 class _Counting:
-    """An encoder that counts what it is given to encode."""
+    """An encoder that counts the texts it encodes."""
 
     def __init__(self, encoder: Any) -> None:
         self._encoder = encoder
@@ -67,14 +67,14 @@ class _Counting:
         return getattr(self._encoder, name)
 
     def encode_document(self, texts: list[str], /) -> NDArray[np.float32]:
-        """Returns (N, D) vectors."""
+        """Return (N, D) vectors."""
         self.documents += len(texts)
         vectors: NDArray[np.float32] = self._encoder.encode_document(texts)
         return vectors
 
 
 def measure(texts: Path, work: Path, *, size: int = _ALL, rounds: int = _ROUNDS) -> dict[str, Any]:
-    """Everything that the table names."""
+    """Return all figures of the table."""
     from simpair.encoder.model import TwinTowerEncoder
 
     encoder = TwinTowerEncoder.from_pretrained(device="cpu")
@@ -102,7 +102,7 @@ def measure(texts: Path, work: Path, *, size: int = _ALL, rounds: int = _ROUNDS)
 
 
 def say(what: str) -> None:
-    """Tell how far it is."""
+    """Print the progress."""
     print(what, file=sys.stderr, flush=True)
 
 
@@ -121,7 +121,7 @@ def _strings(folder: Path) -> Iterator[str]:
 
 
 def _encoded(encoder: Any, folder: Path, work: Path, size: int) -> _Given:
-    """The texts and their vectors, which are kept for the next time."""
+    """Return the texts and their vectors, which are kept for the next run."""
     from simpair.encoder.model import TwinTowerEncoder
 
     distinct: dict[str, None] = {}
@@ -155,7 +155,7 @@ def _documents(given: _Given) -> Iterator[Document]:
 
 
 def _ingest(encoder: Any, given: _Given, folder: Path) -> dict[str, Any]:
-    """Documents a second: new ones with their vectors, and the same once more."""
+    """Return the documents per second: new ones with their vectors, and the same ones again."""
     _remove(folder)
     counting = _Counting(encoder)
     with SearchIndex.create(folder, counting) as index:
@@ -204,7 +204,7 @@ def _exact(index: SearchIndex, given: _Given) -> dict[str, Any]:
 
 
 def _race(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each call, in turns."""
+    """Return the seconds of each call, run in turns."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         call()
@@ -215,7 +215,7 @@ def _race(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, list
 
 
 def _batch(index: SearchIndex, given: _Given, size: int, rounds: int) -> dict[str, Any]:
-    """Batches of queries beside raw FAISS on the same halves: ids and scores, and the rows on top."""
+    """Search batches of queries beside raw FAISS on the same float16 vectors: ids and scores, and also documents."""
     import faiss
 
     dimension = given.vectors.shape[1]
@@ -248,7 +248,7 @@ def _batch(index: SearchIndex, given: _Given, size: int, rounds: int) -> dict[st
 
 
 def _single(index: SearchIndex, given: _Given, rounds: int) -> dict[str, Any]:
-    """One query at a time, with its rows, beside ``semantic_search`` on a tensor: as it comes, and by inner product."""
+    """Search one query at a time beside ``semantic_search`` on a tensor, with its default and by inner product."""
     import torch
     from sentence_transformers.util import dot_score, semantic_search
 
@@ -276,7 +276,7 @@ def _single(index: SearchIndex, given: _Given, rounds: int) -> dict[str, Any]:
 
 
 def _filtered(index: SearchIndex, given: _Given, rounds: int) -> dict[str, Any]:
-    """One query at a time under conditions that few and many documents meet; no target."""
+    """Search one query at a time with filters that few and many documents match; there is no target."""
     found = {}
     for where in ({"length": {"$gt": 500}}, {"chinese": True}):
         share = index.count(where) / len(given.texts)
@@ -307,7 +307,7 @@ print(json.dumps({"opened": opened, "searched": time.perf_counter() - start, "gr
 
 
 def _open(encoder: Any, given: _Given, folder: Path, *, rounds: int) -> dict[str, Any]:
-    """Seconds and bytes of opening an index of all documents, with its cache, until the first query can be scanned."""
+    """Return the seconds and bytes of opening an index with its cache, until the first query can be searched."""
     _remove(folder)
     with SearchIndex.create(folder, encoder) as index:
         start = time.perf_counter()

@@ -1,7 +1,7 @@
-"""A folder of evaluation data → labeled pairs, translations, queries with what answers them. Knows no model.
+"""A folder of evaluation data → labeled pairs, translations, queries with relevant documents. Imports no model.
 
-The table says of every set whether ``simpair-mini`` was trained on other rows of its source (in-domain) or on none
-(zero-shot), and on which; ``training/recipes/sources.py`` reads what it was trained on.
+The table says for every set whether ``simpair-mini`` was trained on other rows of its source (in-domain), and on which,
+or on none (zero-shot); ``training/recipes/sources.py`` reads the training data.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class EvalSet(NamedTuple):
 
 
 class Mean(NamedTuple):
-    """The plain mean of several sets, which makes sense only when all of them were measured."""
+    """The mean of several sets, which is meaningful only if all of them were measured."""
 
     name: str
     title: str
@@ -71,14 +71,14 @@ class Mean(NamedTuple):
 
 
 class Question(NamedTuple):
-    """A query and how much each relevant document, by its row, is worth."""
+    """A query and the gain of each relevant document, by its row."""
 
     text: str
     gains: dict[int, float]
 
 
 class Questions(NamedTuple):
-    """Queries and the documents among which they look."""
+    """Queries and the documents that are searched."""
 
     questions: list[Question]
     documents: list[str]
@@ -131,12 +131,12 @@ def choose(names: Collection[str]) -> list[EvalSet]:
 
 
 def read_scored(data: Path, one: EvalSet) -> list[ScoredPair]:
-    """The labeled pairs of a set, labels from 0 to 1."""
+    """Return the labeled pairs of a set, labels from 0 to 1."""
     return cast("list[ScoredPair]", read_pairs(data / f"{one.path}.jsonl.gz", label_range=one.scale))
 
 
 def read_translations(data: Path, one: EvalSet) -> list[tuple[str, str]]:
-    """(Text, its translation), from the set's language into the other."""
+    """Return (text, its translation) pairs, from the set's language into the other."""
     other = "en" if one.language == "zh" else "zh"
     folder, name = (data / one.path).parent, Path(one.path).name
     return [(row[one.language], row[other]) for row in iter_rows(folder, name)]
@@ -166,7 +166,7 @@ def read_questions(data: Path, one: EvalSet) -> Questions:
 
 
 def trained_pairs(train: Path) -> set[tuple[str, str]]:
-    """The keys of the pairs in a folder of training data."""
+    """Return the keys of the pairs in a folder of training data."""
     keys: set[tuple[str, str]] = set()
     for name in _TRAINED:
         for row in iter_rows(train, name):

@@ -1,7 +1,7 @@
-"""An encoder and texts → races of its engines against their peers, as JSON keeps them. Knows no target.
+"""An encoder and texts → the times of its engines beside other libraries, as JSON values. Imports no target.
 
-All engines race over documents and over questions; simpair in float32 and sentence-transformers also over requests of a
-few texts, over texts one at a time, and over ever more and ever longer texts.
+All engines encode documents and questions; simpair in float32 and sentence-transformers also encode requests of a few
+texts, single texts, and growing numbers and lengths of texts.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Texts(NamedTuple):
 
 
 class _Field(NamedTuple):
-    """Who races: simpair in float32, sentence-transformers, and others beside them."""
+    """The engines of a race: simpair in float32, sentence-transformers, and others."""
 
     encoder: TwinTowerEncoder
     ours: Engine
@@ -57,7 +57,7 @@ class _Field(NamedTuple):
 
 
 def texts_to_race(file: Path | None = None) -> Texts:
-    """The standard corpus, or the lines of a file as documents."""
+    """Return the standard corpus, or the lines of a file as documents."""
     if file is not None:
         texts = read_texts(file)
         return Texts({"documents": texts}, _requests(texts), texts[:_SINGLE], [])
@@ -66,7 +66,7 @@ def texts_to_race(file: Path | None = None) -> Texts:
 
 
 def measure(encoder: TwinTowerEncoder, texts: Texts, parts: Collection[str], *, rounds: int) -> dict[str, Any]:
-    """The figures of those parts."""
+    """Return the figures of the given parts."""
     wanted = set(parts)
     field = _Field(encoder, _engine(_OURS, encoder), open_sentence_transformers(encoder), [])
     for dtype in _DTYPES:
@@ -92,7 +92,7 @@ def _engine(name: str, encoder: TwinTowerEncoder) -> Engine:
 
 
 def _corpora(field: _Field, texts: Texts, wanted: set[str], rounds: int) -> dict[str, Any]:
-    """All engines over documents and questions."""
+    """Time all engines on documents and questions."""
     found: dict[str, Any] = {"speed": {}}
     races = {}
     for name, corpus in texts.corpora.items():
@@ -107,7 +107,7 @@ def _corpora(field: _Field, texts: Texts, wanted: set[str], rounds: int) -> dict
 
 
 def _beside(field: _Field, races: dict[str, Race], mixed: list[str]) -> dict[str, Any]:
-    """How far float32 is from sentence-transformers, and speed and distance of all other engines."""
+    """Return the distance of float32 from sentence-transformers, and speed and distance of all other engines."""
     given = {engine.name: [one.vectors(engine.name) for one in races.values()] for engine in field.all()}
     if mixed:
         for engine in field.all():
@@ -129,7 +129,7 @@ def _beside(field: _Field, races: dict[str, Race], mixed: list[str]) -> dict[str
 
 
 def _floor(encoder: TwinTowerEncoder, lengths: list[int]) -> Engine:
-    """The products of as many texts as the race gives, of these lengths in tokens."""
+    """Return an engine that computes only the matrix products of as many texts, with these lengths in tokens."""
     products = Floor(encoder.towers["document"].backbone.config)
 
     def multiply(texts: list[str]) -> None:
@@ -148,7 +148,7 @@ def _share(encoder: TwinTowerEncoder, one: Race, lengths: list[int]) -> dict[str
 
 
 def _latency(field: _Field, texts: Texts, wanted: set[str], rounds: int) -> dict[str, Any]:
-    """Requests of a few texts, and of one."""
+    """Time requests of a few texts, and of one."""
     calls = {"requests": (_REQUEST, texts.requests), "single": (1, texts.single)}
     found = {}
     for name, (size, asked) in calls.items():
@@ -161,7 +161,7 @@ def _latency(field: _Field, texts: Texts, wanted: set[str], rounds: int) -> dict
 
 
 def _requests(texts: Sequence[str]) -> list[str]:
-    """Requests one after the other, the lengths of each spread as those of all the texts are."""
+    """Return requests, each with texts of all lengths."""
     ordered = sorted(texts, key=len)
     step = max(1, len(ordered) // _REQUEST)
     starts = sorted({step * (2 * number + 1) // (2 * _REQUESTS) for number in range(_REQUESTS)})
@@ -169,7 +169,7 @@ def _requests(texts: Sequence[str]) -> list[str]:
 
 
 def _tokens(lengths: list[int]) -> dict[str, float]:
-    """Mean and percentiles of the lengths in tokens, after truncation."""
+    """Return the mean and percentiles of the lengths in tokens, after truncation."""
     points = np.percentile(lengths, _PERCENTILES)
     return {"mean": round(float(np.mean(lengths)), 1)} | {
         f"p{percentile}": round(float(point), 1) for percentile, point in zip(_PERCENTILES, points, strict=True)

@@ -26,7 +26,7 @@ _LIGHT = ("simpair/cli/", "simpair/integrations/")
 
 
 class Function(NamedTuple):
-    """A function of the tree: where it is, its lines without the docstring, and the number of its parameters."""
+    """A function of the tree: its file, its lines without the docstring, and the number of its parameters."""
 
     place: str
     name: str

@@ -1,6 +1,6 @@
-"""Figures of the encoding engine → what each must be, should be, and is. Knows no engine.
+"""Figures of the encoding engine → a table of bound, aim and measured value. Imports no engine.
 
-A target finds its figure in what ``benchmarks.encode`` writes; where that is not there, the row says why.
+A target finds its figure in the JSON that ``benchmarks.encode`` writes; if it is missing, the row says why.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Target(NamedTuple):
     at_most: bool = False
 
     def reached(self, measured: float | None, wanted: float | None) -> bool | None:
-        """Whether the figure is as wanted; None where one of them is not there."""
+        """Return whether the figure reaches a bound; None if one of them is missing."""
         if measured is None or wanted is None:
             return None
         return measured <= wanted if self.at_most else measured >= wanted
@@ -65,7 +65,7 @@ class Row(NamedTuple):
         return ("MET, aim too" if aim else "MET") if self.met else "MISSED"
 
     def to_json(self) -> dict[str, Any]:
-        """The row without its path; ``why`` only where nothing was measured."""
+        """Return the row without its path; ``why`` only if nothing was measured."""
         target = self.target
         row = {"name": target.name, "must": target.must, "aim": target.aim, "at_most": target.at_most}
         return row | {"measured": self.measured, "met": self.met} | ({"why": self.why} if self.measured is None else {})
@@ -95,19 +95,19 @@ TARGETS = (
     Target("memory", "growth over a stream", (*_STREAM, "growth_percent"), _BELOW_TWO, None, "{:.2f} %", True),
     Target("memory", "peak of a warm call over its result", _PEAK, 1.15, None, "{:.3f}×", True),
 )
-"""Ratios are to sentence-transformers as it comes."""
+"""Ratios are relative to sentence-transformers with its defaults."""
 OTHER_TARGETS = (
     Target("documents", "float32, documents", ("speed", _DOCUMENTS, "ratio"), 1.25, 1.5),
     Target("documents", "float32, largest difference", ("equality", "max_abs"), 1e-5, 1e-6, "{:.1e}", True),
 )
-"""Of what transformers computes, which is most architectures."""
+"""Targets of towers that transformers computes, which are most architectures."""
 
 PARTS = (*dict.fromkeys(target.part for target in TARGETS), "growth")
-"""What ``--only`` picks from."""
+"""The choices of ``--only``."""
 
 
 def rows(found: Mapping[str, Any], parts: Collection[str] = PARTS, targets: Collection[Target] = TARGETS) -> list[Row]:
-    """The rows of those parts; ``found["missing"]`` says why a part has no figures."""
+    """Return the rows of the given parts; ``found["missing"]`` says why a part has no figures."""
     missing = found.get("missing", {})
     return [
         Row(target, _figure(found, target.path), missing.get(target.part, "not measured"))
@@ -117,7 +117,7 @@ def rows(found: Mapping[str, Any], parts: Collection[str] = PARTS, targets: Coll
 
 
 def table(lines: Collection[Row]) -> str:
-    """Name, must, aim, measured and verdict of each row."""
+    """Return name, must, aim, measured and verdict of each row."""
     cells = []
     for row in lines:
         target, sign = row.target, "≤ " if row.target.at_most else "≥ "

@@ -1,12 +1,12 @@
-"""Training beside ``SentenceTransformerTrainer``: pairs a second, memory, gradients, and what is learnt.
+"""Training data → speed, memory, gradients and quality of our trainer beside ``SentenceTransformerTrainer``.
 
     python -m benchmarks.train --model FOLDER --texts TRAIN --eval EVAL --json benchmarks/results/train.json
 
-FOLDER is all-MiniLM-L6-v2; TRAIN holds ``en_pairs``, EVAL ``pairs_en_stsb``. Long-tailed texts are the standard
-library's docstrings, half of them below 20 tokens and a hundredth at 256. Both trainers get the same pairs in the same
-batches, batch 32, in-batch negatives, and take turns (A B A B …) in one process; a ratio is that of the median steps,
-the first three of a run aside, in which allocators take their memory. Memory is the highest mark of a process of its
-own. The peer needs ``datasets``, which simpair does not. Half an hour on two cores; ``--parts`` chooses.
+FOLDER is all-MiniLM-L6-v2; TRAIN holds ``en_pairs``, EVAL ``pairs_en_stsb``. Texts of mixed length are the
+standard library's docstrings, half of them below 20 tokens and one in a hundred at 256. Both trainers get the same
+batches of 32 pairs with in-batch negatives, and run in turns (A B A B …) in one process. A ratio is that of the median
+steps, without the first three of a run, in which allocators take their memory. Memory is the peak of a new process. The
+peer needs ``datasets``, which simpair does not. It takes half an hour on two cores; ``--parts`` chooses.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = ["TARGETS", "main", "measure"]
 _BATCH, _WARM, _STEPS, _ROUNDS = 32, 3, 4, 5
 _SEEDS, _LEARNING_STEPS = (0, 1, 2), 100
 _WORDS, _LONG = 40, 256
-"""Words of a short text, few enough for 64 tokens, and the most tokens of any, which is the model's own maximum."""
+"""The maximum number of words of a short text, which fits into 64 tokens, and the maximum length of the model."""
 _ENGINES = ("simpair", "simpair bf16", "peer", "peer bf16")
 TARGETS = (
     Target("speed", "texts to 64 tokens, float32", ("speed", "short", "ratio"), 1.9, 2.4),
@@ -60,7 +60,7 @@ Steps = Callable[[Sequence["Pair"]], list[float]]
 
 
 class Pair(NamedTuple):
-    """Two texts that belong together, and how much, where that is known."""
+    """Two similar texts, and their similarity if it is known."""
 
     anchor: str
     positive: str
@@ -68,7 +68,7 @@ class Pair(NamedTuple):
 
 
 class Corpora(NamedTuple):
-    """Pairs of short texts, of texts with a long tail, scored ones to learn from, and scored ones to measure on."""
+    """Pairs of short texts, pairs of texts of mixed length, and scored pairs for training and for evaluation."""
 
     short: list[Pair]
     long: list[Pair]
@@ -77,7 +77,7 @@ class Corpora(NamedTuple):
 
 
 def read_corpora(texts: Path, evaluation: Path) -> Corpora:
-    """The pairs of the folders, shuffled once."""
+    """Return the pairs of the folders, shuffled once."""
     import numpy as np
 
     pairs = list(_lines(texts / "en_pairs.jsonl.gz"))
@@ -100,7 +100,7 @@ def _lines(path: Path) -> Any:
 
 
 def ours(model: str, *, bf16: bool = False) -> Steps:
-    """Our trainer: pairs → the seconds of each step."""
+    """Return our trainer as a function: pairs → the seconds of each step."""
     from torch.utils.data import SequentialSampler
     from transformers import PrinterCallback
 
@@ -127,7 +127,7 @@ def ours(model: str, *, bf16: bool = False) -> Steps:
 
 
 def peers(model: str, *, bf16: bool = False) -> Steps:
-    """The peer's trainer: pairs → the seconds of each step."""
+    """Return the peer's trainer as a function: pairs → the seconds of each step."""
     from datasets import Dataset
     from sentence_transformers import (
         SentenceTransformer,
@@ -193,13 +193,13 @@ def _stopwatch() -> Any:
 
 
 def engine(name: str, model: str) -> Steps:
-    """The engine of that name."""
+    """Return the engine of a name."""
     make = ours if name.startswith("simpair") else peers
     return make(model, bf16=name.endswith("bf16"))
 
 
 def _speed(model: str, pairs: list[Pair]) -> dict[str, Any]:
-    """Median seconds of a step of each engine, in turns on the same batches."""
+    """Return the median seconds of a step of each engine, run in turns on the same batches."""
     engines = {name: engine(name, model) for name in _ENGINES}
     seconds: dict[str, list[float]] = {name: [] for name in engines}
     size = (_WARM + _STEPS) * _BATCH
@@ -217,7 +217,7 @@ def _speed(model: str, pairs: list[Pair]) -> dict[str, Any]:
 
 
 def _memory(model: str, pairs: list[Pair]) -> dict[str, Any]:
-    """The highest mark of a process that trains a few steps, and reads nothing else."""
+    """Return the peak memory of a process that trains a few steps."""
     marks = {}
     for name in ("simpair", "peer"):
         command = [sys.executable, "-c", _MARK, name, model]
@@ -228,7 +228,7 @@ def _memory(model: str, pairs: list[Pair]) -> dict[str, Any]:
 
 
 def _gradients(model: str, pairs: list[Pair]) -> dict[str, Any]:
-    """The length of the difference from the gradients of two plain forwards of ``AutoModel``, without dropout."""
+    """Return the relative difference from the gradients of two plain passes of ``AutoModel``, without dropout."""
     import torch
     import torch.nn.functional as F
     from transformers import AutoModel, AutoTokenizer
@@ -260,7 +260,7 @@ def _gradients(model: str, pairs: list[Pair]) -> dict[str, Any]:
 
 
 def _learning(model: str, corpora: Corpora) -> dict[str, Any]:
-    """Spearman on the dev pairs after as many CoSENT steps of each trainer, the same data and settings, three seeds."""
+    """Return Spearman on the dev pairs after equal numbers of CoSENT steps of each trainer, for three seeds."""
     found: dict[str, list[float]] = {"simpair": [], "peer": []}
     for seed in _SEEDS:
         found["simpair"].append(_learn_ours(model, corpora, seed))
@@ -307,7 +307,7 @@ def _learn_peers(model: str, corpora: Corpora, seed: int) -> float:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Everything that the table names, as far as it was asked for."""
+    """Return all figures that were asked for."""
     corpora = read_corpora(options.texts, options.eval)
     kinds = {"short": corpora.short, "long": corpora.long}
     parts: dict[str, Callable[[], Any]] = {
@@ -324,7 +324,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def say(what: str) -> None:
-    """Tell how far it is."""
+    """Print the progress."""
     print(what, file=sys.stderr, flush=True)
 
 

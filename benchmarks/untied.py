@@ -30,7 +30,7 @@ _RETRIEVAL = {one.name: one for one in SETS if one.kind == "retrieval"}
 
 
 def _latency(pair: TwinTowerEncoder, whole: TwinTowerEncoder, questions: list[str]) -> dict[str, Any]:
-    """Milliseconds a question of both, one at a time, and how many times as fast the pair is."""
+    """Return milliseconds per question of both encoders, one at a time, and their ratio."""
     engines = [Engine(name, encoder.encode_query) for name, encoder in (("pair", pair), ("whole", whole))]
     ran = race([in_calls_of(1, engine) for engine in engines], questions, rounds=_ROUNDS)
     milliseconds = {name: round(1_000 * ran.seconds(name) / len(questions), 3) for name in ran.runs}

@@ -78,7 +78,7 @@ def _tiny_vocabulary() -> dict[str, int]:
 
 
 def _random_tensors(config: dict[str, Any], seed: int) -> dict[str, torch.Tensor]:
-    """Tensors of the tower and a pooler nobody needs, spread enough that different texts get different vectors."""
+    """Tensors of the tower and an unused pooler, spread enough that different texts get different vectors."""
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         shapes = {

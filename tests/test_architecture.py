@@ -107,6 +107,12 @@ def _package(module: str) -> str:
     return [*module.split("."), ""][1]
 
 
+def _folder(module: str) -> str:
+    """Return the package in whose folder a module lies, such as ``simpair.training.data``."""
+    is_package = _MODULES.get(module, Path()).name == "__init__.py"
+    return module if is_package else module.rpartition(".")[0]
+
+
 def _violations(source: str, module: str) -> list[str]:
     """Return the imports of a file that point up, sideways or past the style of their tree."""
     return [str(found) for found in _imports(source, module) if not _allowed(module, found)]
@@ -130,7 +136,7 @@ def _allowed(module: str, found: _Import) -> bool:
 def _private_names(source: str, module: str) -> list[str]:
     """Return the names that a file takes from another package and that are not in that module's ``__all__``."""
     ours = [found for found in _imports(source, module) if found.module in _MODULES]
-    foreign = [found for found in ours if _package(found.module) not in ("", _package(module))]
+    foreign = [found for found in ours if _package(found.module) and _folder(found.module) != _folder(module)]
     wrong = [str(found) for found in foreign if found.name and found.name not in _public(found.module)]
     whole = {found.module.rsplit(".", 1)[-1]: found.module for found in foreign if not found.name}
     for node in ast.walk(ast.parse(source)):
@@ -265,6 +271,7 @@ def test_a_private_name_of_another_package_is_found() -> None:
     assert _private_names("from simpair.checkpoint import hub\nhub._cached()", "simpair.encoder.model") != []
     assert _private_names("from simpair.checkpoint import hub\nhub.resolve()", "simpair.encoder.model") == []
     assert _private_names("from simpair.checkpoint.hub import _cached", "simpair.checkpoint.read") == []
+    assert _private_names("from ..data.sources import _kind", "simpair.training.trainer.run_file") != []
 
 
 def test_broken_doors_and_prints_are_found() -> None:

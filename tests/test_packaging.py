@@ -144,7 +144,7 @@ def test_the_sdist_builds_the_same_wheel(built: Built, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_metadata_names_the_licence_of_the_code_and_of_the_bundled_data(built: Built) -> None:
+def test_the_metadata_names_the_license_of_the_code_and_of_the_bundled_data(built: Built) -> None:
     notices = [path for path in (ROOT / "simpair" / "pretrained").rglob("NOTICE*") if path.is_file()]
     expected = {"LICENSE", *(path.relative_to(ROOT).as_posix() for path in notices)}
     assert set(metadata(built.wheel).get_all("License-File", [])) == expected

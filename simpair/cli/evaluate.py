@@ -1,4 +1,4 @@
-"""``simpair evaluate``: a model and files of labelled data → its metrics on each file, with intervals and plots."""
+"""``simpair evaluate``: a model and files of labeled data → its metrics on each file, with intervals and plots."""
 
 from __future__ import annotations
 

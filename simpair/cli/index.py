@@ -7,17 +7,15 @@ import json
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from simpair.cli.folders import made_only_on_success
 from simpair.cli.inputs import DocumentStream, InputDocument, check_documents
 from simpair.cli.output import Output, add_format, add_model, cut, notice
-from simpair.cli.progress import WithProgress
 from simpair.cli.search import FILES, add_fields, add_query, write_hits
 from simpair.errors import StoreCorrupt
 
 if TYPE_CHECKING:
-    from simpair.encoder.model import TwinTowerEncoder
     from simpair.search.index import Document, SearchIndex
 
 __all__ = ["register"]
@@ -81,7 +79,7 @@ def _create(arguments: argparse.Namespace) -> None:
     from simpair.encoder.model import TwinTowerEncoder
     from simpair.search.index import SearchIndex
 
-    encoder = WithProgress(TwinTowerEncoder.from_pretrained(arguments.model))
+    encoder = TwinTowerEncoder.from_pretrained(arguments.model)
     with made_only_on_success(arguments.folder), ExitStack() as undo:
         index = SearchIndex.create(arguments.folder, encoder)
         undo.callback(_remove_empty, arguments.folder)
@@ -230,14 +228,13 @@ def _open(arguments: argparse.Namespace) -> SearchIndex:
 
 
 def _open_with_encoder(arguments: argparse.Namespace) -> SearchIndex:
-    """Return the index in the folder, with the named model or else the recorded one, from this machine."""
+    """Return the index in the folder with the named model, or the recorded one, which is loaded at the first text."""
     from simpair.search.index import SearchIndex
 
-    with _open(arguments) as index:  # a folder without an index is refused before a model is loaded
-        if arguments.model is None:
-            encoder = cast("TwinTowerEncoder", index.encoder)
-        else:
-            from simpair.encoder.model import TwinTowerEncoder
+    index = _open(arguments)  # a folder without an index is refused before a model is loaded
+    if arguments.model is None:
+        return index
+    index.close()
+    from simpair.encoder.model import TwinTowerEncoder
 
-            encoder = TwinTowerEncoder.from_pretrained(arguments.model)
-    return SearchIndex.open(arguments.folder, WithProgress(encoder))
+    return SearchIndex.open(arguments.folder, TwinTowerEncoder.from_pretrained(arguments.model))

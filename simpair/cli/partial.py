@@ -56,12 +56,12 @@ class _Journal(NamedTuple):
     @classmethod
     def read(cls, path: Path) -> _Journal:
         written = json.loads(path.read_text(encoding="ascii"))
-        truncated = Truncated(*map(int, written["lost"]))
+        truncated = Truncated(*map(int, written["truncated"]))
         recipe, digest = Recipe(**written["recipe"]), str(written["digest"])
         return cls(recipe, int(written["rows"]), int(written["size"]), digest, truncated)
 
     def to_json(self) -> str:
-        numbers = {"rows": self.rows, "size": self.size, "digest": self.digest, "lost": self.truncated}
+        numbers = {"rows": self.rows, "size": self.size, "digest": self.digest, "truncated": self.truncated}
         return json.dumps({"recipe": asdict(self.recipe), **numbers})
 
 
@@ -82,7 +82,7 @@ class Partial:
         self._journal_path = folder / "journal.json"
         self._file: IO[bytes] | None = None
         self._recipe: Recipe | None = None
-        journal = self._read_journal()
+        self._journal = journal = self._read_journal()
         self.rows, self.digest = (journal.rows, journal.digest) if journal else (0, "")
         self.truncated = journal.truncated if journal else Truncated()
 
@@ -92,7 +92,7 @@ class Partial:
         Raises:
             InputError: The recorded part has another recipe or is damaged, or the disk refuses.
         """
-        journal = self._read_journal()
+        journal = self._journal
         if journal is not None:
             self._check(journal, recipe)
         self._recipe = recipe

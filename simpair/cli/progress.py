@@ -1,74 +1,14 @@
-"""An encoder, or a stream of texts → a progress bar on stderr, if stderr is a terminal."""
+"""A stream of texts → a progress bar on stderr, if stderr is a terminal."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from simpair.encoder.model import TwinTowerEncoder
-    from simpair.encoder.tokens import Role
-
-__all__ = ["Drawn", "WithProgress", "stream_progress"]
-
-_MIN_TEXTS = 256
-"""Number of texts from which a bar is shown."""
-
-
-class WithProgress:
-    """An encoder for an index (``simpair.encoder.protocol.Encoder``) that shows a bar while it encodes many texts."""
-
-    def __init__(self, encoder: TwinTowerEncoder) -> None:
-        self._encoder = encoder
-
-    @property
-    def embedding_dimension(self) -> int:
-        """Dimension D of an embedding."""
-        return self._encoder.embedding_dimension
-
-    @property
-    def fingerprint(self) -> str:
-        """Digest of everything that changes an embedding."""
-        return self._encoder.fingerprint
-
-    @property
-    def identity(self) -> Mapping[str, str]:
-        """Parts of the fingerprint by name."""
-        return self._encoder.identity
-
-    @property
-    def dtype(self) -> str:
-        """Dtype of the matrix products."""
-        return self._encoder.dtype
-
-    @property
-    def tied(self) -> bool:
-        """Whether both roles share one tower."""
-        return self._encoder.tied
-
-    @property
-    def source(self) -> str | None:
-        """Where the encoder was loaded from."""
-        return self._encoder.source
-
-    def encode(self, texts: Sequence[str], /, role: Role | None = None) -> NDArray[np.float32]:
-        """Return the embeddings (N, D) of N texts."""
-        bar = len(texts) >= _MIN_TEXTS and sys.stderr.isatty()
-        return self._encoder.encode(texts, role=role, show_progress_bar=bar)
-
-    def encode_query(self, texts: list[str], /) -> NDArray[np.float32]:
-        """Return the embeddings (N, D) of N queries."""
-        return self.encode(texts, role="query")
-
-    def encode_document(self, texts: list[str], /) -> NDArray[np.float32]:
-        """Return the embeddings (N, D) of N documents."""
-        return self.encode(texts, role="document")
+__all__ = ["Drawn", "stream_progress"]
 
 
 class Drawn(Protocol):

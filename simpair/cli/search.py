@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import TYPE_CHECKING, Any
 
 from simpair.cli.inputs import InputDocument, read_documents
 from simpair.cli.output import Output, add_format, add_model, cut, non_blank, notice, positive
-from simpair.cli.progress import WithProgress
 
 if TYPE_CHECKING:
     from simpair.search.index import Hit
@@ -53,7 +53,8 @@ def _search(arguments: argparse.Namespace) -> None:
     from simpair.vectors.exact import ExactIndex
 
     encoder = TwinTowerEncoder.from_pretrained(arguments.model)
-    vectors = WithProgress(encoder).encode_document([document.text for document in documents])
+    texts = [document.text for document in documents]
+    vectors = encoder.encode_document(texts, show_progress_bar=sys.stderr.isatty())
     found = ExactIndex.build(vectors).search(encoder.encode_query(arguments.queries), arguments.k)
     hits = [
         [_hit(arguments.file, documents[row], score) for score, row in zip(scores.tolist(), rows.tolist(), strict=True)]

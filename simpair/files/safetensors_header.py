@@ -12,14 +12,13 @@ from typing import Literal
 
 __all__ = ["embeddings_header", "embeddings_offset"]
 
+DType = Literal["F16", "F32"]
 _BYTES = {"F16": 2, "F32": 4}
 _MOST_ROWS = (1 << 63) - 1
 _LONGEST_HEADER = 1 << 20
 
 
-def embeddings_header(
-    dtype: Literal["F16", "F32"], rows: int, dimension: int, metadata: Mapping[str, str] | None = None
-) -> bytes:
+def embeddings_header(dtype: DType, rows: int, dimension: int, metadata: Mapping[str, str] | None = None) -> bytes:
     """Return the header of a matrix (rows, dimension): the length in 8 bytes, and JSON padded with spaces.
 
     The length is the same for any number of rows, so the header can be rewritten when the last row is known.
@@ -36,7 +35,7 @@ def embeddings_header(
     return length.to_bytes(8, "little") + described(rows).ljust(length).encode()
 
 
-def embeddings_offset(path: Path, dtype: Literal["F16", "F32"], rows: int, dimension: int) -> int:
+def embeddings_offset(path: Path, dtype: DType, rows: int, dimension: int) -> int:
     """Return the offset in bytes of the first number of a file that must hold this matrix and nothing else.
 
     Raises:

@@ -187,9 +187,9 @@ def _plain(value: Any) -> object:
         return value.isoformat()
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{value} is not a JSON number")
-    if isinstance(value, str | int | float | bool | None):
-        return value
-    raise ValueError(f"JSON has no {type(value).__name__}; convert the column to text or numbers")
+    if not isinstance(value, str | int | float | None):
+        raise ValueError(f"JSON has no {type(value).__name__}; convert the column to text or numbers")
+    return value
 
 
 def _distinct(items: list[tuple[str, object]]) -> dict[str, object]:

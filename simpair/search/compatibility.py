@@ -6,6 +6,8 @@ covers, such as a library that computes differently after an update.
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,7 +16,9 @@ from simpair.errors import EncoderMismatch, InputError, StoreError
 from simpair.store.records import Canary, RecordedEncoder
 from simpair.store.store import Store
 
-__all__ = ["check_encoder", "check_members", "load_recorded", "make_canaries", "record"]
+__all__ = ["Role", "check_encoder", "check_members", "encode", "load_recorded", "make_canaries", "record"]
+
+Role = Literal["query", "document"]
 
 _TEXTS = (
     "A canary sings in the coal mine.",
@@ -22,8 +26,22 @@ _TEXTS = (
     "Version 3.14 costs $27.50 & ships on 2024-02-29?",
     "The committee postponed its decision on the budget.",
 )
+_ANEW = "create a new index and add the texts again"
 _MIN_COSINE = 0.999
 _MIN_COSINE_INT8 = 0.98
+
+
+def encode(encoder: Encoder, role: Role, texts: list[str]) -> NDArray[np.float32]:
+    """Return the embeddings (N, D) of N texts in a role.
+
+    Raises:
+        InputError: The encoder returned another shape.
+    """
+    vectors = encoder.encode_query(texts) if role == "query" else encoder.encode_document(texts)
+    given, expected = np.shape(vectors), (len(texts), encoder.embedding_dimension)
+    if given != expected:
+        raise InputError(f"the encoder returned embeddings of shape {given}; expected {expected}")
+    return vectors
 
 
 def record(encoder: Encoder) -> RecordedEncoder:
@@ -36,8 +54,8 @@ def make_canaries(encoder: Encoder) -> list[Canary]:
     """Return the canaries in both roles."""
     return [
         Canary(role, text, vector)
-        for role in ("query", "document")
-        for text, vector in zip(_TEXTS, _encode(encoder, role, list(_TEXTS)), strict=True)
+        for role in get_args(Role)
+        for text, vector in zip(_TEXTS, encode(encoder, role, list(_TEXTS)), strict=True)
     ]
 
 
@@ -56,23 +74,20 @@ def check_encoder(encoder: Encoder, store: Store) -> None:
     """
     given, recorded = record(encoder), store.encoder
     if (given.fingerprint, given.dimension) != (recorded.fingerprint, recorded.dimension):
-        raise EncoderMismatch(
-            f"{store.folder} was made with {_description(recorded)}, not with {_description(given)}"
-            f"{_difference(recorded, given)}; open it with the encoder that made it, or create a new index and add the "
-            "texts again"
-        )
+        differs = f"with {_description(recorded)}, not with {_description(given)}{_difference(recorded, given)}"
+        raise EncoderMismatch(f"{store.folder} was made {differs}; open it with the encoder that made it, or {_ANEW}")
     with store.reading():
         canaries = store.canaries()
     minimum = _MIN_COSINE_INT8 if "int8" in (given.dtype, recorded.dtype) else _MIN_COSINE
-    for role in ("query", "document"):
+    for role in get_args(Role):
         stored = [canary for canary in canaries if canary.role == role]
-        for canary, vector in zip(stored, _encode(encoder, role, [canary.text for canary in stored]), strict=True):
+        for canary, vector in zip(stored, encode(encoder, role, [canary.text for canary in stored]), strict=True):
             cosine = _cosine(canary.vector, vector)
             if not cosine >= minimum:
                 raise EncoderMismatch(
                     f"{store.folder} was made with this encoder, but it gives other embeddings now: {canary.text!r} as "
                     f"a {role} has cosine {cosine:.4f} with the stored one, below {minimum}; find what changed on this "
-                    "machine (libraries, dtype, device), or create a new index and add the texts again"
+                    f"machine (libraries, dtype, device), or {_ANEW}"
                 )
 
 
@@ -86,23 +101,13 @@ def load_recorded(store: Store) -> Encoder:
     """
     source, dimension = store.encoder.source, store.encoder.dimension
     if source is None:
-        raise StoreError(
-            f"{store.folder} records no source of its encoder; pass it with --model or SearchIndex.open(path, encoder)"
-        )
+        advice = "pass it with --model or SearchIndex.open(path, encoder)"
+        raise StoreError(f"{store.folder} records no source of its encoder; {advice}")
     from simpair.encoder.model import TwinTowerEncoder
 
     encoder = TwinTowerEncoder.from_pretrained(source, truncate_dim=dimension, local_files_only=True)
     check_encoder(encoder, store)
     return encoder
-
-
-def _encode(encoder: Encoder, role: str, texts: list[str]) -> NDArray[np.float32]:
-    vectors = encoder.encode_query(texts) if role == "query" else encoder.encode_document(texts)
-    if np.shape(vectors) != (expected := (len(texts), encoder.embedding_dimension)):
-        raise InputError(
-            f"the encoder returned embeddings of shape {np.shape(vectors)} for {len(texts)} texts; expected {expected}"
-        )
-    return vectors
 
 
 def _cosine(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:

@@ -5,9 +5,6 @@ from __future__ import annotations
 from itertools import chain
 from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from simpair.search.snapshot import Snapshot, open_snapshot, save_snapshot, update_snapshot
 from simpair.store.database import corrupt
 from simpair.store.documents import Document
@@ -15,7 +12,7 @@ from simpair.store.filters import Condition
 from simpair.store.records import as_document
 from simpair.store.store import Store
 from simpair.vectors.cache import cached_states
-from simpair.vectors.exact import Neighbours
+from simpair.vectors.exact import Members, Neighbours
 from simpair.vectors.inputs import Request
 
 __all__ = ["Finder", "Hit"]
@@ -75,7 +72,7 @@ class Finder:
                     raise corrupt(self._store.folder, "a document is missing")
                 return hits
 
-    def _current(self, condition: Condition | None) -> tuple[Snapshot, NDArray[np.bool_] | None]:
+    def _current(self, condition: Condition | None) -> tuple[Snapshot, Members]:
         """Return the snapshot of the current state, and which of its positions meet a condition.
 
         Writes a cache if much of the snapshot is in none.
@@ -90,11 +87,11 @@ class Finder:
                 members = None if updated is None else self._members(updated, condition)
             self._snapshot = updated  # None: the store was compacted meanwhile, so it is opened again
             if updated is not None:
-                if self._store.read_only or not updated.worth_saving:
+                if self._store.db.read_only or not updated.worth_saving:
                     return updated, members
                 self._snapshot = save_snapshot(updated, self._store)
 
-    def _members(self, snapshot: Snapshot, condition: Condition | None) -> NDArray[np.bool_] | None:
+    def _members(self, snapshot: Snapshot, condition: Condition | None) -> Members:
         return snapshot.members(None if condition is None else self._store.matching(condition))
 
     def _hits(self, snapshot: Snapshot, found: list[Neighbours]) -> list[list[Hit]] | None:

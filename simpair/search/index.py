@@ -4,19 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, overload
+from typing import Any, Self, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from simpair.encoder.protocol import Encoder
 from simpair.errors import InputError
-from simpair.search.compatibility import check_encoder, check_members, load_recorded, make_canaries, record
+from simpair.files.texts import lone_surrogate
+from simpair.search.compatibility import (
+    Role,
+    check_encoder,
+    check_members,
+    encode,
+    load_recorded,
+    make_canaries,
+    record,
+)
 from simpair.search.finder import Finder, Hit
 from simpair.search.ingest import Upserted, add_blocks, progress_bar, upsert_blocks
 from simpair.store.audit import find_damage
 from simpair.store.database import corrupt
-from simpair.store.documents import Block, Document, Given, check_strings, read_blocks
+from simpair.store.documents import Block, Columns, Document, Documents, Given, check_strings, read_blocks
 from simpair.store.export import export_store, import_store
 from simpair.store.filters import Where, parse_where
 from simpair.store.records import IndexInfo, as_document
@@ -26,6 +35,8 @@ from simpair.vectors.inputs import parse_request
 
 __all__ = ["Document", "Given", "Hit", "IndexInfo", "Queries", "SearchIndex", "Upserted"]
 
+Ids = str | Iterable[str]
+"""One id, or several."""
 Queries = str | Iterable[str] | NDArray[Any]
 """One text, several texts, one embedding (D,) or Q embeddings (Q, D) of floats."""
 
@@ -129,9 +140,9 @@ class SearchIndex:
 
     def add(
         self,
-        documents: Given | Iterable[Given],
+        documents: Documents,
         *,
-        ids: str | Iterable[str] | None = None,
+        ids: Ids | None = None,
         metadata: Iterable[Mapping[str, Any]] | None = None,
         vectors: ArrayLike | Iterable[ArrayLike] | None = None,
         show_progress_bar: bool = False,
@@ -158,19 +169,19 @@ class SearchIndex:
             >>> index.add(["A cat sleeps."], ids=["cat"], metadata=[{"year": 2024}])
             ['cat']
         """
-        blocks = self._read(documents, ids, metadata, vectors)
+        blocks = self._read(documents, Columns([ids] if isinstance(ids, str) else ids, metadata, vectors))
         names: list[str] = []
         with progress_bar(documents, shown=show_progress_bar) as advance:
-            for added in add_blocks(self._store, self._encode_documents, blocks):
+            for added in add_blocks(self._store, self._encode, blocks):
                 names += added
                 advance(len(added))
         return names
 
     def upsert(
         self,
-        documents: Given | Iterable[Given],
+        documents: Documents,
         *,
-        ids: str | Iterable[str] | None = None,
+        ids: Ids | None = None,
         metadata: Iterable[Mapping[str, Any]] | None = None,
         vectors: ArrayLike | Iterable[ArrayLike] | None = None,
         show_progress_bar: bool = False,
@@ -188,15 +199,15 @@ class SearchIndex:
             >>> index.upsert(Document("cat", "A cat sleeps on the mat."))
             Upserted(added=0, replaced=1, unchanged=0)
         """
-        blocks = self._read(documents, ids, metadata, vectors)
+        blocks = self._read(documents, Columns([ids] if isinstance(ids, str) else ids, metadata, vectors))
         total = Upserted(0, 0, 0)
         with progress_bar(documents, shown=show_progress_bar) as advance:
-            for done in upsert_blocks(self._store, self._encode_documents, blocks):
+            for done in upsert_blocks(self._store, self._encode, blocks):
                 total = Upserted(*map(sum, zip(total, done, strict=True)))
                 advance(sum(done))
         return total
 
-    def delete(self, ids: str | Iterable[str]) -> int:
+    def delete(self, ids: Ids) -> int:
         """Delete the documents with these ids and return how many there were; unknown ids are ignored."""
         return self._store.delete(check_strings(ids, "id"))
 
@@ -251,12 +262,7 @@ class SearchIndex:
         self, ids: Iterable[str], k: int | None = 10, *, where: Where | None = None, min_score: float | None = None
     ) -> list[list[Hit]]: ...
     def similar(
-        self,
-        ids: str | Iterable[str],
-        k: int | None = 10,
-        *,
-        where: Where | None = None,
-        min_score: float | None = None,
+        self, ids: Ids, k: int | None = 10, *, where: Where | None = None, min_score: float | None = None
     ) -> list[Hit] | list[list[Hit]]:
         """Return the hits most similar to a stored document, best first, without the document itself.
 
@@ -276,7 +282,7 @@ class SearchIndex:
     def get(self, ids: str) -> Document: ...  # type: ignore[overload-overlap]
     @overload
     def get(self, ids: Iterable[str]) -> list[Document]: ...
-    def get(self, ids: str | Iterable[str]) -> Document | list[Document]:
+    def get(self, ids: Ids) -> Document | list[Document]:
         """Return the document with this id, or a list of those with these ids.
 
         Raises:
@@ -290,7 +296,7 @@ class SearchIndex:
         found = [as_document(documents[row]) for row in rows]
         return found[0] if isinstance(ids, str) else found
 
-    def vectors(self, ids: str | Iterable[str]) -> NDArray[np.float32]:
+    def vectors(self, ids: Ids) -> NDArray[np.float32]:
         """Return the embedding (D,) of a document, or (N, D) of N documents, as stored: rounded to float16.
 
         Raises:
@@ -344,12 +350,10 @@ class SearchIndex:
             return self._store.count()
 
     def __contains__(self, name: object) -> bool:
-        try:
-            names = check_strings([name], "id")  # type: ignore[list-item]  # checked here
-        except InputError:
+        if not isinstance(name, str) or lone_surrogate(name) is not None:
             return False
         with self._store.reading():
-            return bool(self._store.find(names))
+            return bool(self._store.find([name]))
 
     def __iter__(self) -> Iterator[Document]:
         """Yield the documents in the order in which they were added, also those added meanwhile."""
@@ -361,36 +365,19 @@ class SearchIndex:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _read(
-        self,
-        documents: Given | Iterable[Given],
-        ids: str | Iterable[str] | None,
-        metadata: Iterable[Mapping[str, Any]] | None,
-        vectors: ArrayLike | Iterable[ArrayLike] | None,
-    ) -> Iterable[Block]:
+    def _read(self, documents: Documents, columns: Columns) -> Iterable[Block]:
         """Return the documents as checked blocks: a list of all, or an iterator if they are not in memory."""
         dimension, unit_norm = self._store.encoder.dimension, self._store.unit_norm
-        columns: dict[str, Any] = {"ids": ids, "metadata": metadata, "vectors": vectors}
-        blocks = read_blocks(documents, **columns, dimension=dimension, unit_norm=unit_norm)
+        blocks = read_blocks(documents, columns, dimension=dimension, unit_norm=unit_norm)
         return list(blocks) if isinstance(documents, Mapping | Sequence | np.ndarray) else blocks
 
     def _rows(self, names: list[str]) -> list[int]:
         found = self._store.find(names)
-        for name in names:
-            if name not in found:
-                raise InputError(f"the id {name!r} is not in the index; check it with: id in index")
+        if unknown := [name for name in names if name not in found]:
+            raise InputError(f"the id {unknown[0]!r} is not in the index; check it with: id in index")
         return [found[name].row for name in names]
 
-    def _encode_documents(self, texts: list[str]) -> NDArray[np.float32]:
-        return self._encode(texts, "document")
-
-    def _encode(self, texts: list[str], role: Literal["query", "document"]) -> NDArray[np.float32]:
-        """Return the embeddings (N, D) of N texts; their dimension and values are checked when they are used."""
+    def _encode(self, texts: list[str], role: Role = "document") -> NDArray[np.float32]:
+        """Return the embeddings (N, D) of N texts; their values are checked when they are used."""
         self._store.db.check_usable()
-        if not texts:
-            return np.empty((0, self._store.encoder.dimension), np.float32)
-        encoder = self.encoder
-        vectors = encoder.encode_query(texts) if role == "query" else encoder.encode_document(texts)
-        if len(vectors) != len(texts):
-            raise InputError(f"the encoder returned {len(vectors)} embeddings for {len(texts)} texts; return one each")
-        return vectors
+        return encode(self.encoder, role, texts) if texts else np.empty((0, self._store.encoder.dimension), np.float32)

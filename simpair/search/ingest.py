@@ -45,7 +45,7 @@ def add_blocks(store: Store, encode: Encode, blocks: Iterable[Block]) -> Iterato
         with store.reading():  # before the encoding, which takes long
             store.assign_ids(ids, sum(len(block.texts) for block in part))
         for block in part:
-            yield list(store.add(block, _vectors(store, encode, block)).ids)
+            yield list(store.add(block, _vectors(encode, block)))
 
 
 def upsert_blocks(store: Store, encode: Encode, blocks: Iterable[Block]) -> Iterator[Upserted]:
@@ -63,11 +63,10 @@ def upsert_blocks(store: Store, encode: Encode, blocks: Iterable[Block]) -> Iter
 
 
 def _parts(blocks: Iterable[Block]) -> Iterator[list[Block]]:
-    """Yield the blocks that are checked together before the first is written: all of a list, one of a stream."""
+    """Return the blocks that are checked together before the first is written: all of a list, one of a stream."""
     if isinstance(blocks, list):
-        yield from [blocks] if blocks else []
-    else:
-        yield from ([block] for block in blocks)
+        return iter([blocks] if blocks else [])
+    return ([block] for block in blocks)
 
 
 def _upsert(store: Store, encode: Encode, block: Block, seen: _Rows) -> Upserted:
@@ -84,8 +83,10 @@ def _upsert(store: Store, encode: Encode, block: Block, seen: _Rows) -> Upserted
             raise _duplicate(name)
     seen.add(stored.row for stored in found.values())
     if changed:
-        part = block.take([rows[name] for name in changed])
-        seen.add(store.add(part, _vectors(store, encode, part), replace=True).rows)
+        places = [rows[name] for name in changed]
+        texts, metadata = [block.texts[row] for row in places], [block.metadata[row] for row in places]
+        part = Block(changed, texts, metadata, None if block.vectors is None else block.vectors[places])
+        seen.add(store.add(part, _vectors(encode, part), replace=True).values())
     return Upserted(len(changed) - len(replaced), len(replaced), len(block.texts) - len(changed))
 
 
@@ -127,31 +128,23 @@ def _check_duplicates(blocks: list[Block]) -> None:
     names = [name for block in blocks for name in block.ids or ()]
     if len(set(names)) == len(names):
         return
-    first: dict[str, tuple[Block, int]] = {}
+    first: dict[str, object] = {}
     for block in blocks:
         for row, name in enumerate(block.ids or ()):
-            if not _equal(first.setdefault(name, (block, row)), (block, row)):
+            content = block.content(row)
+            if first.setdefault(name, content) != content:
                 raise _duplicate(name)
-
-
-def _equal(one: tuple[Block, int], other: tuple[Block, int]) -> bool:
-    """Return whether two documents, each a row of a block, are equal but for their ids."""
-    (block, row), (block_2, row_2) = one, other
-    content, content_2 = (block.texts[row], block.metadata[row]), (block_2.texts[row_2], block_2.metadata[row_2])
-    if block.vectors is None or block_2.vectors is None:
-        return content == content_2
-    return content == content_2 and np.array_equal(block.vectors[row], block_2.vectors[row_2])
 
 
 def _duplicate(name: str) -> InputError:
     return InputError(f"the id {name!r} is given twice for documents that differ; give every document its own id")
 
 
-def _vectors(store: Store, encode: Encode, block: Block) -> NDArray[np.float16]:
+def _vectors(encode: Encode, block: Block) -> NDArray[np.float16]:
     """Return the given vectors of a block, or those that the encoder makes."""
     if block.vectors is not None:
         return block.vectors
-    return as_matrix(encode(list(block.texts)), np.float16, dimension=store.encoder.dimension)
+    return as_matrix(encode(list(block.texts)), np.float16)
 
 
 @contextmanager

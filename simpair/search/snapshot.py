@@ -16,8 +16,8 @@ from simpair.store.database import corrupt
 from simpair.store.locks import cache_lock
 from simpair.store.records import Generation
 from simpair.store.store import Store
-from simpair.vectors.cache import Cached, cached_states, load_cache, save_cache
-from simpair.vectors.exact import ExactIndex
+from simpair.vectors.cache import cached_states, load_cache, save_cache
+from simpair.vectors.exact import ExactIndex, Members
 
 __all__ = ["Snapshot", "open_snapshot", "save_snapshot", "update_snapshot"]
 
@@ -44,7 +44,7 @@ class Snapshot(NamedTuple):
     exact: ExactIndex
     mapped: int
 
-    def members(self, chosen: NDArray[np.int64] | None) -> NDArray[np.bool_] | None:
+    def members(self, chosen: NDArray[np.int64] | None) -> Members:
         """Return which positions (N,) are stored and among the chosen rows; None for all positions."""
         if chosen is None:
             return None if self.alive.all() else self.alive
@@ -66,17 +66,15 @@ class Snapshot(NamedTuple):
 
 def open_snapshot(store: Store) -> Snapshot:
     """Return the snapshot of the newest state that a cache holds, or of the current state, read from the database."""
-
-    def known(number: int, name: str) -> bool:
+    for number, name in sorted(cached_states(store.folder), reverse=True):
         with store.reading():
-            return store.ancestor(number, name) is not None
-
-    cached = load_cache(store.folder, known, dimension=store.encoder.dimension)
-    if cached is not None:
-        with store.reading():
-            snapshot = _from_cache(store, cached)
-        if snapshot is not None:
-            return snapshot
+            known = store.ancestor(number, name) is not None
+        exact = load_cache(store.folder, number, name, dimension=store.encoder.dimension) if known else None
+        if exact is not None:
+            with store.reading():
+                snapshot = _from_cache(store, number, name, exact)
+            if snapshot is not None:
+                return snapshot
     return _read(store)
 
 
@@ -112,7 +110,7 @@ def save_snapshot(snapshot: Snapshot, store: Store, *, lock_timeout: float = 0) 
                 known = store.ancestor(number, name) is not None
                 later = any(other[0] > number and store.ancestor(*other) for other in states)
             if known and not later:
-                path = save_cache(Cached(number, name, exact), store.folder)
+                path = save_cache(exact, store.folder, number, name)
                 exact = ExactIndex.read(path, max_norm=exact.max_norm)
     except (OSError, StoreError) as error:
         _log.info("%s: no cache was written (%s)", store.folder, error)
@@ -135,18 +133,18 @@ def _read(store: Store) -> Snapshot:
     return Snapshot(start, rows, np.ones(len(rows), bool), ExactIndex.build(np.concatenate(all_vectors)), 0)
 
 
-def _from_cache(store: Store, cached: Cached) -> Snapshot | None:
+def _from_cache(store: Store, number: int, name: str, exact: ExactIndex) -> Snapshot | None:
     """Return the snapshot of a cached state; None if it does not fit the database."""
-    state = store.ancestor(cached.number, cached.name)
+    state = store.ancestor(number, name)
     if state is None:  # the store was compacted meanwhile
         return None
     stored, removed = store.rows(), store.removed(since=state.number)
     rows = np.union1d(stored[stored <= state.last_row], removed[removed <= state.last_row])
-    if len(rows) != len(cached.exact):
+    if len(rows) != len(exact):
         message = "%s: the cache has %d vectors instead of %d; rebuilding it"
-        _log.warning(message, store.folder, len(cached.exact), len(rows))
+        _log.warning(message, store.folder, len(exact), len(rows))
         return None
-    return Snapshot(state, rows, np.ones(len(rows), bool), cached.exact, len(rows))
+    return Snapshot(state, rows, np.ones(len(rows), bool), exact, len(rows))
 
 
 def _positions(rows: NDArray[np.int64], chosen: NDArray[np.int64]) -> NDArray[np.int64]:

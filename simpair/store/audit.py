@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 from simpair.errors import StoreCorrupt
-from simpair.store.schema import field_rows
+from simpair.store.filters import field_rows
 from simpair.store.store import Store
 
 __all__ = ["find_damage"]
 
 _PAGE = 1_000
 _DOCUMENTS = "SELECT row FROM documents"
-_FIELD = "SELECT name, row, place, value FROM fields WHERE name = ? AND row = ? AND place = ?"
+_FIELD = "SELECT 1 FROM fields WHERE name = ? AND row = ? AND place = ? AND value IS ? AND typeof(value) = typeof(?)"
+"""The types are compared, too, because 1 equals 1.0."""
 _VECTORS = "SELECT v.row, d.row FROM vectors v LEFT JOIN documents d ON d.row = v.row"
 _NAMES = "SELECT n.id, n.row, d.id FROM names n LEFT JOIN documents d ON d.row = n.row"
-_FIELDS = "SELECT f.name, f.row, f.place, f.value, d.metadata FROM fields f LEFT JOIN documents d ON d.row = f.row"
+_FIELDS = "SELECT f.name, f.row, f.place, d.metadata FROM fields f LEFT JOIN documents d ON d.row = f.row"
 
 
 def find_damage(store: Store) -> list[str]:
@@ -26,7 +28,7 @@ def find_damage(store: Store) -> list[str]:
     """
     with store.reading():
         last_row = store.generation().last_row  # rows added later are not checked, so that the check ends
-        problems = store.db.find_damage()
+        problems = [line for (line,) in store.db.execute("PRAGMA integrity_check(100)") if line != "ok"]
     for (row,) in _rows(store, _DOCUMENTS, ["row"], last_row):
         problems += _check_document(store, row)
     for row, document in _rows(store, _VECTORS, ["v.row"], last_row):
@@ -34,8 +36,10 @@ def find_damage(store: Store) -> list[str]:
     for name, row, other in _rows(store, _NAMES, ["n.id"]):
         if name != other:
             problems.append(f"row {row} is named {name!r}, but its document has the id {other!r}")
-    for *field, metadata in _rows(store, _FIELDS, ["f.name", "f.row", "f.place"]):
-        problems += _check_field(field, metadata)
+    for name, row, place, metadata in _rows(store, _FIELDS, ["f.name", "f.row", "f.place"]):
+        with suppress(ValueError):  # metadata that is not JSON, reported with its document
+            if metadata is not None and (name, row, place) not in {field[:3] for field in field_rows(row, metadata)}:
+                problems.append(f"row {row} has a field {name!r} that is not in its metadata")
     return problems
 
 
@@ -45,7 +49,7 @@ def _rows(store: Store, sql: str, key: Sequence[str], last_row: int | None = Non
     while True:
         condition = f"WHERE ({columns}) > ({', '.join('?' * len(key))})" if after else ""
         with store.reading():
-            page = list(store.db.rows(f"{sql} {condition} ORDER BY {columns} LIMIT ?", (*after, _PAGE)))
+            page = list(store.db.execute(f"{sql} {condition} ORDER BY {columns} LIMIT ?", (*after, _PAGE)))
             yield from page
         if not page or (last_row is not None and page[-1][0] >= last_row):
             return
@@ -60,24 +64,9 @@ def _check_document(store: Store, row: int) -> list[str]:
         return [
             f"row {row} lacks the field {field[0]!r} of its metadata"
             for field in field_rows(row, document.metadata)
-            if _typed(store.db.one(_FIELD, field[:3])) != _typed(field)
+            if store.db.execute(_FIELD, (*field, field[-1])).fetchone() is None
         ]
     except StoreCorrupt as error:
         return [str(error)]
     except ValueError as error:
         return [f"the metadata of row {row} is not JSON ({error})"]
-
-
-def _check_field(field: Sequence[Any], metadata: str | None) -> list[str]:
-    """Check that a field of a stored document is in its metadata."""
-    name, row, *_ = field
-    try:
-        known = metadata is None or _typed(field) in map(_typed, field_rows(row, metadata))
-    except ValueError:
-        return []  # reported with the document
-    return [] if known else [f"row {row} has a field {name!r} that is not in its metadata"]
-
-
-def _typed(field: Any) -> list[tuple[type, Any]]:
-    """Return the values with their types, so that 1 differs from 1.0."""
-    return [(type(part), part) for part in field or ()]

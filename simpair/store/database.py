@@ -9,7 +9,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,15 +35,14 @@ class Database:
     def __init__(self, path: Path, *, mode: Literal["ro", "rw", "rwc"], timeout: float) -> None:
         """Open the file; ``timeout`` is the seconds to wait for other processes, here and later."""
         self.folder = path.parent.resolve()
+        self.read_only = mode == "ro"
         self.timeout = timeout
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._closed = False
         uri = f"{path.resolve().as_uri()}?mode={mode}"
         with _translated_errors(self.folder):
-            self._connection = sqlite3.connect(
-                uri, uri=True, timeout=timeout, isolation_level=None, check_same_thread=False
-            )
+            self._connection = sqlite3.connect(uri, timeout, isolation_level=None, check_same_thread=False, uri=True)
             try:
                 self._connection.executescript(_PRAGMAS)
             except BaseException:
@@ -62,16 +61,12 @@ class Database:
         if self._closed:
             raise StoreError(f"{self.folder}: this index was closed; open it again with SearchIndex.open")
         if self._pid != os.getpid():
-            raise StoreError(
-                f"{self.folder} was opened in process {self._pid} and used in its fork {os.getpid()}; "
-                "open the index in the process that uses it"
-            )
+            processes = f"opened in process {self._pid} and used in its fork {os.getpid()}"
+            raise StoreError(f"{self.folder} was {processes}; open the index in the process that uses it")
 
-    @contextmanager
-    def reading(self) -> Iterator[None]:
+    def reading(self) -> AbstractContextManager[None]:
         """Hold one state for all reads inside. Keep it short: writers wait for its end."""
-        with self._transaction("BEGIN"):
-            yield
+        return self._transaction("BEGIN")
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -79,8 +74,10 @@ class Database:
 
         Raises:
             StoreLocked: Another process is writing.
-            StoreError: The folder or the disk refuses.
+            StoreError: The database was opened read-only, or the folder or the disk refuses.
         """
+        if self.read_only:
+            raise StoreError(f"{self.folder} was opened read-only; open it without read_only to write")
         with write_lock(self.folder, self.timeout), self.creating():
             yield
 
@@ -114,34 +111,19 @@ class Database:
 
     # Call the following methods inside ``reading()`` or ``writing()``.
 
-    def rows(self, sql: str, values: Sequence[Any] = ()) -> Iterator[tuple[Any, ...]]:
-        """Yield the rows that a query finds."""
+    def execute(self, sql: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+        """Run a statement and return an iterator over the rows that it finds."""
         return self._connection.execute(sql, values)
 
-    def one(self, sql: str, values: Sequence[Any] = ()) -> tuple[Any, ...] | None:
-        """Return the first row that a query finds, or None."""
-        found: tuple[Any, ...] | None = self._connection.execute(sql, values).fetchone()
-        return found
-
-    def run(self, sql: str) -> None:
-        """Run a statement."""
-        self._connection.execute(sql)
-
-    def run_many(self, sql: str, values: Iterable[Sequence[Any]]) -> None:
+    def execute_many(self, sql: str, values: Iterable[Sequence[Any]]) -> None:
         """Run a statement for each of the values."""
         self._connection.executemany(sql, values)
-
-    def find_damage(self) -> list[str]:
-        """Return the problems that SQLite finds in the file, at most a hundred lines."""
-        return [line for (line,) in self.rows("PRAGMA integrity_check(100)") if line != "ok"]
 
 
 def corrupt(folder: Path, reason: object) -> StoreCorrupt:
     """Return the error for a database that differs from what was written."""
-    return StoreCorrupt(
-        f"{folder}: the index's database is damaged ({reason}); restore the folder from a copy, or create the index "
-        "again from its texts"
-    )
+    advice = "restore the folder from a copy, or create the index again from its texts"
+    return StoreCorrupt(f"{folder}: the index's database is damaged ({reason}); {advice}")
 
 
 @contextmanager
@@ -161,11 +143,7 @@ def _translated_errors(folder: Path) -> Iterator[None]:
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
             raise corrupt(folder, error) from error
         if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
-            raise StoreError(
-                f"{folder} cannot be opened or written ({error}); check its permissions. After a crash during a write, "
-                "open the index once as its owner"
-            ) from error
-        raise StoreError(
-            f"{folder}: SQLite cannot continue ({error}); free some space or check the disk, then see which documents "
-            "the index holds"
-        ) from error
+            advice = "check its permissions. After a crash during a write, open the index once as its owner"
+            raise StoreError(f"{folder} cannot be opened or written ({error}); {advice}") from error
+        advice = "free some space or check the disk, then see which documents the index holds"
+        raise StoreError(f"{folder}: SQLite cannot continue ({error}); {advice}") from error

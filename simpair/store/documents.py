@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import repeat, zip_longest
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from simpair.errors import InputError
 from simpair.files.texts import cut_into_blocks, lone_surrogate
 from simpair.vectors.inputs import as_matrix
 
-__all__ = ["Block", "Document", "Given", "check_strings", "read_blocks"]
+__all__ = ["Block", "Columns", "Document", "Documents", "Given", "check_strings", "read_blocks"]
 
 _KEYS = ("id", "text", "metadata", "vector")
 _MAX_DEPTH = 100
@@ -22,8 +23,10 @@ _MAX_DEPTH = 100
 _MAX_NORM_ERROR = 1e-2
 """How far from 1 the norm of a given vector may be; rounding to float16 moves it by 5e-4."""
 _PLAIN = frozenset({str, int, bool, type(None)})
+"""The types that JSON certainly gives back."""
 _JSON = json.JSONEncoder(allow_nan=False, sort_keys=True)
 """Sorted keys give equal dictionaries equal text, whatever their order."""
+_END = object()
 _PLURAL = {"id": "ids", "metadata": "metadata", "vector": "vectors"}
 
 
@@ -42,6 +45,21 @@ class Document(NamedTuple):
 
 Given = str | Document | Mapping[str, Any]
 """A text, a :class:`Document`, or a record: a mapping with ``text`` and optionally ``id``, ``metadata``, ``vector``."""
+Documents = Given | Iterable[Given]
+
+
+class Columns(NamedTuple):
+    """Values given beside the documents, in their order, by the key of a record.
+
+    Attributes:
+        id: An id for each document, if the documents have none themselves.
+        metadata: A dictionary for each, likewise.
+        vector: A vector (D,) of floats for each, likewise.
+    """
+
+    id: Iterable[str] | None = None
+    metadata: Iterable[Mapping[str, Any]] | None = None
+    vector: ArrayLike | Iterable[ArrayLike] | None = None
 
 
 class Block(NamedTuple):
@@ -59,15 +77,9 @@ class Block(NamedTuple):
     metadata: Sequence[str]
     vectors: NDArray[np.float16] | None
 
-    def take(self, rows: Sequence[int]) -> Block:
-        """Return the block of these rows."""
-        ids, vectors = self.ids, self.vectors
-        return Block(
-            None if ids is None else [ids[row] for row in rows],
-            [self.texts[row] for row in rows],
-            [self.metadata[row] for row in rows],
-            None if vectors is None else vectors[rows],
-        )
+    def content(self, row: int) -> tuple[str, str, list[float] | None]:
+        """Return the text, the metadata and the vector of a document, which compare by value."""
+        return self.texts[row], self.metadata[row], None if self.vectors is None else self.vectors[row].tolist()
 
 
 class _Entry(NamedTuple):
@@ -79,22 +91,12 @@ class _Entry(NamedTuple):
     vector: NDArray[Any] | None
 
 
-def read_blocks(
-    documents: Given | Iterable[Given],
-    *,
-    ids: str | Iterable[str] | None = None,
-    metadata: Iterable[Mapping[str, Any]] | None = None,
-    vectors: ArrayLike | Iterable[ArrayLike] | None = None,
-    dimension: int,
-    unit_norm: bool,
-) -> Iterator[Block]:
+def read_blocks(documents: Documents, columns: Columns, *, dimension: int, unit_norm: bool) -> Iterator[Block]:
     """Yield the given documents in blocks; draws no more of an iterable than the next block needs.
 
     Args:
         documents: One document, or several.
-        ids: An id for each document, if the documents have none themselves.
-        metadata: A dictionary for each, likewise.
-        vectors: A vector (D,) of floats for each, likewise.
+        columns: What is given beside the documents.
         dimension: D.
         unit_norm: Whether the norm of a given vector must be 1.
 
@@ -103,12 +105,9 @@ def read_blocks(
             have an id or a vector.
     """
     entries = [documents] if isinstance(documents, str | Document | Mapping) else documents
-    columns: dict[str, Any] = {"id": [ids] if isinstance(ids, str) else ids, "metadata": metadata, "vector": vectors}
-    given = {key: iter(column) for key, column in columns.items() if column is not None}
-    start, first = 0, None
+    given = {key: column for key, column in columns._asdict().items() if column is not None}
+    start = 0
     for block in cut_into_blocks(_entries(entries, given, dimension), lambda entry: entry.text):
-        first = first or block[0]
-        _check_alike(block, first, start)
         names = [entry.id for entry in block if entry.id is not None]
         rows = [entry.vector for entry in block if entry.vector is not None]
         matrix = _matrix(np.stack(rows), start, unit_norm=unit_norm) if rows else None
@@ -116,18 +115,26 @@ def read_blocks(
         start += len(block)
 
 
-def _entries(given: Iterable[Given], columns: Mapping[str, Iterator[Any]], dimension: int) -> Iterator[_Entry]:
-    end = object()
-    position = -1
-    for position, document in enumerate(given):
-        beside = {key: next(column, end) for key, column in columns.items()}
-        for key, value in beside.items():
-            if value is end:
-                raise InputError(f"text {position} came without {_PLURAL[key]}; give one for each")
-        yield _entry(document, position, beside, dimension)
-    for key, column in columns.items():
-        if next(column, end) is not end:
-            raise InputError(f"{position + 1} texts came with more {_PLURAL[key]}; give one for each")
+def _entries(given: Iterable[Given], columns: Mapping[str, Iterable[Any]], dimension: int) -> Iterator[_Entry]:
+    first = None
+    pairs = _with_columns(given, columns) if columns else zip(given, repeat({}))
+    for position, (document, beside) in enumerate(pairs):
+        entry = _entry(document, position, beside, dimension)
+        first = first or entry
+        for word, mine, theirs in (("id", entry.id, first.id), ("vector", entry.vector, first.vector)):
+            if (mine is None) != (theirs is None):
+                raise _unlike(position, word, missing=mine is None)
+        yield entry
+
+
+def _with_columns(given: Iterable[Given], columns: Mapping[str, Iterable[Any]]) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Yield each document with the values given beside it, by their keys."""
+    for position, (document, *values) in enumerate(zip_longest(given, *columns.values(), fillvalue=_END)):
+        beside = dict(zip(columns, values, strict=True))
+        if longer := [key for key, value in beside.items() if (value is _END) != (document is _END)]:
+            end = f"{position} texts came with more" if document is _END else f"text {position} came without"
+            raise InputError(f"{end} {_PLURAL[longer[0]]}; give one for each")
+        yield document, beside
 
 
 def _entry(document: Any, position: int, beside: Mapping[str, Any], dimension: int) -> _Entry:
@@ -152,16 +159,9 @@ def _entry(document: Any, position: int, beside: Mapping[str, Any], dimension: i
     return _Entry(values.get("id"), values["text"], metadata, vector)
 
 
-def _check_alike(block: Sequence[_Entry], first: _Entry, start: int) -> None:
-    """Raise InputError unless all documents have an id or none, and all a vector or none."""
-    for position, entry in enumerate(block, start):
-        for word, mine, theirs in (("id", entry.id, first.id), ("vector", entry.vector, first.vector)):
-            if (mine is None) != (theirs is None):
-                has, other = ("no", "has one") if mine is None else ("a", "has none")
-                raise InputError(
-                    f"document {position} has {has} {word}, but document 0 {other}; give every document a {word}, "
-                    "or none"
-                )
+def _unlike(position: int, word: str, *, missing: bool) -> InputError:
+    has, other = ("no", "has one") if missing else ("a", "has none")
+    return InputError(f"document {position} has {has} {word}, but document 0 {other}; give all a {word}, or none")
 
 
 def check_strings(given: str | Iterable[str], word: str) -> list[str]:
@@ -185,9 +185,7 @@ def check_string(string: Any, word: str, position: int) -> None:
     if not string.strip():
         raise InputError(f"{word} {position} is empty or white space only; leave it out")
     if (place := lone_surrogate(string)) is not None:
-        raise InputError(
-            f"{word} {position} is not valid Unicode: it has a lone surrogate at position {place}; decode it again"
-        )
+        raise InputError(f"{word} {position} is not valid Unicode (lone surrogate at {place}); decode it again")
 
 
 def _vector(given: Any, position: int, dimension: int) -> NDArray[Any]:
@@ -214,11 +212,6 @@ def _matrix(given: NDArray[Any], start: int, *, unit_norm: bool) -> NDArray[np.f
     return matrix
 
 
-def _is_plain(metadata: dict[Any, Any]) -> bool:
-    """Return whether JSON certainly gives it back: strings, integers, booleans and nulls under string keys."""
-    return all(type(name) is str and type(value) in _PLAIN for name, value in metadata.items())
-
-
 def _is_shallow(value: Any, depth: int = _MAX_DEPTH) -> bool:
     """Return whether lists and objects are nested at most ``depth`` levels."""
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
@@ -230,14 +223,11 @@ def _as_json(given: Any, position: int) -> str:
     try:
         metadata = dict(given) if isinstance(given, Mapping) else given
         text = _JSON.encode(metadata)
-        exact = isinstance(metadata, dict) and (
-            _is_plain(metadata) or (_is_shallow(metadata) and json.loads(text) == metadata)
-        )
+        if isinstance(metadata, dict):
+            plain = all(type(name) is str and type(value) in _PLAIN for name, value in metadata.items())
+            if plain or (_is_shallow(metadata) and json.loads(text) == metadata):
+                return text
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"metadata {position} is not JSON ({error}); give plain strings, numbers and lists") from error
-    if not exact:
-        raise InputError(
-            f"metadata {position} would change in JSON; give a dictionary with string keys, lists instead of tuples "
-            f"and at most {_MAX_DEPTH} levels"
-        )
-    return text
+    advice = f"give a dictionary with string keys, lists instead of tuples and at most {_MAX_DEPTH} levels"
+    raise InputError(f"metadata {position} would change in JSON; {advice}")

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,8 +22,8 @@ from simpair import __version__
 from simpair.errors import InputError, StoreCorrupt, StoreError, StoreNotFound, StoreVersion
 from simpair.files.disk import checksums, first_changed, new_folder
 from simpair.files.safetensors_header import embeddings_header, embeddings_offset
-from simpair.files.texts import lone_surrogate
-from simpair.store.documents import Document, read_blocks
+from simpair.store.documents import Columns, Document, read_blocks
+from simpair.store.locks import write_lock
 from simpair.store.records import Canary, RecordedEncoder
 from simpair.store.store import Store
 from simpair.vectors.inputs import as_matrix
@@ -65,8 +65,8 @@ def export_store(store: Store, target: Path) -> int:
     """
     parquet, arrow = _arrow("pyarrow.parquet"), _arrow("pyarrow")
     schema = arrow.schema([(name, arrow.string()) for name in ("id", "text", "metadata")])
-    unwritable = store.read_only or not os.access(store.folder, os.W_OK)
-    lock = nullcontext() if unwritable else store.write_lock()
+    unwritable = store.db.read_only or not os.access(store.folder, os.W_OK)
+    lock = nullcontext() if unwritable else write_lock(store.folder, store.db.timeout)
     with lock, _new_folder(target) as folder, (folder / _VECTORS).open("wb") as file:
         with store.reading():
             start, count, canaries = store.generation(), store.count(), store.canaries()
@@ -101,17 +101,17 @@ def import_store(source: Path, folder: Path, *, lock_timeout: float) -> int:
     vectors = _read_vectors(source / _VECTORS, facts.documents, dimension)
     added = 0
     with _new_folder(folder) as new:
-        store = Store.create(new, facts.encoder, facts.canaries, lock_timeout=lock_timeout)
         try:
-            store.reserve(facts.last_row)  # so that no row number becomes the id of another document
-            with parquet.ParquetFile(source / _DOCUMENTS) as documents:
-                for block in read_blocks(_rows(documents), dimension=dimension, unit_norm=False):
+            with (
+                closing(Store.create(new, facts.encoder, facts.canaries, lock_timeout=lock_timeout)) as store,
+                parquet.ParquetFile(source / _DOCUMENTS) as documents,
+            ):
+                store.reserve(facts.last_row)  # so that no row number becomes the id of another document
+                for block in read_blocks(_rows(documents), Columns(), dimension=dimension, unit_norm=False):
                     part = as_matrix(vectors[added : added + len(block.texts)], np.float16, first=added)
-                    added += len(store.add(block, part).ids)
+                    added += len(store.add(block, part))
         except (KeyError, TypeError, ValueError) as error:  # InputError is a ValueError
             raise StoreCorrupt(f"{source} differs from what was exported ({error}); export the index again") from error
-        finally:
-            store.close()
         if added != facts.documents:
             raise StoreCorrupt(f"{source} holds {added} documents instead of {facts.documents}; export the index again")
     return added
@@ -168,8 +168,8 @@ def _read_facts(source: Path) -> _Facts:
         version = read["format_version"]
         if isinstance(version, int) and version > _FORMAT:
             raise StoreVersion(f"{source} has format {version}; this simpair reads format {_FORMAT}: update simpair")
-        encoder = _encoder(**read["encoder"])
-        canaries = [_canary(**canary, dimension=encoder.dimension) for canary in read["canaries"]]
+        encoder = RecordedEncoder.parse(read["encoder"])
+        canaries = [_canary(canary, encoder.dimension) for canary in read["canaries"]]
         facts = _Facts(encoder, canaries, int(read["documents"]), int(read["last_row"]))
         if not 0 <= facts.documents <= facts.last_row <= _MAX_ROWS:
             raise ValueError(f"{facts.documents} documents in {facts.last_row} rows")
@@ -181,27 +181,12 @@ def _read_facts(source: Path) -> _Facts:
     return facts
 
 
-def _encoder(**facts: Any) -> RecordedEncoder:
-    encoder = RecordedEncoder(**facts)
-    texts = [encoder.fingerprint, encoder.dtype, *dict(encoder.identity), *dict(encoder.identity).values()]
-    _check_texts(*texts, *([] if encoder.source is None else [encoder.source]))
-    if not isinstance(encoder.dimension, int) or encoder.dimension < 1:
-        raise ValueError(f"the dimension is {encoder.dimension!r}")
-    return encoder
-
-
-def _canary(*, role: Any, text: Any, vector: Any, dimension: int) -> Canary:
-    _check_texts(role, text)
-    canary = Canary(role, text, np.array(vector, np.float32))
-    if canary.vector.shape != (dimension,):
-        raise ValueError(f"a canary of shape {canary.vector.shape}")
+def _canary(facts: Mapping[str, Any], dimension: int) -> Canary:
+    canary = Canary(facts["role"], facts["text"], np.array(facts["vector"], np.float32))
+    texts = isinstance(canary.role, str) and isinstance(canary.text, str)
+    if not texts or canary.vector.shape != (dimension,):
+        raise ValueError(f"a canary is {canary}")
     return canary
-
-
-def _check_texts(*texts: Any) -> None:
-    for text in texts:
-        if not isinstance(text, str) or lone_surrogate(text) is not None:
-            raise TypeError(f"{text!r} is not valid text")
 
 
 @contextmanager

@@ -5,13 +5,14 @@ A field is one plain value under a name: a string, number, boolean or null, or s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from simpair.errors import InputError
 from simpair.files.texts import lone_surrogate
 
-__all__ = ["Condition", "Field", "Where", "fields_of", "parse_where"]
+__all__ = ["Condition", "Where", "field_rows", "parse_where"]
 
 Where = Mapping[str, Any]
 """A filter on metadata, such as ``{"language": ["en", "zh"], "year": {"$gte": 2020}}``; see :func:`parse_where`."""
@@ -26,20 +27,6 @@ _MAX_FIELDS = 50
 """With eight operators each, the query stays within the limits of SQLite."""
 
 
-class Field(NamedTuple):
-    """A value under a name.
-
-    Attributes:
-        name: The name.
-        place: The place in the list; 0 for a single value.
-        value: The value; a boolean is stored as one byte, because SQLite has no booleans.
-    """
-
-    name: str
-    place: int
-    value: _Value
-
-
 class Condition(NamedTuple):
     """A query for the rows that match a filter, and the values of its question marks."""
 
@@ -47,16 +34,16 @@ class Condition(NamedTuple):
     values: tuple[_Value, ...]
 
 
-def fields_of(metadata: Mapping[str, Any]) -> Iterator[Field]:
-    """Yield the fields of a document's metadata.
+def field_rows(row: int, metadata: str) -> Iterator[tuple[str, int, int, _Value]]:
+    """Yield the fields of a document's metadata as rows of the table: name, row, place in a list or 0, value.
 
     Values nested deeper than one list are left out. So are texts with a lone surrogate, which no filter can contain.
     """
-    for name, given in metadata.items():
+    for name, given in json.loads(metadata).items():
         for place, value in enumerate(given if isinstance(given, list) else [given]):
             texts = (name, value) if isinstance(value, str) else (name,)
             if not isinstance(value, list | dict) and all(lone_surrogate(text) is None for text in texts):
-                yield Field(name, place, _stored(value))
+                yield name, row, place, _stored(value)
 
 
 def parse_where(where: Where) -> Condition:
@@ -98,10 +85,8 @@ def _operations(name: Any, entry: Any) -> list[tuple[str, Any]]:
     if not isinstance(name, str) or lone_surrogate(name) is not None:
         raise InputError(f"where has the field {name!r}; give strings of valid Unicode")
     if name in _COMBINATIONS and isinstance(entry, Mapping | list):
-        raise InputError(
-            f"where has {name}, which is not supported; all entries must hold. For one of several values write "
-            "{'language': ['en', 'zh']}"
-        )
+        advice = "all entries must hold. For one of several values write {'language': ['en', 'zh']}"
+        raise InputError(f"where has {name}, which is not supported; {advice}")
     if isinstance(entry, Mapping):
         if not entry or any(operator not in _OPERATORS for operator in entry):
             raise InputError(f"where[{name!r}] is {entry!r}; the operators are {' '.join(_OPERATORS)}")
@@ -115,18 +100,14 @@ def _condition(name: str, operator: str, operand: Any) -> Condition:
         if isinstance(operand, bool) or not isinstance(operand, str | int | float):
             raise InputError(f"where[{name!r}] compares with {operand!r}; {operator} needs a number or a string")
         types = "= 'text'" if isinstance(operand, str) else "IN ('integer', 'real')"
-        value = _operand(name, operand)
-        return Condition(f"{found}typeof(value) {types} AND value {_COMPARISONS[operator]} ?", (name, value))
-    several = operator in ("$in", "$nin")
-    if several and not isinstance(operand, list | tuple):
+        compared = f"typeof(value) {types} AND value {_COMPARISONS[operator]} ?"
+        return Condition(found + compared, (name, _operand(name, operand)))
+    operands = operand if operator in ("$in", "$nin") else [operand]
+    if not isinstance(operands, list | tuple):
         raise InputError(f"where[{name!r}] is {operand!r}; {operator} needs a list")
-    return _one_of(name, found, operand if several else [operand])
-
-
-def _one_of(name: str, found: str, operands: Sequence[Any]) -> Condition:
     if len(operands) > _MAX_LIST:
         raise InputError(f"where[{name!r}] lists {len(operands)} values; give at most {_MAX_LIST}")
-    values = [_operand(name, operand) for operand in operands]
+    values = [_operand(name, one) for one in operands]
     plain = tuple(value for value in values if value is not None)
     marks = ", ".join("?" * len(plain))
     null = " OR value IS NULL" if None in values else ""

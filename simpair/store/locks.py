@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -21,16 +21,14 @@ _CACHE_LOCK = "cache.lock"
 LOCK_FILES = frozenset({_LOCK, _HOLDER, _CACHE_LOCK})
 
 
-@contextmanager
-def cache_lock(folder: Path, timeout: float) -> Iterator[None]:
+def cache_lock(folder: Path, timeout: float) -> AbstractContextManager[None]:
     """Hold the lock for writing caches in ``folder``; nothing else waits for it.
 
     Raises:
         StoreLocked: Another process still holds it after ``timeout`` seconds.
         StoreError: The folder is read-only.
     """
-    with _locked(folder, _CACHE_LOCK, timeout):
-        yield
+    return _locked(folder, _CACHE_LOCK, timeout)
 
 
 @contextmanager
@@ -55,17 +53,14 @@ def write_lock(folder: Path, timeout: float) -> Iterator[None]:
 
 @contextmanager
 def _locked(folder: Path, name: str, timeout: float) -> Iterator[None]:
-    lock = FileLock(folder / name)
     try:
-        lock.acquire(timeout=timeout)
+        acquired = FileLock(folder / name).acquire(timeout=timeout)
     except Timeout as error:
         raise StoreLocked(locked_message(folder)) from error
     except OSError as error:
         raise StoreError(f"{folder} cannot be written ({error}); choose a folder you can write") from error
-    try:
+    with acquired:
         yield
-    finally:
-        lock.release()
 
 
 def locked_message(folder: Path) -> str:

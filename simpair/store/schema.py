@@ -1,26 +1,16 @@
-"""An empty database → the tables of an index; a database → its format, or a refusal of any other."""
+"""An encoder and its canaries → the tables of an index; a database → its encoder, or a refusal of another format."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from simpair.errors import StoreVersion
 from simpair.store.database import Database, corrupt
-from simpair.store.filters import fields_of
+from simpair.store.records import Canary, RecordedEncoder
 
-__all__ = [
-    "FORMAT",
-    "content_digest",
-    "create_tables",
-    "field_rows",
-    "next_generation",
-    "read_meta",
-    "reserve_rows",
-    "vector_digest",
-]
+__all__ = ["FORMAT", "content_digest", "create_tables", "next_generation", "read_encoder", "vector_digest"]
 
 FORMAT = 2
 
@@ -46,27 +36,30 @@ INSERT INTO history SELECT ifnull(max(number), 0) + 1, lower(hex(randomblob(8)))
 """
 
 
-def create_tables(db: Database, meta: Mapping[str, Any]) -> None:
-    """Create the tables and write ``meta``. Call it inside ``writing()``."""
+def create_tables(db: Database, encoder: RecordedEncoder, canaries: Iterable[Canary]) -> None:
+    """Create the tables of an index without documents. Call it inside ``creating()``."""
     for table in _TABLES:
-        db.run(table)
-    db.run_many("INSERT INTO meta VALUES (?, ?)", [("format_version", FORMAT), *meta.items()])
+        db.execute(table)
+    meta = {"format_version": FORMAT, **encoder._asdict(), "identity": json.dumps(dict(encoder.identity))}
+    db.execute_many("INSERT INTO meta VALUES (?, ?)", meta.items())
+    blobs = ((role, text, vector.astype("<f4").tobytes()) for role, text, vector in canaries)
+    db.execute_many("INSERT INTO canaries VALUES (?, ?, ?)", blobs)
     next_generation(db)
 
 
 def next_generation(db: Database) -> None:
     """Number and name the state that the current transaction leaves."""
-    db.run(_NEXT_GENERATION)
+    db.execute(_NEXT_GENERATION)
 
 
-def read_meta(db: Database) -> dict[str, Any]:
-    """Return the table of facts about the index. Call it inside ``reading()``.
+def read_encoder(db: Database) -> RecordedEncoder:
+    """Return the encoder that an index records. Call it inside ``reading()``.
 
     Raises:
         StoreVersion: Another version of simpair wrote the index in another format.
-        StoreCorrupt: The table names no format.
+        StoreCorrupt: The table of facts names no format, or a fact cannot be used.
     """
-    meta = dict(db.rows("SELECT key, value FROM meta"))
+    meta = dict(db.execute("SELECT key, value FROM meta"))
     version = meta.get("format_version")
     if not isinstance(version, int) or version < 1:
         raise corrupt(db.folder, f"its meta table holds {meta}")
@@ -74,23 +67,13 @@ def read_meta(db: Database) -> dict[str, Any]:
         raise StoreVersion(f"{db.folder} has format {version}; this simpair reads format {FORMAT}: update simpair")
     if version < FORMAT:
         model = f" --model {meta['source']}" if meta.get("source") else ""
-        raise StoreVersion(
-            f"{db.folder} has format {version}, which an older simpair wrote; this one reads format {FORMAT}. Create "
-            f"the index again from its texts in a new folder: simpair index create NEW_FOLDER FILE{model}"
-        )
-    return meta
-
-
-def reserve_rows(db: Database, last: int) -> None:
-    """Number the next row ``last + 1``, as if the rows up to ``last`` had been used."""
-    db.run("DELETE FROM sqlite_sequence WHERE name = 'documents'")
-    db.run_many("INSERT INTO sqlite_sequence VALUES ('documents', ?)", [(last,)])
-
-
-def field_rows(row: int, metadata: str) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows of ``fields`` for a document: name, row, place, value."""
-    for field in fields_of(json.loads(metadata)):
-        yield field.name, row, field.place, field.value
+        command = f"simpair index create NEW_FOLDER FILE{model}"
+        older = f"format {version}, which an older simpair wrote; this one reads format {FORMAT}"
+        raise StoreVersion(f"{db.folder} has {older}. Create the index again from its texts in a new folder: {command}")
+    try:
+        return RecordedEncoder.parse(meta | {"identity": json.loads(meta["identity"])})
+    except (ValueError, TypeError, KeyError) as error:
+        raise corrupt(db.folder, f"the recorded encoder cannot be read: {error!r}") from error
 
 
 def content_digest(name: str, text: str, metadata: str) -> bytes:

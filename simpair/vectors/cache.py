@@ -12,63 +12,50 @@ import logging
 import os
 import platform
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
-from simpair.files.disk import replace_text, replacing
+from simpair.files.disk import replace_text, replacing, sha256
 from simpair.vectors.exact import ExactIndex
 
-__all__ = ["Cached", "cached_states", "find_damaged_caches", "load_cache", "save_cache"]
+__all__ = ["cached_states", "find_damaged_caches", "load_cache", "save_cache"]
 
 _log = logging.getLogger("simpair")
 _NAME = re.compile(r"faiss-(\d{1,18})-([0-9a-f]{16})\.index")
 
 
-class Cached(NamedTuple):
-    """The exact index of the state with that number and name."""
-
-    number: int
-    name: str
-    exact: ExactIndex
-
-
-def load_cache(folder: Path, known: Callable[[int, str], bool], *, dimension: int) -> Cached | None:
-    """Return the newest index that ``save_cache`` wrote of a known state, memory-mapped, or None."""
-    for number, name in sorted(cached_states(folder), reverse=True):
-        if not known(number, name):
-            continue
-        path = _path(folder, number, name)
-        try:
-            record = _record(path).read_text(encoding="utf-8")
-            max_norm = float(json.loads(record)["longest"])
-            if record != _expected_record(path, max_norm):
-                if record == _record(path).read_text(encoding="utf-8"):  # otherwise it was replaced meanwhile
-                    _log.warning("%s is damaged or was not written on this machine; rebuilding it", path)
-                continue
-            exact = ExactIndex.read(path, max_norm=max_norm)
-        except FileNotFoundError:  # it is being written, or was just replaced
-            continue
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            if path.exists():  # otherwise it was removed meanwhile, for which FAISS has no error of its own
-                _log.warning("%s cannot be read (%s); rebuilding it", path, error)
-            continue
-        if exact.dimension == dimension:
-            return Cached(number, name, exact)
-    return None
+def load_cache(folder: Path, number: int, name: str, *, dimension: int) -> ExactIndex | None:
+    """Return the index that ``save_cache`` wrote of a state, memory-mapped; None if it cannot be used."""
+    path = _path(folder, number, name)
+    try:
+        record = _record(path).read_text(encoding="utf-8")
+        max_norm = float(json.loads(record)["longest"])
+        if record != _expected_record(path, max_norm):
+            if record == _record(path).read_text(encoding="utf-8"):  # otherwise it was replaced meanwhile
+                _log.warning("%s is damaged or was not written on this machine; rebuilding it", path)
+            return None
+        exact = ExactIndex.read(path, max_norm=max_norm)
+    except FileNotFoundError:  # it is being written, or was just replaced
+        return None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        if path.exists():  # otherwise it was removed meanwhile, for which FAISS has no error of its own
+            _log.warning("%s cannot be read (%s); rebuilding it", path, error)
+        return None
+    return exact if exact.dimension == dimension else None
 
 
-def save_cache(cached: Cached, folder: Path) -> Path:
-    """Write an index for ``load_cache``, remove those of other states, and return its path; one caller at a time.
+def save_cache(exact: ExactIndex, folder: Path, number: int, name: str) -> Path:
+    """Write the index of a state for ``load_cache``, remove those of other states, and return its path.
+
+    One caller at a time.
 
     Raises:
         OSError: The folder cannot be written.
     """
-    path = _path(folder, cached.number, cached.name)
+    path = _path(folder, number, name)
     with replacing(path) as new:
-        cached.exact.write(new)
+        exact.write(new)
         _record(path).unlink(missing_ok=True)  # an index without a record is not read, so the new record comes last
-    replace_text(_record(path), _expected_record(path, cached.exact.max_norm))
+    replace_text(_record(path), _expected_record(path, exact.max_norm))
     left = {*folder.glob("faiss-*"), *folder.glob(".faiss-*.new")}  # other states, and what a crash left
     for old in left - {path, _record(path)}:
         old.unlink(missing_ok=True)
@@ -98,13 +85,12 @@ def find_damaged_caches(folder: Path) -> list[str]:
     for path in paths:
         try:
             record = json.loads(_record(path).read_text(encoding="utf-8"))
-            intact = record["sha256"] == json.loads(_expected_record(path, 0.0))["sha256"]
+            if record["sha256"] != sha256(path):
+                problems.append(f"{path.name} is damaged")
         except FileNotFoundError:  # it has no record, so it is being written
             continue
         except (OSError, ValueError, TypeError, KeyError) as error:
             problems.append(f"{path.name} cannot be read ({error!r})")
-        else:
-            problems += [] if intact else [f"{path.name} is damaged"]
     return problems
 
 

@@ -5,12 +5,11 @@ A neighbour is a row: the position of a vector in the order in which the index w
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
@@ -22,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from simpair.errors import InputError
 from simpair.vectors.inputs import Request, as_matrix, parse_request
 
-__all__ = ["ExactIndex", "Neighbours"]
+__all__ = ["ExactIndex", "Members", "Neighbours"]
 
 _EXTRA_ROWS = 8
 """Rows scanned beyond those requested."""
@@ -37,6 +36,12 @@ _POOLS: dict[int, ThreadPoolExecutor] = {}
 _POOLS_LOCK = Lock()
 
 
+Members = NDArray[np.bool_] | None
+"""Whether each of N rows is chosen, (N,); None for all."""
+_Scan = tuple[NDArray[np.float32], NDArray[np.int64]]
+"""Scores and rows (Q, K) of Q queries, best first."""
+
+
 class Neighbours(NamedTuple):
     """The nearest rows of a query, best first; rows of equal score in ascending order.
 
@@ -49,11 +54,10 @@ class Neighbours(NamedTuple):
     rows: NDArray[np.int64]
 
 
-class _Part(NamedTuple):
-    """The work of one thread: some queries against the rows ``start`` to ``stop`` of a segment."""
+class _Range(NamedTuple):
+    """The rows ``start`` to ``stop`` of a segment."""
 
     segment: int
-    queries: slice
     start: int
     stop: int
 
@@ -134,7 +138,7 @@ class ExactIndex:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def vectors(self, chosen: NDArray[np.bool_] | None = None) -> NDArray[np.float16]:
+    def vectors(self, chosen: Members = None) -> NDArray[np.float16]:
         """Return a copy of the vectors, or of those where ``chosen`` (N,) is true: (rows, D) float16."""
         parts = [part if chosen is None else part[chosen[at : at + len(part)]] for at, part in self._placed()]
         return np.concatenate([np.empty((0, self.dimension), np.float16), *parts])
@@ -143,12 +147,7 @@ class ExactIndex:
         return zip(self._starts.tolist(), self._vectors)  # noqa: B905 (the last start is the end)
 
     def search(
-        self,
-        queries: ArrayLike,
-        k: int | None,
-        *,
-        members: NDArray[np.bool_] | None = None,
-        min_score: float | None = None,
+        self, queries: ArrayLike, k: int | None, *, members: Members = None, min_score: float | None = None
     ) -> list[Neighbours]:
         """Return the nearest rows of each of Q queries: ``k`` of them, or as many as there are.
 
@@ -163,7 +162,7 @@ class ExactIndex:
         """
         return self.nearest(parse_request(queries, k, min_score, dimension=self.dimension), members)
 
-    def nearest(self, request: Request, members: NDArray[np.bool_] | None = None) -> list[Neighbours]:
+    def nearest(self, request: Request, members: Members = None) -> list[Neighbours]:
         """Return the nearest rows of each query of a request; ``members`` as in :meth:`search`.
 
         Raises:
@@ -178,66 +177,56 @@ class ExactIndex:
         count = size if request.k is None else min(request.k, size)
         found = [Neighbours(np.empty(0, np.float32), np.empty(0, np.int64))] * len(request.queries)
         # FAISS keeps any of the rows that share the last score, and rounds. Scan deeper until that score has ended.
-        pending, depth = np.arange(len(request.queries)), count if request.min_score is None else min(count, 64)
+        pending, depth = np.arange(len(request.queries)), count if request.min_score == -np.inf else min(count, 64)
         while depth and len(pending):
             depth = min(depth + _EXTRA_ROWS, size)
             scanned, rows = self._scan(request.queries[pending], depth, members)
             scores = self.score(request.queries[pending], rows)
-            unfinished = []
-            for place, query in enumerate(pending.tolist()):
-                last = _last_needed(scanned[place], count, request.min_score)
-                if depth < size and last <= scanned[place, -1] + tolerances[query]:
-                    unfinished.append(query)
-                else:
-                    found[query] = _best(scores[place], rows[place], count, request.min_score)
-            pending, depth = np.array(unfinished, np.int64), min(2 * depth, size)
+            needed = np.full(len(pending), request.min_score)  # the lowest scores that belong to the results
+            if depth >= count:
+                needed = np.maximum(needed, scanned[:, count - 1])
+            unfinished = (depth < size) & (needed <= scanned[:, -1] + tolerances[pending])
+            for place in np.flatnonzero(~unfinished):
+                found[pending[place]] = _best(scores[place], rows[place], count, request.min_score)
+            pending, depth = pending[unfinished], min(2 * depth, size)
         return found
 
-    def _scan(
-        self, queries: NDArray[np.float32], depth: int, members: NDArray[np.bool_] | None
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Return the scores and rows (Q, depth) of a scan, best first; there are at least ``depth`` members."""
-        parts = self._parts(len(queries))
-        found = list(_pool().map(lambda part: self._scan_part(part, queries, depth, members), parts))
-        blocks = {part.queries.start: part.queries for part in parts}
-        scores = np.empty((len(queries), depth), np.float32)
-        rows = np.empty((len(queries), depth), np.int64)
-        for start, block in blocks.items():
-            results = [result for part, result in zip(parts, found, strict=True) if part.queries.start == start]
-            all_scores, all_rows = (np.concatenate(column, axis=1) for column in zip(*results, strict=True))
-            order = np.lexsort((all_rows, -all_scores))[:, :depth]
-            scores[block] = np.take_along_axis(all_scores, order, axis=1)
-            rows[block] = np.take_along_axis(all_rows, order, axis=1)
+    def _scan(self, queries: NDArray[np.float32], depth: int, members: Members) -> _Scan:
+        """Return the scores and rows (Q, depth) of a scan, best first; there are at least ``depth`` members.
+
+        The threads share the queries if there are many, otherwise the rows.
+        """
+        threads = _threads()
+        blocks = np.array_split(queries, threads if len(queries) >= 4 * threads else 1)
+        ranges = self._ranges(threads if len(blocks) == 1 else 1)
+        scans = _pool().map(lambda part: self._scan_range(part[0], part[1], depth, members), product(blocks, ranges))
+        merged = [_merge([next(scans) for _ in ranges], depth) for _ in blocks]
+        scores, rows = map(np.concatenate, zip(*merged, strict=True))
         return scores, rows
 
-    def _parts(self, count: int) -> list[_Part]:
-        """Return the parts of a scan: of the queries if there are many, otherwise of the rows."""
-        threads = _threads()
-        blocks = threads if count >= 4 * threads else 1
-        bounds = np.linspace(0, count, blocks + 1).astype(int).tolist()
-        parts = []
-        for number, vectors in enumerate(self._vectors):
-            cuts = 1 if blocks > 1 or len(vectors) < _FEW_ROWS else threads
+    def _ranges(self, threads: int) -> list[_Range]:
+        """Return all rows in ranges for that many threads."""
+        ranges = []
+        for segment, vectors in enumerate(self._vectors):
+            cuts = threads if len(vectors) >= _FEW_ROWS else 1
             edges = np.linspace(0, len(vectors), cuts + 1).astype(int).tolist()
-            for queries in map(slice, bounds, bounds[1:]):
-                parts += [_Part(number, queries, start, stop) for start, stop in pairwise(edges)]
-        return parts
+            ranges += [_Range(segment, start, stop) for start, stop in pairwise(edges)]
+        return ranges
 
-    def _scan_part(
-        self, part: _Part, queries: NDArray[np.float32], depth: int, members: NDArray[np.bool_] | None
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        first, size = int(self._starts[part.segment]), len(self._vectors[part.segment])
+    def _scan_range(self, queries: NDArray[np.float32], scanned: _Range, depth: int, members: Members) -> _Scan:
+        segment, start, stop = scanned
+        first, size = int(self._starts[segment]), len(self._vectors[segment])
         selector: Any = None
         if members is not None:
             inside = np.zeros(size, bool)
-            inside[part.start : part.stop] = members[first + part.start : first + part.stop]
+            inside[start:stop] = members[first + start : first + stop]
             bits = np.packbits(inside, bitorder="little")
             selector = faiss.IDSelectorBitmap(bits)  # type: ignore[call-arg, arg-type] # faiss makes it take arrays
-        elif part.stop - part.start < size:
-            selector = faiss.IDSelectorRange(part.start, part.stop)
+        elif stop - start < size:
+            selector = faiss.IDSelectorRange(start, stop)
         chosen = None if selector is None else faiss.SearchParameters(sel=selector)  # type: ignore[call-arg] # and names
-        scores, rows = self._segments[part.segment].search(queries[part.queries], min(depth, size), params=chosen)
-        scores[rows < 0] = -np.inf  # the part has fewer members
+        scores, rows = self._segments[segment].search(queries, min(depth, size), params=chosen)
+        scores[rows < 0] = -np.inf  # the range has fewer members
         return scores, rows + first
 
     def score(self, queries: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -258,16 +247,16 @@ class ExactIndex:
         return vectors
 
 
-def _last_needed(scores: NDArray[np.float32], count: int, min_score: float | None) -> float:
-    """Return the lowest score that belongs to the result, according to a scan."""
-    last = float(scores[count - 1]) if len(scores) >= count else -math.inf
-    return last if min_score is None else max(last, min_score)
+def _merge(scans: Sequence[_Scan], depth: int) -> _Scan:
+    """Return the best scores and rows (Q, depth) of the scans of several ranges."""
+    scores, rows = (np.concatenate(column, axis=1) for column in zip(*scans, strict=True))
+    order = np.lexsort((rows, -scores))[:, :depth]
+    return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
 
 
-def _best(scores: NDArray[np.float32], rows: NDArray[np.int64], count: int, min_score: float | None) -> Neighbours:
+def _best(scores: NDArray[np.float32], rows: NDArray[np.int64], count: int, min_score: float) -> Neighbours:
     order = np.lexsort((rows, -scores))[:count]
-    if min_score is not None:
-        order = order[scores[order].astype(np.float64) >= min_score]
+    order = order[scores[order].astype(np.float64) >= min_score]
     return Neighbours(scores[order], rows[order])
 
 

@@ -13,7 +13,7 @@ from simpair.errors import InputError
 
 __all__ = ["Request", "as_matrix", "parse_request"]
 
-_Float = TypeVar("_Float", np.float16, np.float32)
+Float = TypeVar("Float", np.float16, np.float32)
 
 
 class Request(NamedTuple):
@@ -22,12 +22,12 @@ class Request(NamedTuple):
     Attributes:
         queries: (Q, D) float32, C-contiguous and finite.
         k: The number of rows for each query; None for all.
-        min_score: The minimum score; None for none.
+        min_score: The minimum score; minus infinity for none.
     """
 
     queries: NDArray[np.float32]
     k: int | None
-    min_score: float | None
+    min_score: float
 
 
 def parse_request(queries: ArrayLike, k: int | None, min_score: float | None, *, dimension: int) -> Request:
@@ -38,23 +38,21 @@ def parse_request(queries: ArrayLike, k: int | None, min_score: float | None, *,
     """
     try:
         k = None if k is None else operator.index(k)
-        min_score = None if min_score is None else float(min_score)
+        least = -math.inf if min_score is None else float(min_score)
     except (TypeError, ValueError) as error:
         raise InputError(f"k is {k!r} and min_score is {min_score!r}; give an integer and a number ({error})") from None
     if k is not None and k < 1:
         raise InputError(f"k is {k}; give 1 or more")
-    if min_score is not None and math.isnan(min_score):
+    if math.isnan(least):
         raise InputError("min_score is nan; give a number")
-    return Request(as_matrix(queries, np.float32, dimension=dimension), k, min_score)
+    return Request(as_matrix(queries, np.float32, dimension=dimension), k, least)
 
 
-def as_matrix(
-    vectors: ArrayLike, dtype: type[_Float], *, dimension: int | None = None, first: int = 0
-) -> NDArray[_Float]:
+def as_matrix(given: ArrayLike, dtype: type[Float], *, dimension: int | None = None, first: int = 0) -> NDArray[Float]:
     """Return vectors (N, D) of floats as a C-contiguous matrix of ``dtype``, float16 or float32.
 
     Args:
-        vectors: (N, D) floats.
+        given: (N, D) floats.
         dtype: ``np.float16`` or ``np.float32``.
         dimension: D; None for any.
         first: The position of the first vector, for messages.
@@ -62,13 +60,13 @@ def as_matrix(
     Raises:
         InputError: They are no such matrix, or a value is not finite in that dtype.
     """
-    given = np.asarray(vectors)
-    if given.ndim != 2 or given.dtype.kind != "f" or not given.shape[1]:
-        raise InputError(f"the vectors are {given.dtype} of shape {given.shape}; give floats of shape (N, D)")
-    if dimension is not None and given.shape[1] != dimension:
-        raise InputError(f"the vectors have dimension {given.shape[1]}, the index has {dimension}; use its encoder")
+    vectors = np.asarray(given)
+    if vectors.ndim != 2 or vectors.dtype.kind != "f" or not vectors.shape[1]:
+        raise InputError(f"the vectors are {vectors.dtype} of shape {vectors.shape}; give floats of shape (N, D)")
+    if dimension is not None and vectors.shape[1] != dimension:
+        raise InputError(f"the vectors have dimension {vectors.shape[1]}, the index has {dimension}; use its encoder")
     with np.errstate(over="ignore"):
-        matrix = given.astype(dtype, order="C", copy=False)
+        matrix = vectors.astype(dtype, order="C", copy=False)
     if not (finite := np.isfinite(matrix).all(axis=1)).all():
         row, limit = first + int(np.argmin(finite)), np.finfo(dtype).max
         raise InputError(f"vector {row} holds NaN, an infinity, or a number above {limit}; give finite numbers")

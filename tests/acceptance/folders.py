@@ -43,7 +43,7 @@ class Layout(NamedTuple):
         tokenizer_class: What ``tokenizer_config.json`` names; None leaves what was saved.
         pooling: The mode, or several.
         dense: (Outputs, activation, whether it has a bias) of each dense layer.
-        normalize: Whether the vectors get length 1 at the end.
+        normalize: Whether the embeddings get norm 1 at the end.
     """
 
     architecture: str

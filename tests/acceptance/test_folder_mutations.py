@@ -204,9 +204,9 @@ def _judge_by_peer(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             expected = _encode(peer(folder), base.texts, batch_size=1)  # some mix padding in
-    except Exception as error:  # whatever its libraries raise
+    except Exception as error:  # its libraries raise many kinds
         return _Verdict("same") if same else _Verdict(f"other vectors, where the peer says {error!r:.200}", sound=False)
-    if normalize:  # a cosine model's vectors have length 1 here, whether or not the folder has a module for it
+    if normalize:  # a cosine model's embeddings have norm 1 here, whether or not the folder has a module for it
         expected = expected / np.maximum(np.linalg.norm(expected, axis=1, keepdims=True), 1e-12)
     if vectors.shape != expected.shape or not np.allclose(vectors, expected, rtol=0, atol=1e-5):
         return _Verdict(f"{'the old' if same else 'new'} vectors, and the peer has others", sound=False)
@@ -255,7 +255,7 @@ def test_a_foreign_folder_is_refused_in_one_line_or_gives_numbers(base: _Base) -
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_a_foreign_folder_means_here_what_it_means_elsewhere(base: _Base, peer: _PEER) -> None:
+def test_a_foreign_folder_gives_the_vectors_of_sentence_transformers(base: _Base, peer: _PEER) -> None:
     tally, complaints = judge_all(_without_digests(base), range(3_000, 3_250), peer)
     assert not complaints, "\n".join(complaints)
     assert min(tally[said] for said in ("refused", "same")) > 0, tally
@@ -267,9 +267,7 @@ def test_a_foreign_folder_means_here_what_it_means_elsewhere(base: _Base, peer: 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_what_sentence_transformers_wrote_and_somebody_changed_means_here_what_it_means_there(
-    foreign: _Base, peer: _PEER
-) -> None:
+def test_changed_folders_of_sentence_transformers_give_its_vectors_or_an_error(foreign: _Base, peer: _PEER) -> None:
     tally, complaints = judge_all(foreign, range(4_000, 4_150), peer)
     assert not complaints, "\n".join(complaints)
     assert min(tally[said] for said in ("refused", "same")) > 0, tally

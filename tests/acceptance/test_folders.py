@@ -38,7 +38,7 @@ def test_vectors_are_those_of_sentence_transformers_there_and_back(folder: Path,
     again, back = TwinTowerEncoder.from_pretrained(tmp_path / "back", device="cpu"), _peer(tmp_path / "back")
     assert again.fingerprint == encoder.fingerprint
     kinds = []
-    for role in ("encode", "encode_query", "encode_document"):  # the longest text is cut
+    for role in ("encode", "encode_query", "encode_document"):  # the longest text is truncated
         expected = getattr(peer, role)(TEXTS, batch_size=1, normalize_embeddings=True)  # as a cosine asks
         found = getattr(encoder, role)(TEXTS, on_truncation="ignore")
         np.testing.assert_allclose(found, expected, atol=1e-6)
@@ -46,7 +46,7 @@ def test_vectors_are_those_of_sentence_transformers_there_and_back(folder: Path,
         np.testing.assert_allclose(getattr(again, role)(TEXTS, on_truncation="ignore"), found, atol=1e-7)
         kinds.append(expected)
     apart = np.abs(kinds[0] @ kinds[0].T - np.eye(len(TEXTS)))
-    assert apart.min() < 0.99  # they tell texts apart
+    assert apart.min() < 0.99  # different texts have different embeddings
     assert min(np.abs(kinds[0] - other).max() for other in kinds[1:]) > 1e-3  # and prompts
 
 

@@ -81,7 +81,7 @@ def test_tokens_that_a_class_names_are_saved_by_their_names(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("kind", ["DistilBertForMaskedLM", "MPNetForMaskedLM", "AlbertForMaskedLM"])
-def test_a_pretraining_head_is_passed_over_and_nothing_is_made_up(tmp_path: Path, kind: str) -> None:
+def test_a_pretraining_head_is_ignored_and_no_weight_is_made_up(tmp_path: Path, kind: str) -> None:
     import transformers
 
     names = {"DistilBertForMaskedLM": "DistilBERT", "MPNetForMaskedLM": "MPNet", "AlbertForMaskedLM": "ALBERT"}
@@ -102,7 +102,7 @@ def test_a_pretraining_head_is_passed_over_and_nothing_is_made_up(tmp_path: Path
         ("MPNet", {"quantization_config": {"quant_method": "bitsandbytes"}}, "quantization_config is set"),
     ],
 )
-def test_what_depends_on_other_texts_or_other_libraries_is_refused(
+def test_settings_that_depend_on_other_texts_or_libraries_are_refused(
     tmp_path: Path, name: str, config: dict[str, Any], message: str
 ) -> None:
     folder = build(LAYOUTS[name], tmp_path)
@@ -127,7 +127,7 @@ def test_an_adapter_beside_the_weights_is_refused(tmp_path: Path) -> None:
         TwinTowerEncoder.from_pretrained(folder, device="cpu")
 
 
-def test_what_would_fetch_code_never_reaches_transformers(tmp_path: Path) -> None:
+def test_keys_that_fetch_code_never_reach_transformers(tmp_path: Path) -> None:
     folder = build(LAYOUTS["ModernBERT"], tmp_path)
     before = TwinTowerEncoder.from_pretrained(shutil.copytree(folder, tmp_path / "copy"), device="cpu")
     _edit(folder / "config.json", attn_implementation="kernels-community/flash", auto_map={"AutoModel": "m.Model"})
@@ -148,7 +148,7 @@ def test_a_text_of_two_types_of_tokens_is_refused(tmp_path: Path) -> None:
         TwinTowerEncoder.from_pretrained(folder, device="cpu")
 
 
-def test_what_a_folder_is_refused_for_comes_from_the_hub_too(tmp_path: Path) -> None:
+def test_files_for_which_a_folder_is_refused_are_downloaded_too(tmp_path: Path) -> None:
     names = [
         "config.json",
         "model.safetensors",

@@ -95,7 +95,7 @@ def test_training_pairs_are_found_in_every_kind_of_file(tmp_path: Path) -> None:
 
 @pytest.fixture
 def retrieval(tmp_path: Path) -> Path:
-    """Three documents, two judged queries, one query that nobody judged."""
+    """Three documents, two judged queries, one query without a judgment."""
     folder = tmp_path / "ret"
     documents = [("d1", "Cats", "cats purr"), ("d2", "", "dogs bark loudly"), ("d3", "", "cats and dogs")]
     write_rows(folder / "corpus.jsonl.gz", [{"_id": name, "title": t, "text": text} for name, t, text in documents])

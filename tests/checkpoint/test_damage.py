@@ -106,7 +106,7 @@ def _twice(tensors: dict[str, torch.Tensor]) -> None:
 
 
 def _one_flipped(tensors: dict[str, torch.Tensor]) -> None:
-    """The highest bit of the exponent, in the vector of one piece: what no other text would show."""
+    """The highest bit of the exponent, in the vector of one token, which no other text uses."""
     bits = tensors["embeddings.word_embeddings.weight"].view(torch.int32)
     bits[7, 3] |= 1 << 30
 
@@ -168,7 +168,7 @@ _BAD: dict[str, tuple[_EDIT, type[ModelError], str]] = {
         UnsafeModel,
         "auto_map",
     ),
-    "width not a number": (_set("config.json", hidden_size="32"), ModelCorrupt, "dimension is 32"),
+    "hidden_size not a number": (_set("config.json", hidden_size="32"), ModelCorrupt, "dimension is 32"),
     "pad id not a number": (_set("config.json", pad_token_id="x"), UnsupportedModel, "pad_token_id is not a number"),
     "pickle": (_make_pickle("pytorch_model.bin"), UnsafeModel, "only pickled weights"),
     "sharded pickle": (_make_pickle("pytorch_model.bin.index.json"), UnsafeModel, "only pickled weights"),
@@ -231,7 +231,7 @@ _BAD: dict[str, tuple[_EDIT, type[ModelError], str]] = {
         "truncate_dim is",
     ),
     "truncate_dim zero": (_set("config_sentence_transformers.json", truncate_dim=0), ModelCorrupt, "truncate_dim is 0"),
-    "truncate_dim too wide": (
+    "truncate_dim above the dimension": (
         _set("config_sentence_transformers.json", truncate_dim=33),
         ModelCorrupt,
         "truncate_dim is 33; expected 1 to 32",
@@ -243,7 +243,7 @@ _BAD: dict[str, tuple[_EDIT, type[ModelError], str]] = {
     ),
     "unknown pooling": (_set("1_Pooling/config.json", pooling_mode="median"), UnsupportedModel, "pooling is"),
     "pooling an object": (_set("1_Pooling/config.json", pooling_mode={"a": 1}), UnsupportedModel, "pooling is"),
-    "pooling of another width": (
+    "pooling of another dimension": (
         _set("1_Pooling/config.json", word_embedding_dimension=384),
         ModelCorrupt,
         "is 384, but",
@@ -264,7 +264,7 @@ _BAD: dict[str, tuple[_EDIT, type[ModelError], str]] = {
         "max_seq_length is",
     ),
     "layers without end": (_set("config.json", num_hidden_layers=10**9), UnsupportedModel, "num_hidden_layers is"),
-    "a width beyond all memory": (
+    "a dimension beyond all memory": (
         _set("config.json", intermediate_size=10**12),
         UnsupportedModel,
         "intermediate_size is",
@@ -326,7 +326,7 @@ _BAD: dict[str, tuple[_EDIT, type[ModelError], str]] = {
 
 
 @pytest.mark.parametrize("damage", _BAD)
-def test_what_is_wrong_is_said_in_one_line(foreign_copy: Path, damage: str) -> None:
+def test_an_error_has_one_line(foreign_copy: Path, damage: str) -> None:
     edit, kind, message = _BAD[damage]
     edit(foreign_copy)
     error = _refusal(foreign_copy)
@@ -367,13 +367,13 @@ def test_a_tokenizer_of_another_model_is_refused(foreign_copy: Path, make_checkp
 
 
 @pytest.mark.parametrize("row", [360, 10**9])
-def test_a_piece_beyond_the_rows_of_the_weights_is_refused(foreign_copy: Path, row: int) -> None:
-    """The count of the pieces alone does not tell."""
+def test_a_token_beyond_the_rows_of_the_weights_is_refused(foreign_copy: Path, row: int) -> None:
+    """The number of tokens alone does not show it."""
     _edit_vocabulary(lambda pieces: pieces.update({"cat": row}))(foreign_copy)
     assert "tokenizer and weights are not of one model" in str(_refusal(foreign_copy))
 
 
-def test_a_tokenizer_with_fewer_pieces_than_rows_is_fine(make_checkpoint: _MAKE) -> None:
+def test_a_tokenizer_with_fewer_tokens_than_rows_is_accepted(make_checkpoint: _MAKE) -> None:
     """Many models have rows to spare, to a multiple of 64."""
     rows = make_checkpoint().document.config["vocab_size"] + 10
     TwinTowerEncoder(make_checkpoint(config={"vocab_size": rows}))

@@ -1,4 +1,4 @@
-"""Flipped bits and interrupted saves: the digests refuse whatever was not saved as one."""
+"""Flipped bits and interrupted saves: the digests refuse files that were not saved together."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_file_that_would_be_read_but_was_not_saved_is_refused(tiny_copy: Path,
 
 
 @pytest.mark.parametrize("name", sorted(_SAVED - {"2_Normalize/config.json"}))
-def test_no_file_that_is_read_goes_without_a_digest(tiny_copy: Path, name: str) -> None:
+def test_every_file_that_is_read_has_a_digest(tiny_copy: Path, name: str) -> None:
     table = json.loads((tiny_copy / "simpair.json").read_text())
     del table["sha256"][name]
     (tiny_copy / "simpair.json").write_text(json.dumps(table))
@@ -110,7 +110,7 @@ def test_no_file_that_is_read_goes_without_a_digest(tiny_copy: Path, name: str) 
         {},
     ],
 )
-def test_digests_that_cannot_hold_are_refused(tiny_copy: Path, table: object) -> None:
+def test_invalid_digests_are_refused(tiny_copy: Path, table: object) -> None:
     (tiny_copy / "simpair.json").write_text(json.dumps(table))
     with pytest.raises(ModelCorrupt, match=r"simpair\.json (has no sha256 table|holds a)|is missing"):
         _load(tiny_copy)
@@ -212,7 +212,7 @@ def test_an_interrupted_first_save_leaves_no_folder(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_whoever_may_read_a_new_file_may_read_the_weights(tmp_path: Path, make_checkpoint: _MAKE) -> None:
+def test_weights_have_the_permissions_of_other_new_files(tmp_path: Path, make_checkpoint: _MAKE) -> None:
     """A package installed by one user is used by others."""
     (tmp_path / "plain").write_text("")
     write_checkpoint(tmp_path / "model", make_checkpoint())

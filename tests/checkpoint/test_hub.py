@@ -111,7 +111,7 @@ def test_cached_checkpoint_makes_no_request_in_another_process(server: LoopbackH
     assert server.requests == []
 
 
-def test_plain_transformers_repository_is_complete_withoutmodule_list(server: LoopbackHub) -> None:
+def test_plain_transformers_repository_is_complete_without_modules_json(server: LoopbackHub) -> None:
     plain = {name: CHECKPOINT[name] for name in ("config.json", "tokenizer.json", "model.safetensors")}
     server.commit("bert-base", {**plain, "vocab.txt": b"[PAD]", **STRANGERS})
 
@@ -236,7 +236,7 @@ def test_weights_are_enough_offline_when_modules_are_known_to_be_absent(server: 
 
 
 @pytest.mark.parametrize("missing", ["", "1_Pooling/config.json", "model.safetensors", "tokenizer.json", "config.json"])
-def test_cache_without_a_listing_serves_offline_when_all_that_counts_is_there(
+def test_cache_without_a_listing_serves_offline_if_all_needed_files_are_there(
     server: LoopbackHub, missing: str
 ) -> None:
     server.commit(NAME, CHECKPOINT)

@@ -66,7 +66,7 @@ def test_second_push_adds_a_commit_to_the_branch_it_names(server: LoopbackHub, t
     assert server.repos[NAME].titles == ["commit", "Upload with simpair", "second"]
 
 
-def test_folders_that_are_not_fit_to_push_ask_nothing(server: LoopbackHub, tmp_path: Path) -> None:
+def test_unfit_folders_are_refused_without_a_request(server: LoopbackHub, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no README\.md"):
         hub.push_folder(write_files(tmp_path / "bare", CHECKPOINT), NAME)
     with pytest.raises(UnsupportedModel, match=r"expected model\.safetensors"):

@@ -246,7 +246,7 @@ def test_paths_that_hold_no_checkpoint_are_named(tmp_path: Path, monkeypatch: py
         hub.resolve("..")
 
 
-def test_revisions_that_cannot_be_are_refused(server: LoopbackHub, tmp_path: Path) -> None:
+def test_invalid_revisions_are_refused(server: LoopbackHub, tmp_path: Path) -> None:
     folder = write_files(tmp_path / "saved", CHECKPOINT)
     for name in (folder, str(folder)):
         with pytest.raises(InputError, match="not on the Hub"):

@@ -43,7 +43,7 @@ def _edit(path: Path, **changed: Any) -> None:
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
-def test_layers_stand_behind_the_pooling_and_go_there_and_back(folder: Path, tmp_path: Path) -> None:
+def test_dense_layers_follow_the_pooling_and_are_saved(folder: Path, tmp_path: Path) -> None:
     encoder = TwinTowerEncoder.from_pretrained(folder, device="cpu")
     assert (encoder.embedding_dimension, encoder.settings.pooling) == (8, "cls+mean")
     states = encoder.towers["document"].backbone(encoder_batch := _packed(encoder, "a cat")).detach()
@@ -66,7 +66,7 @@ def _packed(encoder: TwinTowerEncoder, text: str) -> Any:
     return pack(*encoder.tokenizer.pad([text]))
 
 
-def test_another_layer_is_another_encoder(folder: Path) -> None:
+def test_another_dense_layer_changes_the_fingerprint(folder: Path) -> None:
     encoder = TwinTowerEncoder.from_pretrained(folder, device="cpu")
     _edit(folder / "2_Dense" / "config.json", activation_function="torch.nn.modules.activation.GELU")
     other = TwinTowerEncoder.from_pretrained(folder, device="cpu")
@@ -85,12 +85,10 @@ def test_another_layer_is_another_encoder(folder: Path) -> None:
     tower = [weight.clone() for weight in encoder.towers["document"].backbone.parameters()]
     with pytest.raises(ModelCorrupt, match="the dense layers are"):
         encoder.load_weights(folder)
-    assert all(
-        map(torch.equal, tower, encoder.towers["document"].backbone.parameters())
-    )  # nothing was loaded by halves
+    assert all(map(torch.equal, tower, encoder.towers["document"].backbone.parameters()))  # nothing was loaded in part
 
 
-def test_a_width_is_cut_from_what_the_layers_give(folder: Path) -> None:
+def test_truncate_dim_applies_behind_the_dense_layers(folder: Path) -> None:
     short = TwinTowerEncoder.from_pretrained(folder, device="cpu", truncate_dim=3)
     assert short.encode("a cat").shape == (3,)
     _edit(folder / "config_sentence_transformers.json", truncate_dim=9)
@@ -144,7 +142,7 @@ def test_modules_that_do_not_fit_each_other_are_refused(folder: Path, kinds: lis
         TwinTowerEncoder.from_pretrained(folder, device="cpu")
 
 
-def test_poolings_in_an_order_that_no_flags_tell_are_refused(folder: Path) -> None:
+def test_poolings_in_an_order_that_flags_cannot_express_are_refused(folder: Path) -> None:
     (folder / "1_Pooling" / "config.json").write_text(
         json.dumps({"embedding_dimension": 32, "pooling_mode": ["mean", "cls"]}), encoding="utf-8"
     )
@@ -168,7 +166,7 @@ def test_a_bias_that_the_other_has_not_is_no_layer_of_the_same_shape() -> None:
             Heads([ours]).check([theirs])
 
 
-def test_a_setting_that_nobody_reads_here_is_named(folder: Path) -> None:
+def test_a_setting_that_is_not_read_is_named(folder: Path) -> None:
     _edit(folder / "config_sentence_transformers.json", __version__={"torch": "2"}, comment=None, tags=[])
     TwinTowerEncoder.from_pretrained(folder, device="cpu")
     _edit(folder / "config_sentence_transformers.json", query_prefix="Q: ")
@@ -176,7 +174,7 @@ def test_a_setting_that_nobody_reads_here_is_named(folder: Path) -> None:
         TwinTowerEncoder.from_pretrained(folder, device="cpu")
 
 
-def test_what_a_list_of_modules_or_a_normalize_says_beyond_the_usual_is_named(folder: Path) -> None:
+def test_an_unknown_key_of_a_module_or_normalize_is_named(folder: Path) -> None:
     modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
     place = folder / modules[-1]["path"] / "config.json"
     _edit(place, module_output_name="sentence_embedding")

@@ -205,7 +205,7 @@ def test_the_layout_is_the_one_that_peers_read(make_checkpoint: _MAKE, tmp_path:
     assert "simpair.json" not in digests["sha256"]
 
 
-def test_a_pooler_nobody_needs_is_kept_for_the_next_reader(tiny_copy: Path, tmp_path: Path) -> None:
+def test_an_unused_pooler_is_saved_too(tiny_copy: Path, tmp_path: Path) -> None:
     TwinTowerEncoder.from_pretrained(tiny_copy, device="cpu").save_pretrained(tmp_path / "saved")
     before, after = (load_file(folder / "model.safetensors") for folder in (tiny_copy, tmp_path / "saved"))
     assert before.keys() == after.keys()

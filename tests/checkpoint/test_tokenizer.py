@@ -91,7 +91,7 @@ _REFUSED: dict[str, tuple[_EDIT, str]] = {
 
 
 @pytest.mark.parametrize("case", _REFUSED)
-def test_what_would_be_read_otherwise_elsewhere_is_refused(foreign_copy: Path, case: str) -> None:
+def test_files_that_transformers_reads_differently_are_refused(foreign_copy: Path, case: str) -> None:
     edit, message = _REFUSED[case]
     edit(foreign_copy)
     with pytest.raises((UnsupportedModel, ModelCorrupt), match=message) as caught:
@@ -115,7 +115,7 @@ _READ: dict[str, _EDIT] = {
 
 
 @pytest.mark.parametrize("case", _READ)
-def test_what_agrees_changes_nothing(foreign_copy: Path, tiny_encoder: TwinTowerEncoder, case: str) -> None:
+def test_settings_that_agree_change_nothing(foreign_copy: Path, tiny_encoder: TwinTowerEncoder, case: str) -> None:
     """The control of the test above."""
     _READ[case](foreign_copy)
     encoder = TwinTowerEncoder.from_pretrained(foreign_copy, device="cpu")
@@ -154,7 +154,7 @@ def test_a_file_in_place_of_the_folder_is_refused(tiny_encoder: TwinTowerEncoder
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_saving_removes_what_the_reader_would_heed(tiny_copy: Path, tiny_encoder: TwinTowerEncoder) -> None:
+def test_saving_removes_stale_files_that_would_be_read(tiny_copy: Path, tiny_encoder: TwinTowerEncoder) -> None:
     stale = ["special_tokens_map.json", "added_tokens.json", "sentence_roberta_config.json", "vocab.txt"]
     stale += ["model.safetensors.index.json", "model-00001-of-00002.safetensors"]
     for name in stale:
@@ -164,7 +164,7 @@ def test_saving_removes_what_the_reader_would_heed(tiny_copy: Path, tiny_encoder
     TwinTowerEncoder.from_pretrained(tiny_copy, device="cpu")
 
 
-def test_a_classifier_head_is_no_harm(make_checkpoint: _MAKE) -> None:
+def test_a_classifier_head_is_ignored(make_checkpoint: _MAKE) -> None:
     checkpoint = make_checkpoint()
     tensors = {**checkpoint.document.tensors, "classifier.bias": torch.zeros(2)}
     TwinTowerEncoder(checkpoint.map(lambda tower: replace(tower, tensors=tensors)))

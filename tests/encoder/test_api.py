@@ -58,7 +58,7 @@ def test_other_keywords_are_refused_as_python_does(tiny_encoder: TwinTowerEncode
 
 
 @pytest.mark.parametrize("given", ["simpair-mini", Path("folder"), None])
-def test_an_encoder_made_of_a_name_says_what_opens_it(given: Any) -> None:
+def test_an_encoder_made_of_a_name_names_from_pretrained(given: Any) -> None:
     with pytest.raises(TypeError, match="from_pretrained"):
         TwinTowerEncoder(given)
 
@@ -83,7 +83,7 @@ def test_a_cast_of_the_weights_names_dtype(tiny_encoder: TwinTowerEncoder, call:
     assert np.array_equal(tiny_encoder.float().encode("a cat"), before)
 
 
-def test_a_loaded_length_and_prompts_are_heeded_saved_and_in_the_fingerprint(
+def test_a_loaded_length_and_prompts_are_used_saved_and_in_the_fingerprint(
     tiny_encoder: TwinTowerEncoder, tiny_model: Path, tmp_path: Path
 ) -> None:
     options: dict[str, Any] = {"max_seq_length": 5, "prompts": {"query": "the "}}
@@ -131,7 +131,7 @@ def test_a_loaded_dimension_is_saved(tiny_model: Path, tmp_path: Path) -> None:
         ({"prompts": {"query": "\ud800"}}, "expected a text by its name"),
     ],
 )
-def test_a_length_or_prompts_that_cannot_be_are_refused(
+def test_an_invalid_length_or_invalid_prompts_are_refused(
     tiny_model: Path, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):

@@ -101,14 +101,14 @@ def test_no_texts_give_no_blocks(tiny_encoder: TwinTowerEncoder) -> None:
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_what_is_no_text_is_refused_when_it_is_reached(tiny_encoder: TwinTowerEncoder) -> None:
+def test_an_entry_that_is_no_text_is_refused_when_it_is_reached(tiny_encoder: TwinTowerEncoder) -> None:
     stream = tiny_encoder.encode_stream(["a cat"] * 40 + [None])  # type: ignore[list-item]
     assert len(next(stream)) == 16
     with pytest.raises(InputError, match="text 40 is a NoneType"):
         list(stream)
 
 
-def test_an_unknown_wish_is_refused_at_the_call(tiny_encoder: TwinTowerEncoder) -> None:
+def test_an_unknown_option_is_refused_at_the_call(tiny_encoder: TwinTowerEncoder) -> None:
     with pytest.raises(InputError, match="on_truncation is 'raise'; expected one of warn, error, ignore"):
         tiny_encoder.encode_stream(["a"], on_truncation="raise")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="role is 'passage'"):
@@ -152,7 +152,7 @@ def _long(count: int) -> list[str]:
     return [f"cat {number} " * 40 for number in range(count)]
 
 
-def test_truncation_is_told_once_with_its_counts(
+def test_truncation_is_logged_once_with_its_counts(
     tiny_encoder: TwinTowerEncoder, caplog: pytest.LogCaptureFixture
 ) -> None:
     long = _long(2)
@@ -164,7 +164,7 @@ def test_truncation_is_told_once_with_its_counts(
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_a_stream_tells_at_its_end(tiny_encoder: TwinTowerEncoder, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_stream_logs_truncation_at_its_end(tiny_encoder: TwinTowerEncoder, caplog: pytest.LogCaptureFixture) -> None:
     stream = tiny_encoder.encode_stream(["a", *_long(30), "b"] * 2)
     next(stream)
     assert not caplog.records
@@ -193,7 +193,7 @@ def test_ignored_truncation_is_silent(tiny_encoder: TwinTowerEncoder, caplog: py
 @pytest.mark.usefixtures("small_blocks")
 def test_an_error_names_the_first_text_that_is_too_long(tiny_encoder: TwinTowerEncoder) -> None:
     texts = [*(f"cat {number}" for number in range(40)), *_long(2)]
-    for call in (tiny_encoder.encode, lambda *given, **wish: list(tiny_encoder.encode_stream(*given, **wish))):
+    for call in (tiny_encoder.encode, lambda *given, **options: list(tiny_encoder.encode_stream(*given, **options))):
         with pytest.raises(InputError, match=r"text 40 is longer than 64 tokens.*split it"):
             call(texts, on_truncation="error")
     with pytest.raises(InputError, match="text 1 is longer"):
@@ -231,7 +231,7 @@ _FAILURES = [
 
 
 @pytest.mark.parametrize("failure", _FAILURES, ids=str)
-def test_memory_that_does_not_suffice_halves_the_batches_and_is_told_once(
+def test_out_of_memory_halves_the_batches_and_is_logged_once(
     tiny_encoder: TwinTowerEncoder,
     mixed_texts: _TEXTS,
     monkeypatch: pytest.MonkeyPatch,
@@ -270,7 +270,7 @@ def test_another_failure_is_not_tried_again(tiny_encoder: TwinTowerEncoder, monk
 
 
 @pytest.mark.parametrize(("dtype", "least"), [("float16", 0.99999), ("bfloat16", 0.9995), ("int8", 0.995)])
-def test_a_narrow_dtype_gives_nearly_the_same_directions(
+def test_a_smaller_dtype_gives_nearly_the_same_directions(
     tiny_model: Path, tiny_encoder: TwinTowerEncoder, mixed_texts: _TEXTS, dtype: Any, least: float
 ) -> None:
     texts = mixed_texts(300)
@@ -352,7 +352,7 @@ def test_weights_that_are_written_over_are_refused(tiny_model: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("texts", [{"a": "b"}, {"a"}, np.array([["a", "b"]]), 3, "a", b"a"], ids=repr)
-def test_what_has_no_order_of_texts_is_no_stream(tiny_encoder: TwinTowerEncoder, texts: Any) -> None:
+def test_a_collection_without_order_is_no_stream(tiny_encoder: TwinTowerEncoder, texts: Any) -> None:
     with pytest.raises(InputError, match="expected an iterable of str"):
         tiny_encoder.encode_stream(texts)
 

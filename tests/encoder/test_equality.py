@@ -95,7 +95,7 @@ def test_minilm_saved_by_simpair_opens_elsewhere_with_the_same_vectors(
         assert np.array_equal(saved, encoder.encode(texts))
 
 
-def test_minilm_puts_texts_of_one_meaning_side_by_side(minilm: Path) -> None:
+def test_minilm_scores_paraphrases_highest(minilm: Path) -> None:
     encoder = TwinTowerEncoder.from_pretrained(minilm, device="cpu")
     texts = [
         "A cat sits on the mat.",
@@ -211,7 +211,7 @@ def test_transformers_opens_what_simpair_saves(tiny_model: Path, texts: list[str
 # --- what others save ------------------------------------------------------------------------------------------------
 
 
-def test_what_sentence_transformers_saves_gives_the_same_vectors(
+def test_a_folder_of_sentence_transformers_gives_the_same_vectors(
     make_checkpoint: _MAKE, sentence_transformer: _OPEN, texts: list[str], tmp_path: Path
 ) -> None:
     """Its own layout, with the module paths and the pooling key of today."""
@@ -226,7 +226,7 @@ def test_what_sentence_transformers_saves_gives_the_same_vectors(
 
 
 @pytest.mark.parametrize("mode", get_args(PoolingMode))
-def test_the_new_pooling_key_means_what_it_means_there(
+def test_the_new_pooling_key_is_read_as_in_sentence_transformers(
     foreign_copy: Path, sentence_transformer: _OPEN, texts: list[str], mode: str
 ) -> None:
     path = foreign_copy / "1_Pooling" / "config.json"
@@ -235,7 +235,7 @@ def test_the_new_pooling_key_means_what_it_means_there(
     np.testing.assert_allclose(_simpair(foreign_copy, texts), expected, rtol=0, atol=1e-6)
 
 
-def test_a_cosine_checkpoint_without_normalize_is_their_vectors_at_length_one(
+def test_a_cosine_checkpoint_without_normalize_gives_their_vectors_with_norm_1(
     foreign_copy: Path, sentence_transformer: _OPEN, texts: list[str]
 ) -> None:
     modules = json.loads((foreign_copy / "modules.json").read_text())
@@ -245,7 +245,7 @@ def test_a_cosine_checkpoint_without_normalize_is_their_vectors_at_length_one(
     np.testing.assert_allclose(_simpair(foreign_copy, texts), _unit(theirs), rtol=0, atol=1e-6)
 
 
-def test_a_truncated_dimension_is_their_leading_components_at_length_one(
+def test_truncate_dim_gives_their_leading_dimensions_with_norm_1(
     tiny_model: Path, sentence_transformer: _OPEN, texts: list[str]
 ) -> None:
     theirs = sentence_transformer(tiny_model, truncate_dim=8).encode(texts)
@@ -253,7 +253,7 @@ def test_a_truncated_dimension_is_their_leading_components_at_length_one(
     np.testing.assert_allclose(ours, _unit(theirs), rtol=0, atol=1e-6)
 
 
-def test_a_plain_bert_folder_gives_their_mean_at_length_one(
+def test_a_plain_bert_folder_gives_their_mean_with_norm_1(
     foreign_copy: Path, sentence_transformer: _OPEN, texts: list[str]
 ) -> None:
     for name in ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"):
@@ -273,7 +273,7 @@ def test_a_vocabulary_file_is_read_as_transformers_reads_it(foreign_copy: Path, 
     np.testing.assert_allclose(_simpair(foreign_copy, [*texts, "CAT Élan"]), expected, rtol=0, atol=1e-6)
 
 
-def test_lower_casing_declared_beside_the_tokenizer_means_what_it_means_there(
+def test_lower_casing_declared_beside_the_tokenizer_is_that_of_sentence_transformers(
     make_checkpoint: _MAKE, sentence_transformer: _OPEN, tmp_path: Path
 ) -> None:
     write_checkpoint(

@@ -36,7 +36,7 @@ def _equal(folder: Path, open_peer: Callable[..., Any]) -> None:
     [{}, {"do_lower_case": False}, {"strip_accents": False}, {"tokenize_chinese_chars": False}],
     ids=str,
 )
-def test_the_tokenizer_config_is_heeded_as_there(
+def test_the_tokenizer_config_is_followed_as_in_transformers(
     foreign_copy: Path, sentence_transformer: Callable[..., Any], kind: str | None, declared: dict[str, object]
 ) -> None:
     named = {"tokenizer_class": kind, "pad_token": "[PAD]", "model_max_length": 64, **declared}

@@ -1,4 +1,4 @@
-"""Whatever is given as a text: a unit vector in its place, or one line of an InputError; never anything else."""
+"""Any object given as a text: an embedding of norm 1 in its place, or an InputError of one line."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def _bytes_tokenizer() -> Tokenizer:
 
 
 def _pieces_tokenizer() -> Tokenizer:
-    """Unigram pieces, as XLM-RoBERTa has them."""
+    """Unigram tokens, as XLM-RoBERTa has them."""
     pieces = ["<s>", "<pad>", "</s>", "<unk>", "▁", "▁the", "cat", *"abcdefghijklmnopqrstuvwxyz今天猫，。"]
     tokenizer = Tokenizer(Unigram([(piece, -float(row)) for row, piece in enumerate(pieces)], 3, byte_fallback=False))
     tokenizer.normalizer, tokenizer.pre_tokenizer = NFKC(), Metaspace()
@@ -115,7 +115,7 @@ class _Case(NamedTuple):
     tolerance: float
 
 
-_CASES = ["word pieces", "byte pairs", "unigrams", "word pieces, int8", "word pieces, bfloat16"]
+_CASES = ["WordPiece", "BPE", "Unigram", "WordPiece, int8", "WordPiece, bfloat16"]
 
 
 @pytest.fixture(params=_CASES)
@@ -127,8 +127,8 @@ def case(request: pytest.FixtureRequest, make_checkpoint: Callable[..., Checkpoi
     """
     kind, _, dtype = request.param.partition(", ")
     options: dict[str, Any] = {"prompts": {"query": "query: ", "document": "the "}}
-    if kind != "word pieces":
-        options["tokenizer"] = {"byte pairs": _bytes_tokenizer, "unigrams": _pieces_tokenizer}[kind]()
+    if kind != "WordPiece":
+        options["tokenizer"] = {"BPE": _bytes_tokenizer, "Unigram": _pieces_tokenizer}[kind]()
         options["config"] = {"model_type": "roberta", "pad_token_id": 1, "max_position_embeddings": 66}
     tolerance = {"bfloat16": 0.05, "int8": 1e-6 if products._int8_works() else 0.01}.get(dtype, 1e-6)
     return _Case(TwinTowerEncoder(make_checkpoint(**options), dtype=dtype or "float32"), tolerance)
@@ -229,7 +229,7 @@ _NO_ORDER: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("given", [*_NO_SEQUENCES, *_NO_ORDER])
-def test_what_is_no_sequence_of_texts_is_refused_in_one_line(tiny_encoder: TwinTowerEncoder, given: str) -> None:
+def test_other_objects_than_sequences_are_refused_in_one_line(tiny_encoder: TwinTowerEncoder, given: str) -> None:
     make = {**_NO_SEQUENCES, **_NO_ORDER}[given]
     for encode in (tiny_encoder.encode, tiny_encoder.encode_query, tiny_encoder.encode_document):
         with pytest.raises(InputError, match=r"expected|lone surrogate") as caught:
@@ -238,7 +238,7 @@ def test_what_is_no_sequence_of_texts_is_refused_in_one_line(tiny_encoder: TwinT
 
 
 @pytest.mark.parametrize("given", [*_NO_SEQUENCES, "one text"])
-def test_what_is_no_stream_of_texts_is_refused_in_one_line(tiny_encoder: TwinTowerEncoder, given: str) -> None:
+def test_other_objects_than_streams_are_refused_in_one_line(tiny_encoder: TwinTowerEncoder, given: str) -> None:
     make = {**_NO_SEQUENCES, "one text": lambda: "a cat"}[given]
     with pytest.raises(InputError, match=r"expected|lone surrogate") as caught:
         list(tiny_encoder.encode_stream(make()))
@@ -291,8 +291,8 @@ def test_a_column_of_a_table_is_read_by_position(tiny_encoder: TwinTowerEncoder)
 
 
 @pytest.mark.parametrize("wrong", [{"role": "passage"}, {"role": ["query"]}, {"role": 3}, {"on_truncation": None}])
-def test_an_unknown_wish_is_refused(tiny_encoder: TwinTowerEncoder, wrong: dict[str, Any]) -> None:
-    for encode in (tiny_encoder.encode, lambda texts, **wish: list(tiny_encoder.encode_stream(texts, **wish))):
+def test_an_unknown_option_is_refused(tiny_encoder: TwinTowerEncoder, wrong: dict[str, Any]) -> None:
+    for encode in (tiny_encoder.encode, lambda texts, **options: list(tiny_encoder.encode_stream(texts, **options))):
         with pytest.raises(SimpairError, match="expected"):
             encode(["a cat"], **wrong)
     with pytest.raises(TypeError, match="roll"):
@@ -304,7 +304,7 @@ def test_an_unknown_wish_is_refused(tiny_encoder: TwinTowerEncoder, wrong: dict[
     [None, [[1.0, 2.0], [1.0]], [[[1.0]]], [None], {"a": 1}, {"a"}, pytest.param(object(), id="an object")],
     ids=repr,
 )
-def test_what_is_no_embedding_has_no_similarity(tiny_encoder: TwinTowerEncoder, wrong: Any) -> None:
+def test_similarity_refuses_other_objects(tiny_encoder: TwinTowerEncoder, wrong: Any) -> None:
     vectors = tiny_encoder.encode(["a cat", "a dog"])
     for compare in (tiny_encoder.similarity, tiny_encoder.similarity_pairwise):
         with pytest.raises(InputError, match="expected embeddings"):
@@ -318,7 +318,7 @@ def test_embeddings_on_their_way_through_a_gradient_have_a_similarity(tiny_encod
 
 
 @pytest.mark.parametrize("weight", [float("nan"), float("inf")])
-def test_weights_gone_wrong_give_no_vector(tiny_encoder: TwinTowerEncoder, weight: float) -> None:
+def test_weights_that_are_not_finite_give_no_vector(tiny_encoder: TwinTowerEncoder, weight: float) -> None:
     with torch.no_grad():
         tiny_encoder.towers["document"].backbone.encoder.layer[1].output.LayerNorm.bias[3] = weight
     for encode in (tiny_encoder.encode, lambda texts: list(tiny_encoder.encode_stream(texts))):

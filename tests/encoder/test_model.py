@@ -60,7 +60,9 @@ def test_shuffling_the_texts_changes_no_vector(tiny_encoder: TwinTowerEncoder, m
     np.testing.assert_allclose(shuffled, vectors[order], atol=1e-6)
 
 
-def test_a_text_alone_has_the_vector_it_has_in_company(tiny_encoder: TwinTowerEncoder, mixed_texts: _TEXTS) -> None:
+def test_the_vector_of_a_text_does_not_depend_on_other_texts(
+    tiny_encoder: TwinTowerEncoder, mixed_texts: _TEXTS
+) -> None:
     texts = mixed_texts(60)
     vectors = tiny_encoder.encode(texts)
     alone = np.stack([tiny_encoder.encode(text) for text in texts])
@@ -105,7 +107,7 @@ def test_forward_of_a_padded_batch_is_encode(tiny_encoder: TwinTowerEncoder, mix
         torch.testing.assert_close(tiny_encoder(*batch).detach(), expected, atol=1e-6, rtol=0)
 
 
-def test_what_encode_finds_it_leaves(tiny_encoder: TwinTowerEncoder) -> None:
+def test_encode_changes_no_global_state(tiny_encoder: TwinTowerEncoder) -> None:
     tiny_encoder.train()
     tiny_encoder.towers["document"].backbone.embeddings.eval()
     modes = [module.training for module in tiny_encoder.modules()]
@@ -179,7 +181,7 @@ def test_load_weights_takes_the_weights_only(
     assert np.array_equal(tiny_encoder.encode("a cat"), expected)
 
 
-def test_a_deep_copy_is_a_twin_of_its_own(tiny_encoder: TwinTowerEncoder) -> None:
+def test_a_deep_copy_is_independent(tiny_encoder: TwinTowerEncoder) -> None:
     expected = tiny_encoder.encode("a cat")
     twin = copy.deepcopy(tiny_encoder)
     assert np.array_equal(twin.encode("a cat"), expected)
@@ -224,7 +226,7 @@ def test_roles_differ_by_their_prompts_alone(make_checkpoint: _MAKE) -> None:
     assert len({encoder.encode(["cat"], role=role).tobytes() for role in ("query", "document", None)}) == 3
 
 
-def test_cosine_vectors_have_length_one_and_dot_vectors_their_own(make_checkpoint: _MAKE) -> None:
+def test_cosine_vectors_have_norm_1_and_dot_vectors_keep_theirs(make_checkpoint: _MAKE) -> None:
     texts = ["a cat", "the dog runs fast", ""]
     cosine = TwinTowerEncoder(make_checkpoint()).encode(texts)
     dot = TwinTowerEncoder(make_checkpoint(similarity="dot", normalize=False)).encode(texts)
@@ -236,7 +238,7 @@ def test_cosine_vectors_have_length_one_and_dot_vectors_their_own(make_checkpoin
     assert np.array_equal(unit, cosine)
 
 
-def test_truncate_dim_keeps_the_leading_components_and_unit_length(tiny_model: Path, make_checkpoint: _MAKE) -> None:
+def test_truncate_dim_keeps_the_leading_dimensions_and_norm_1(tiny_model: Path, make_checkpoint: _MAKE) -> None:
     whole = TwinTowerEncoder.from_pretrained(tiny_model, device="cpu").encode(["a cat", "a dog"])
     encoder = TwinTowerEncoder.from_pretrained(tiny_model, device="cpu", truncate_dim=8)
     assert encoder.embedding_dimension == 8
@@ -250,10 +252,10 @@ def test_truncate_dim_keeps_the_leading_components_and_unit_length(tiny_model: P
     assert np.array_equal(dot, TwinTowerEncoder(make_checkpoint(similarity="dot", normalize=False)).encode("a cat")[:8])
 
 
-@pytest.mark.parametrize("width", [0, -1, 33, True])
-def test_a_width_the_model_has_not_is_refused(tiny_model: Path, width: int) -> None:
-    with pytest.raises(InputError, match=f"truncate_dim is {width}; expected 1 to 32"):
-        TwinTowerEncoder.from_pretrained(tiny_model, truncate_dim=width)
+@pytest.mark.parametrize("dimension", [0, -1, 33, True])
+def test_a_truncate_dim_out_of_range_is_refused(tiny_model: Path, dimension: int) -> None:
+    with pytest.raises(InputError, match=f"truncate_dim is {dimension}; expected 1 to 32"):
+        TwinTowerEncoder.from_pretrained(tiny_model, truncate_dim=dimension)
 
 
 def test_an_unknown_dtype_or_role_is_refused(tiny_model: Path, tiny_encoder: TwinTowerEncoder) -> None:
@@ -305,7 +307,9 @@ def test_bfloat16_vectors_are_float32_and_save_as_float32(tiny_model: Path, tiny
         ("\ud800", "text 0 has a lone surrogate"),
     ],
 )
-def test_what_is_no_text_is_refused_with_its_position(tiny_encoder: TwinTowerEncoder, texts: Any, message: str) -> None:
+def test_an_entry_that_is_no_text_is_refused_with_its_position(
+    tiny_encoder: TwinTowerEncoder, texts: Any, message: str
+) -> None:
     with pytest.raises(InputError, match=message) as caught:
         tiny_encoder.encode(texts)
     assert "\n" not in str(caught.value)
@@ -328,7 +332,7 @@ def test_a_text_without_any_token_is_refused(make_checkpoint: _MAKE, tiny_encode
         encoder.encode(["a", "  "])
 
 
-def test_what_is_no_sequence_is_refused(tiny_encoder: TwinTowerEncoder) -> None:
+def test_other_objects_than_sequences_are_refused(tiny_encoder: TwinTowerEncoder) -> None:
     for texts in (3, None, (text for text in ["a"])):
         with pytest.raises(InputError, match="expected a str or a sequence"):
             tiny_encoder.encode(texts)  # type: ignore[arg-type]
@@ -337,7 +341,7 @@ def test_what_is_no_sequence_is_refused(tiny_encoder: TwinTowerEncoder) -> None:
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.text(max_size=80), max_size=6))
 @example(["\0", "\ufeff", "\u202e", "\U0010ffff", "[CLS]", "[PAD] [PAD]", "\r\n"])
-def test_any_text_has_a_finite_vector_of_length_one(shared_encoder: TwinTowerEncoder, texts: list[str]) -> None:
+def test_any_text_has_a_finite_vector_of_norm_1(shared_encoder: TwinTowerEncoder, texts: list[str]) -> None:
     vectors = shared_encoder.encode(texts)
     assert vectors.shape == (len(texts), 32)
     assert bool(np.isfinite(vectors).all())
@@ -370,13 +374,15 @@ def test_a_plain_bert_folder_is_read_with_one_notice(foreign_copy: Path, caplog:
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
 
 
-def test_a_declared_checkpoint_is_read_without_a_word(tiny_model: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_checkpoint_that_declares_its_pooling_logs_nothing(
+    tiny_model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.DEBUG):
         TwinTowerEncoder.from_pretrained(tiny_model, device="cpu").encode("a cat")
     assert not [record for record in caplog.records if record.name.startswith("simpair")]
 
 
-def test_a_maximum_length_beyond_the_positions_is_cut_to_them(make_checkpoint: _MAKE) -> None:
+def test_a_maximum_length_is_limited_by_the_positions(make_checkpoint: _MAKE) -> None:
     encoder = TwinTowerEncoder(make_checkpoint(max_seq_length=512))
     assert encoder.max_seq_length == encoder.tokenizer.max_seq_length == 64
     assert encoder.encode("cat " * 500).shape == (32,)

@@ -37,7 +37,7 @@ def test_ids_are_those_of_the_tokenizer_alone(tokens: TokensByRole, tokenizer: T
     assert tokens.ids(texts) == [tokenizer.encode(text).ids for text in texts]
 
 
-def test_a_long_text_loses_its_end_and_keeps_its_closing_token(tokens: TokensByRole, tokenizer: Tokenizer) -> None:
+def test_a_long_text_is_truncated_before_its_closing_token(tokens: TokensByRole, tokenizer: Tokenizer) -> None:
     text = "cat " * 500
     (ids,) = tokens.ids([text])
     whole = tokenizer.encode(text).ids
@@ -103,13 +103,15 @@ def test_pad_of_nothing_has_no_rows(tokens: TokensByRole) -> None:
         (["ok", "a\ud800b"], "text 1 has a lone surrogate at character 1"),
     ],
 )
-def test_what_is_no_text_is_refused_with_its_position(tokens: TokensByRole, texts: list[str], message: str) -> None:
+def test_an_entry_that_is_no_text_is_refused_with_its_position(
+    tokens: TokensByRole, texts: list[str], message: str
+) -> None:
     for refusing in (check_texts, tokens.ids, tokens.pad):
         with pytest.raises(InputError, match=message):
             refusing(texts)
 
 
-def test_a_text_mended_as_the_error_says_is_accepted(tokens: TokensByRole) -> None:
+def test_the_replacement_that_the_error_names_is_accepted(tokens: TokensByRole) -> None:
     check_texts(["a\ud800b".encode("utf-8", "replace").decode()])
 
 
@@ -122,7 +124,7 @@ def test_pack_keeps_the_real_tokens_shortest_first() -> None:
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.data())
-def test_pack_loses_nothing_on_whichever_side_the_padding_stands(lengths: list[int], data: st.DataObject) -> None:
+def test_pack_keeps_every_token_with_padding_on_either_side(lengths: list[int], data: st.DataObject) -> None:
     rows = [[100 * row + column + 1 for column in range(length)] for row, length in enumerate(lengths)]
     width = max(lengths) + data.draw(st.integers(0, 2))
     ids, mask = torch.zeros(len(rows), width, dtype=torch.int64), torch.zeros(len(rows), width, dtype=torch.int64)
@@ -142,7 +144,7 @@ def test_pack_takes_masks_of_any_number_type() -> None:
         assert pack(ids, mask).input_ids.tolist() == [3, 4]
 
 
-def test_pack_refuses_what_is_no_batch() -> None:
+def test_pack_refuses_other_shapes() -> None:
     ids = torch.ones(2, 3, dtype=torch.int64)
     with pytest.raises(ValueError, match=r"must both be \(B, T\); got \(2, 3\) and \(2, 2\)"):
         pack(ids, ids[:, :2])
@@ -178,8 +180,8 @@ def test_a_plan_is_one_batch_where_all_fits() -> None:
 
 
 @given(st.integers(20, 4096), st.integers(0, 9))
-def test_a_plan_shares_tokens_out_evenly(texts: int, seed: int) -> None:
-    """Filled one after the other, the last batch would be whatever is left."""
+def test_a_plan_distributes_tokens_evenly(texts: int, seed: int) -> None:
+    """Filled one after the other, batches would leave a small rest for the last one."""
     sequences = [[1] * (12 + (row * 7 + seed) % 6) for row in range(texts)]
     sizes = [len(batch.input_ids) for _, batch in plan_batches(sequences, TokenBudget(512))]
     assert max(sizes) - min(sizes) <= 3 * 17

@@ -156,7 +156,7 @@ def test_one_query_gives_its_hits_and_several_give_a_list_for_each(index: Search
     ("method", "one"),
     [(SearchIndex.search, "list[Hit]"), (SearchIndex.similar, "list[Hit]"), (SearchIndex.get, "Document")],
 )
-def test_a_type_checker_knows_what_one_string_and_several_give(method: Callable[..., Any], one: str) -> None:
+def test_a_type_checker_infers_the_result_of_one_string_and_of_several(method: Callable[..., Any], one: str) -> None:
     by_type = {next(iter(o.__annotations__.values())): o.__annotations__["return"] for o in get_overloads(method)}
     assert by_type["str"] == one
     assert by_type["Iterable[str]"] == f"list[{one}]"

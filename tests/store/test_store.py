@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from simpair.errors import InputError, StoreError, StoreLocked, StoreNotFound
 from simpair.store.audit import find_damage
 from simpair.store.documents import Block
+from simpair.store.locks import write_lock
 from simpair.store.records import Canary, Generation, RecordedEncoder, StoredDocument
 from simpair.store.store import Store
 
@@ -35,7 +36,7 @@ def vectors_of(count: int) -> NDArray[np.float16]:
 
 
 def add(store: Store, *texts: str, ids: list[str] | None = None) -> list[str]:
-    return list(store.add(Block(ids, texts, ["{}"] * len(texts), None), vectors_of(len(texts))).ids)
+    return list(store.add(Block(ids, texts, ["{}"] * len(texts), None), vectors_of(len(texts))))
 
 
 def texts_in(store: Store) -> list[str]:
@@ -216,7 +217,7 @@ WRITES_FOREVER = """
     store = Store.open(Path(sys.argv[1]), lock_timeout=5)
     while True:
         stored = store.add(Block(None, ["text " * 400] * 20, ["{}"] * 20, None), np.ones((20, 4), np.float16))
-        print(stored.ids[-1], flush=True)
+        print(list(stored)[-1], flush=True)
 """
 
 
@@ -349,7 +350,7 @@ def test_a_read_only_store_writes_nothing(store: Store, folder: Path) -> None:
 
 
 def test_the_error_names_the_process_that_holds_the_lock(store: Store, folder: Path) -> None:
-    with store.write_lock():
+    with write_lock(folder, 0.05):
         other = Store.open(folder, lock_timeout=0.05)
         with pytest.raises(StoreLocked, match=rf"process {os.getpid()} on .+ since 2"):
             add(other, "a")

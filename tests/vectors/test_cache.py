@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from simpair.vectors import cache
-from simpair.vectors.cache import Cached, cached_states, find_damaged_caches, load_cache, save_cache
+from simpair.vectors.cache import cached_states, find_damaged_caches, load_cache, save_cache
 from simpair.vectors.exact import ExactIndex
 from tests.vectors.test_exact import same, unit_vectors
 
@@ -22,13 +22,13 @@ FILE = f"faiss-3-{NAME}.index"
 
 def saved(folder: Path) -> ExactIndex:
     index = ExactIndex.build(unit_vectors(100))
-    save_cache(Cached(3, NAME, index), folder)
+    save_cache(index, folder, 3, NAME)
     return index
 
 
 def load(folder: Path, number: int = 3, name: str = NAME, dimension: int = 24) -> ExactIndex | None:
-    cached = load_cache(folder, lambda *state: state == (number, name), dimension=dimension)
-    return None if cached is None else cached.exact
+    listed = (number, name) in cached_states(folder)
+    return load_cache(folder, number, name, dimension=dimension) if listed else None
 
 
 def test_a_cache_gives_the_same_neighbours_and_vectors(tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_a_cache_gives_the_same_neighbours_and_vectors(tmp_path: Path) -> None:
 
 
 def test_an_empty_index_has_a_cache(tmp_path: Path) -> None:
-    save_cache(Cached(3, NAME, ExactIndex.build(np.empty((0, 24), np.float32))), tmp_path)
+    save_cache(ExactIndex.build(np.empty((0, 24), np.float32)), tmp_path, 3, NAME)
     loaded = load(tmp_path)
     assert loaded is not None
     assert [len(found.rows) for found in loaded.search(unit_vectors(2), 3)] == [0, 0]
@@ -57,7 +57,7 @@ def test_a_cache_of_another_state_is_not_used(tmp_path: Path) -> None:
 def test_saving_removes_other_caches_and_the_files_of_a_crash(tmp_path: Path) -> None:
     saved(tmp_path)
     (tmp_path / f".faiss-4-{NAME}.index.0badcafe.new").write_bytes(b"half a file")
-    save_cache(Cached(5, NAME, ExactIndex.build(unit_vectors(5))), tmp_path)
+    save_cache(ExactIndex.build(unit_vectors(5)), tmp_path, 5, NAME)
     assert {path.name for path in tmp_path.iterdir()} == {f"faiss-5-{NAME}.index", f"faiss-5-{NAME}.json"}
 
 
@@ -96,7 +96,7 @@ def test_a_file_replaced_while_it_is_read_is_not_reported_as_damaged(
 
     def beside_a_writer(path: Path, max_norm: float) -> str:
         monkeypatch.setattr(cache, "_expected_record", expected)
-        save_cache(Cached(3, NAME, index), tmp_path)  # the same state once more, so under the same name
+        save_cache(index, tmp_path, 3, NAME)  # the same state once more, so under the same name
         return expected(path, max_norm)
 
     monkeypatch.setattr(cache, "_expected_record", beside_a_writer)
@@ -159,7 +159,7 @@ def test_a_failed_write_leaves_the_previous_cache(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(faiss, "write_index", half)
     with pytest.raises(OSError, match="No space"):
-        save_cache(Cached(4, NAME, ExactIndex.build(unit_vectors(5))), tmp_path)
+        save_cache(ExactIndex.build(unit_vectors(5)), tmp_path, 4, NAME)
     assert sorted(tmp_path.iterdir()) == before
     assert load(tmp_path) is not None
 

@@ -97,7 +97,8 @@ class PairCollator:
         found = {text: array("i", ids) for text, ids in zip(new, tokenized.ids, strict=True)}
         if tokenized.truncated and not self._warned:
             self._warned = True
-            _log.warning("texts of more than %d tokens are truncated, as in encoding", self._tokens.max_seq_length)
+            limit = self._tokens.of(role).max_seq_length
+            _log.warning("texts of more than %d tokens are truncated, as in encoding", limit)
         ids = [found[text] if text in found else cache[text] for text in texts]
         size = sum(4 * len(sequence) + sys.getsizeof(text) + _OVERHEAD for text, sequence in found.items())
         if size <= self._bytes_left:

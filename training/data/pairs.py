@@ -19,7 +19,21 @@ from simpair.files.texts import lone_surrogate
 
 from .fields import Columns, find_columns
 
-__all__ = ["Entry", "Records", "RetrievalPair", "ScoredPair", "check_records", "read_pairs"]
+__all__ = [
+    "INFERENCE_LABELS",
+    "Entry",
+    "Record",
+    "Records",
+    "RetrievalPair",
+    "ScoredPair",
+    "check_records",
+    "iter_files",
+    "iter_records",
+    "read_pairs",
+]
+
+INFERENCE_LABELS = {"entailment": 1.0, "neutral": 0.5, "contradiction": 0.0}
+"""The label of each word that inference data has in its place."""
 
 
 class ScoredPair(NamedTuple):
@@ -71,7 +85,6 @@ class Entry(NamedTuple):
 
 
 _FORMS = {ScoredPair: "text1, text2 and label", RetrievalPair: "anchor and positive"}
-_INFERENCE = {"entailment": 1.0, "neutral": 0.5, "contradiction": 0.0}
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _SKIP = "skip such rows (skip_empty=True, or --skip-empty in simpair train)"
 _MAX_TEXT = 131_072  # characters; the limit of the csv module, which is global to the process and stays as it is
@@ -142,16 +155,6 @@ def iter_records(
     """Yield records in memory as :func:`iter_files` yields the rows of files; each is drawn once."""
     rows = (_Row(None, number, record) for number, record in enumerate(records, 1))
     return _entries(rows, label_range, skip_empty)
-
-
-def check_record(record: Record | Mapping[str, object], row: int) -> Record:
-    """Return one record, checked; errors name its row, 1 for the first.
-
-    Raises:
-        DataError: The record cannot be used.
-    """
-    (entry,) = _entries([_Row(None, row, record)], None, skip_empty=False)
-    return cast("Record", entry.record)
 
 
 class _Row(NamedTuple):
@@ -270,9 +273,9 @@ def _text(value: object, field: str) -> str:
 
 def _label(value: object, scale: tuple[float, float], *, needs_word: bool) -> float:
     """Return the label on the scale 0..1; booleans, unknown words, NaN and infinities are refused."""
-    if isinstance(value, str) and value in _INFERENCE:
-        return _INFERENCE[value]
-    words = ", ".join(_INFERENCE)
+    if isinstance(value, str) and value in INFERENCE_LABELS:
+        return INFERENCE_LABELS[value]
+    words = ", ".join(INFERENCE_LABELS)
     if needs_word:
         got = f"label of a premise and a hypothesis must be one of {words}, got {reprlib.repr(value)}"
         raise ValueError(f"{got}; class numbers differ from data set to data set")

@@ -18,7 +18,7 @@ from .pairs import Entry, Record, Records, RetrievalPair, ScoredPair, iter_files
 
 _log = logging.getLogger("simpair")
 
-__all__ = ["Data", "Kind", "Source", "join_sources", "read_source", "read_sources"]
+__all__ = ["Data", "Kind", "Source", "as_retrieval", "digest", "join_sources", "read_source", "read_sources"]
 
 Data: TypeAlias = str | Path | Iterable[str | Path] | Iterable[Record | Mapping[str, Any]]
 Kind = Literal["scored", "labeled", "inference", "positives", "triplets"]

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from simpair.errors import DataError
 
-from ..data.pairs import RetrievalPair, ScoredPair
+from ..data.pairs import INFERENCE_LABELS, RetrievalPair, ScoredPair
 
 __all__ = [
     "Target",
@@ -35,7 +35,6 @@ _PASSAGE_CHARACTERS = 400
 _RAW_TEXTS = 120_000
 _MIN_CROPPED_CHARACTERS = 100  # in a shorter passage, a span would be most of it
 _CHARACTERS_PER_CROP, _MAX_CROPS = 150, 8
-_NLI_LABELS = {"entailment": 1.0, "neutral": 0.5, "contradiction": 0.0}
 
 
 class Target(NamedTuple):
@@ -131,8 +130,8 @@ def scored_sources(folder: Path) -> dict[str, list[ScoredPair]]:
             sources[f"{language}/{name}"].append(pair)
         for row in iter_rows(folder, f"{language}_nli"):
             premise, hypothesis = _clean(row["premise"]), _clean(row["hypothesis"])
-            if premise and hypothesis and row["label"] in _NLI_LABELS:
-                pair = ScoredPair(premise, hypothesis, _NLI_LABELS[row["label"]])
+            if premise and hypothesis and row["label"] in INFERENCE_LABELS:
+                pair = ScoredPair(premise, hypothesis, INFERENCE_LABELS[row["label"]])
                 sources[f"nli-{language}/{row['source']}"].append(pair)
     unique = {name: list(dict.fromkeys(pairs)) for name, pairs in sources.items()}
     return {name: pairs for name, pairs in unique.items() if len({pair.label for pair in pairs}) > 1}

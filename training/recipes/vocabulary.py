@@ -22,7 +22,7 @@ _CHINESE = ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x2F
 
 
 def is_chinese(character: str) -> bool:
-    """Return whether the text is one Han character; BERT's normaliser makes each of them a word."""
+    """Return whether the text is one Han character; BERT's normalizer makes each of them a word."""
     return len(character) == 1 and any(first <= ord(character) <= last for first, last in _CHINESE)
 
 
@@ -52,7 +52,7 @@ def train_vocabulary(texts: Iterable[str], *, size: int = 21128) -> Tokenizer:
 
 
 def _common_characters(texts: Iterable[str]) -> list[str]:
-    """Return the frequent characters that remain after normalisation, in the order of their code points."""
+    """Return the frequent characters that remain after normalization, in the order of their code points."""
     normalizer = _normalizer()
     counts: Counter[str] = Counter()
     for text in texts:

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from simpair.errors import TrainingError
 
-__all__ = ["NumberedDataset", "NumberingCollator", "StepChecks"]
+__all__ = ["ROWS", "NumberedDataset", "NumberingCollator", "StepChecks"]
 
 _log = logging.getLogger("simpair")
 ROWS = "rows"

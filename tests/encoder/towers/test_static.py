@@ -63,7 +63,7 @@ def test_sentence_transformers_has_the_same_vectors_and_its_folder_is_read(folde
         np.testing.assert_allclose(getattr(theirs, name)(TEXTS), wanted, atol=1e-6)
 
 
-def test_the_tokenizers_own_maximum_is_heeded(make_static: Callable[..., Checkpoint], tmp_path: Path) -> None:
+def test_the_maximum_of_the_tokenizer_is_used(make_static: Callable[..., Checkpoint], tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "cut", make_static(max_seq_length=3))
     encoder = _open(tmp_path / "cut")
     assert encoder.max_seq_length == 3
@@ -115,7 +115,7 @@ def test_a_table_learns(folder: Path, tmp_path: Path) -> None:
     encoder.gradient_checkpointing_disable()
 
 
-def test_a_table_asks_for_a_transformer(
+def test_a_table_and_a_transformer_are_a_pair(
     make_static: Callable[..., Checkpoint], make_checkpoint: Callable[..., Checkpoint], tmp_path: Path
 ) -> None:
     write_checkpoint(tmp_path / "both", untied(make_static(), make_checkpoint()))
@@ -138,14 +138,14 @@ def test_a_table_asks_for_a_transformer(
         ({"table": torch.ones(9, 4)}, "expected embedding.weight"),
     ],
 )
-def test_what_is_no_table_is_refused(folder: Path, tensors: dict[str, torch.Tensor], told: str) -> None:
+def test_weights_that_are_no_table_are_refused(folder: Path, tensors: dict[str, torch.Tensor], told: str) -> None:
     (folder / "simpair.json").unlink()
     save_file(tensors, folder / "model.safetensors")
     with pytest.raises(ModelCorrupt, match=told):
         _open(folder)
 
 
-def test_a_table_without_its_tokenizer_or_in_a_transformers_clothes_is_refused(folder: Path, tiny_copy: Path) -> None:
+def test_a_table_without_a_tokenizer_or_with_a_config_is_refused(folder: Path, tiny_copy: Path) -> None:
     (folder / "simpair.json").unlink()
     Tokenizer.from_file(str(folder / "tokenizer.json"))
     (folder / "tokenizer.json").unlink()
