@@ -37,6 +37,8 @@ __all__ = ["Document", "Given", "Hit", "IndexInfo", "Queries", "SearchIndex", "U
 
 Ids = str | Iterable[str]
 """One id, or several."""
+Metadata = Mapping[str, Any] | Iterable[Mapping[str, Any]]
+"""The metadata of one document, or of several."""
 Queries = str | Iterable[str] | NDArray[Any]
 """One text, several texts, one embedding (D,) or Q embeddings (Q, D) of floats."""
 
@@ -143,7 +145,7 @@ class SearchIndex:
         documents: Documents,
         *,
         ids: Ids | None = None,
-        metadata: Iterable[Mapping[str, Any]] | None = None,
+        metadata: Metadata | None = None,
         vectors: ArrayLike | Iterable[ArrayLike] | None = None,
         show_progress_bar: bool = False,
     ) -> list[str]:
@@ -156,7 +158,7 @@ class SearchIndex:
             documents: Texts, :class:`Document`, or records with ``text`` and optionally ``id``, ``metadata``,
                 ``vector``.
             ids: A new id for each document; None assigns row numbers.
-            metadata: A dictionary for each document, of what JSON gives back unchanged.
+            metadata: A dictionary for each document, of what JSON gives back unchanged; for one document also just it.
             vectors: (N, D) embeddings by the encoder of this index; None encodes the texts.
             show_progress_bar: Show a bar over the documents on stderr.
 
@@ -169,7 +171,7 @@ class SearchIndex:
             >>> index.add(["A cat sleeps."], ids=["cat"], metadata=[{"year": 2024}])
             ['cat']
         """
-        blocks = self._read(documents, Columns([ids] if isinstance(ids, str) else ids, metadata, vectors))
+        blocks = self._read(documents, _columns(ids, metadata, vectors))
         names: list[str] = []
         with progress_bar(documents, shown=show_progress_bar) as advance:
             for added in add_blocks(self._store, self._encode, blocks):
@@ -182,7 +184,7 @@ class SearchIndex:
         documents: Documents,
         *,
         ids: Ids | None = None,
-        metadata: Iterable[Mapping[str, Any]] | None = None,
+        metadata: Metadata | None = None,
         vectors: ArrayLike | Iterable[ArrayLike] | None = None,
         show_progress_bar: bool = False,
     ) -> Upserted:
@@ -199,7 +201,7 @@ class SearchIndex:
             >>> index.upsert(Document("cat", "A cat sleeps on the mat."))
             Upserted(added=0, replaced=1, unchanged=0)
         """
-        blocks = self._read(documents, Columns([ids] if isinstance(ids, str) else ids, metadata, vectors))
+        blocks = self._read(documents, _columns(ids, metadata, vectors))
         total = Upserted(0, 0, 0)
         with progress_bar(documents, shown=show_progress_bar) as advance:
             for done in upsert_blocks(self._store, self._encode, blocks):
@@ -381,3 +383,9 @@ class SearchIndex:
         """Return the embeddings (N, D) of N texts; their values are checked when they are used."""
         self._store.db.check_usable()
         return encode(self.encoder, role, texts) if texts else np.empty((0, self._store.encoder.dimension), np.float32)
+
+
+def _columns(ids: Ids | None, metadata: Metadata | None, vectors: ArrayLike | Iterable[ArrayLike] | None) -> Columns:
+    """Return what is given beside the documents; one id or one dictionary is that of one document."""
+    of_all = [metadata] if isinstance(metadata, Mapping) else metadata
+    return Columns([ids] if isinstance(ids, str) else ids, of_all, vectors)

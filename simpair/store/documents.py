@@ -145,7 +145,9 @@ def _entry(document: Any, position: int, beside: Mapping[str, Any], dimension: i
     record = document._asdict() if isinstance(document, Document) else document
     record = dict(record) if isinstance(record, Mapping) else {"text": record}
     if unknown := [key for key in record if key not in _KEYS]:
-        raise InputError(f"document {position} has the key {unknown[0]!r}; the keys are {', '.join(_KEYS)}")
+        raise InputError(
+            f"document {position} has the key {unknown[0]!r}; put it into metadata (keys: {', '.join(_KEYS)})"
+        )
     for key, value in beside.items():
         if record.get(key) is not None and not (key == "metadata" and not record[key]):
             raise InputError(f"document {position} has its own {key} and another in {_PLURAL[key]}=; give one of them")

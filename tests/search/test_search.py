@@ -392,6 +392,14 @@ def test_a_folder_or_a_name_instead_of_an_object_says_what_to_call(tmp_path: Pat
         SearchIndex.open(folder, name)
 
 
+def test_one_document_takes_one_id_and_one_dictionary(index: SearchIndex) -> None:
+    assert index.add("a cat", ids="cat", metadata={"year": 2024}) == ["cat"]
+    assert index.upsert("a cat", ids="cat", metadata={"year": 2024}).unchanged == 1
+    assert index.get("cat") == Document("cat", "a cat", {"year": 2024})
+    with pytest.raises(InputError, match="text 1 came without metadata"):
+        index.add(["a", "b"], metadata={"year": 2024})
+
+
 @pytest.mark.parametrize("call", ["search", "similar", "get", "delete", "vectors"])
 def test_a_number_is_neither_a_query_nor_an_id(index: SearchIndex, call: str) -> None:
     with pytest.raises(InputError, match="is a int; give a string or several"):
