@@ -55,14 +55,14 @@ _SCRAPS = (
 def _records(draw: random.Random) -> list[dict[str, Any]]:
     """Return the rows of an intact file of any kind."""
     texts = draw.choice((_TEXTS, ("a cat", "a dog", "NA", "1.5")))  # plain ones survive more, so more is read
-    kind = draw.choice(("scored", "labelled", "inference", "positives", "triplets", "many"))
+    kind = draw.choice(("scored", "labeled", "inference", "positives", "triplets", "many"))
     rows = []
     for _ in range(draw.randint(1, 12)):
         text1, text2, text3, text4 = (draw.choice(texts) for _ in range(4))
         rows.append(
             {
                 "scored": {"sentence1": text1, "sentence2": text2, "score": round(draw.random(), 3)},
-                "labelled": {"text1": text1, "text2": text2, "label": draw.randint(0, 1), "source": "x"},
+                "labeled": {"text1": text1, "text2": text2, "label": draw.randint(0, 1), "source": "x"},
                 "inference": {
                     "premise": text1,
                     "hypothesis": text2,

@@ -41,8 +41,9 @@ CHINESE = (
     (" pairs/s", " 对/秒"),
     (" queries/s", " 次/秒"),
     (
-        "The first six rows are × 100, for `simpair-mini`; \\*: trained on other rows of a set's source. Speed: ",
-        "前六行为 × 100，simpair 一列指 `simpair-mini`；\\* 表示训练数据含有同一来源的其他样本。速度：",
+        "The first six rows are multiplied by 100 and measure `simpair-mini`; \\*: trained on other rows of a set's "
+        "source. Speed: ",
+        "前六行已乘以 100，simpair 一列为 `simpair-mini`；\\* 表示训练数据含有同一来源的其他样本。速度：",
     ),
     (" cores (", " 核（"),
     ("), torch ", "），torch "),
@@ -65,8 +66,8 @@ def summary(results: Results) -> str:
     machine = results.encode["machine"]
     versions = machine["versions"]
     note = (
-        "The first six rows are × 100, for `simpair-mini`; \\*: trained on other rows of a set's source. "
-        f"Speed: {machine['cores']} cores ({machine['cpu_capability']}), torch {versions['torch']}, "
+        "The first six rows are multiplied by 100 and measure `simpair-mini`; \\*: trained on other rows of a set's "
+        f"source. Speed: {machine['cores']} cores ({machine['cpu_capability']}), torch {versions['torch']}, "
         f"sentence-transformers {versions['sentence-transformers']}, float32 unless noted."
     )
     return f"{markdown_table(('Task', 'simpair', 'strongest peer', 'difference'), rows)}\n\n{note}"

@@ -24,9 +24,8 @@ myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-autodoc_type_aliases = {
-    name: name for name in ("ArrayLike", "Data", "FloatArray", "Given", "Queries", "Records", "Where")
-}
+_ALIASES = "ArrayLike Data Documents FloatArray Given Ids Metadata Queries Records Where"
+autodoc_type_aliases = {name: name for name in _ALIASES.split()}
 autodoc_default_options = {"members": True}
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False

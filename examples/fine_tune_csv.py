@@ -43,9 +43,11 @@ def train(data: Path, dev: Path, out: Path) -> None:
 
 def main(arguments: Sequence[str] = ()) -> None:
     """Train on the given files, or on the data above."""
-    if arguments:
+    if len(arguments) == 3:
         train(*map(Path, arguments))
         return
+    if arguments:
+        sys.exit("usage: python examples/fine_tune_csv.py [TRAIN DEV OUT]")
     with tempfile.TemporaryDirectory() as scratch:
         data, dev = Path(scratch) / "train.csv", Path(scratch) / "dev.csv"
         data.write_text(TRAIN, encoding="utf-8")

@@ -2,7 +2,7 @@
 
     python examples/near_duplicates.py
 
-Every text asks for its neighbors above a score, so this works for many texts without comparing all pairs in Python.
+The index finds the neighbors of every text above a score, so no pairs are compared in Python.
 """
 
 import tempfile

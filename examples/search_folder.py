@@ -2,7 +2,7 @@
 
     python examples/search_folder.py my-notes "where is my passport" --index notes-index
 
-Run it again after files changed: only new and changed paragraphs are encoded. Without arguments it searches notes.
+Run it again after files changed: only new and changed paragraphs are encoded. By default it searches three notes.
 """
 
 import argparse
@@ -32,11 +32,9 @@ def read_paragraphs(folder: Path) -> list[Document]:
 def search_folder(folder: Path, query: str, index_folder: Path) -> None:
     """Bring the index up to date with the folder and print the three best paragraphs."""
     documents = read_paragraphs(folder)
-    kept = {document.id for document in documents}
-    is_new = not index_folder.exists()
-    encoder = TwinTowerEncoder.from_pretrained()
-    with SearchIndex.create(index_folder, encoder) if is_new else SearchIndex.open(index_folder, encoder) as index:
-        index.delete([document.id for document in index if document.id not in kept])
+    start = SearchIndex.open if index_folder.exists() else SearchIndex.create
+    with start(index_folder, TwinTowerEncoder.from_pretrained()) as index:
+        index.delete({document.id for document in index} - {document.id for document in documents})
         index.upsert(documents)
         for hit in index.search(query, k=3):
             print(f"{hit.score:.2f}  {hit.id}  {hit.text}")
@@ -49,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("query", nargs="?", default="where is my passport", help="what to look for")
     parser.add_argument("--index", type=Path, help="folder of the index (default: a temporary one)")
     given = parser.parse_args(arguments)
+    if given.folder is not None and not given.folder.is_dir():
+        parser.error(f"{given.folder} is not a folder")
     with tempfile.TemporaryDirectory() as scratch:
         folder = given.folder or Path(scratch)
         for name, text in NOTES.items() if given.folder is None else ():

@@ -7,7 +7,7 @@ Errors of programming stay ``TypeError`` or ``ValueError``.
     ├── DataError             a data file or record; carries ``path`` and ``line``
     ├── ModelError            a checkpoint
     │   ├── ModelNotFound     no such folder, bundled name or Hub repository
-    │   ├── OfflineMiss       not in the cache, and the network is not allowed
+    │   ├── OfflineMiss       not in the cache, and the Hub is not reached or not allowed
     │   ├── ModelCorrupt      files are missing, damaged or changed since saving
     │   ├── UnsafeModel       only pickled weights, or custom code
     │   └── UnsupportedModel  valid, but of a kind that simpair does not read
@@ -80,7 +80,7 @@ class ModelNotFound(ModelError):
 
 
 class OfflineMiss(ModelError):
-    """The checkpoint is not complete in the local cache, and the network is not allowed."""
+    """The checkpoint is not complete in the local cache, and the Hub cannot be reached or is not allowed."""
 
 
 class ModelCorrupt(ModelError):

@@ -103,7 +103,7 @@ def fine_tune(
 
     Args:
         encoder: Changed in place; save it with ``save_pretrained``.
-        data: Files (CSV, TSV, JSONL, also .gz, or Parquet) or records of one kind: scored or labelled pairs, inference
+        data: Files (CSV, TSV, JSONL, also .gz, or Parquet) or records of one kind: scored or labeled pairs, inference
             pairs, positives, or triplets. A ``datasets.Dataset`` counts as records; a stream is read to its end. Or a
             mapping of names to several sources, of any kinds; then every batch is drawn from one source.
         weights: Sampling weight of each source, by name. Default: its number of records.
@@ -111,7 +111,7 @@ def fine_tune(
             settings of the run. Default: nothing is saved.
         dev: Data to evaluate on before and after training; never trained on.
         loss: ``auto`` takes ``cosent`` for pairs with labels, and ``info_nce`` for pairs without labels or with labels
-            that are all 1. ``info_nce`` takes positives, and negatives, from labelled and inference pairs.
+            that are all 1. ``info_nce`` takes positives, and negatives, from labeled and inference pairs.
         epochs: Passes over the data.
         max_steps: Number of optimizer steps, instead of ``epochs``; -1 for no such limit.
         batch_size: Records per step.
@@ -128,6 +128,7 @@ def fine_tune(
         arguments: Other ``TwinTowerTrainingArguments``, such as ``report_to`` or ``eval_strategy``.
 
     Raises:
+        TypeError: ``encoder`` is a name or something else.
         DataError: A file or a record cannot be used.
         InputError: An argument is out of range, or the loss does not fit the records.
         TrainingError: The loss or its gradient is not finite, or the run cannot be resumed, or was started with other
@@ -137,6 +138,8 @@ def fine_tune(
         >>> report = fine_tune(encoder, "pairs.csv", dev="dev.csv", epochs=2)
         >>> encoder.save_pretrained("my-model")
     """
+    if not isinstance(encoder, TwinTowerEncoder):
+        raise TypeError(f"encoder is a {type(encoder).__name__}; load one with TwinTowerEncoder.from_pretrained")
     _check(output_dir, resume=resume, batch_size=batch_size, epochs=epochs, max_steps=max_steps)
     others = _other_arguments(arguments)
     sources = read_sources(data, label_range=label_range, skip_empty=skip_empty)
@@ -171,10 +174,10 @@ def is_main_process() -> bool:
 
 def _check(output_dir: str | Path | None, *, resume: bool, batch_size: int, epochs: float, max_steps: int) -> None:
     """Refuse settings that would fail, or train nothing, before any data is read."""
-    if not isinstance(batch_size, int) or batch_size < 1 or not (0 < epochs < math.inf or max_steps > 0):
-        raise InputError(
-            f"batch_size is {batch_size} and epochs is {epochs}; give a whole number of 1 or more and a number above 0"
-        )
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise InputError(f"batch_size is {batch_size}; give a whole number of 1 or more")
+    if max_steps < 1 and not (max_steps == -1 and 0 < epochs < math.inf):
+        raise InputError(f"epochs is {epochs}, max_steps is {max_steps}; give a number above 0 for one")
     if output_dir is not None and Path(output_dir).exists() and not Path(output_dir).is_dir():
         raise InputError(f"{output_dir} is a file; output_dir must be a folder, or not exist yet")
     if resume:

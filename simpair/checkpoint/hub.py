@@ -297,7 +297,8 @@ def _download_error(error: Exception, repo_id: str, revision: str | None) -> Sim
 def _miss(repo_id: str, revision: str | None, why: str) -> str:
     call = repr(repo_id) if revision is None else f"{repo_id!r}, revision={revision!r}"
     return (
-        f"{repo_id} is not complete in the cache, and {why}: run TwinTowerEncoder.from_pretrained({call}) once online"
+        f"{repo_id!r} is no folder here, its cached copy from the Hub is missing or incomplete, and {why}: check the "
+        f"name, or run TwinTowerEncoder.from_pretrained({call}) once online"
     )
 
 

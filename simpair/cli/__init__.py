@@ -51,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="simpair",
-        description="Compare, encode and search texts in Chinese and English, and train models for it.",
-        epilog="Results go to stdout, as text on a terminal and as JSON lines elsewhere; see --format of each command.",
+        description="Compare, encode and search texts in Chinese and English, and train encoders.",
+        epilog="Results go to stdout: text on a terminal, JSON lines elsewhere; --format chooses one.",
     )
     parser.add_argument("--version", action="version", version=f"simpair {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

@@ -1,4 +1,4 @@
-"""``simpair evaluate``: a model and files of labelled data → its metrics on each file, with intervals and plots."""
+"""``simpair evaluate``: a model and files of labeled data → its metrics on each file, with intervals and plots."""
 
 from __future__ import annotations
 
@@ -33,9 +33,15 @@ def register(commands: Any) -> None:
     add_label_range(parser)
     parser.add_argument("--dev", metavar="FILE", help="pairs for choosing the threshold between labels 0 and 1")
     parser.add_argument("--bitext", action="store_true", help="treat anchors and positives as translations")
-    parser.add_argument("--corpus", metavar="FILE", help="more texts to search: one per line, or JSONL with text")
+    parser.add_argument(
+        "--corpus",
+        metavar="FILE",
+        help="more texts to search: lines, or the field text of .jsonl, .csv, .tsv or .parquet",
+    )
     parser.add_argument("-k", type=positive, help="number of hits per query (default: 10)")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="also write metrics, digests and versions to a file")
+    parser.add_argument(
+        "--json", metavar="FILE", type=Path, help="also write metrics, checksums and versions to a file"
+    )
     parser.add_argument("--plots", metavar="FOLDER", type=Path, help="also write plots as PNG files to a folder")
     add_format(parser)
     parser.set_defaults(run=_evaluate)

@@ -1,4 +1,4 @@
-"""Encoder and files of labelled data → predictions, metrics and intervals of each file."""
+"""Encoder and files of labeled data → predictions, metrics and intervals of each file."""
 
 from __future__ import annotations
 

@@ -170,7 +170,7 @@ def _delete(arguments: argparse.Namespace) -> None:
 
 
 def _info(arguments: argparse.Namespace) -> None:
-    """Print the number of documents of an index, the dimension, the encoder and the size on the disk."""
+    """Print the number of documents of an index, the dimension, the encoder and the size on disk."""
     with _open(arguments) as index:
         Output(arguments.format).facts(**index.info()._asdict())
 

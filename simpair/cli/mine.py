@@ -17,7 +17,7 @@ __all__ = ["register"]
 _DATA = (
     ".csv, .tsv, .jsonl (also .gz) or .parquet with columns anchor and positive; given negatives are further candidates"
 )
-_CORPUS = "further candidates: objects of .jsonl, rows of .csv, .tsv and .parquet, lines of other files; or folders"
+_CORPUS = "further candidates: lines, or the field text of .jsonl, .csv, .tsv or .parquet; or folders"
 _ANY_LABEL = (-1e300, 1e300)
 """Accepts every label, so that scored pairs given by mistake are refused for their kind and not for a label."""
 
@@ -29,7 +29,9 @@ def register(commands: Any) -> None:
     mine.add_argument("--out", metavar="FILE", type=Path, required=True, help="a new .jsonl file, or .jsonl.gz")
     add_model(mine)
     mine.add_argument("--corpus", metavar="FILE", nargs="+", default=[], help=_CORPUS)
-    mine.add_argument("--text-field", default="text", help="field of the text in --corpus (default: %(default)s)")
+    mine.add_argument(
+        "--text-field", metavar="NAME", default="text", help="field of the text in --corpus (default: %(default)s)"
+    )
     mine.add_argument("--count", type=positive, default=1, help="negatives per pair (default: %(default)s)")
     mine.add_argument(
         "--margin",

@@ -16,7 +16,7 @@ __all__ = ["FILES", "add_fields", "add_query", "register", "write_hits"]
 
 FILES = (
     "file with a document on each line; or .jsonl, .csv, .tsv, .parquet with the text in one field and metadata in the "
-    "others; also .gz; a folder is read with all its files; - is stdin"
+    "others; also .gz; or a folder with .txt, .md, .jsonl, .csv, .tsv and .parquet files; or - for stdin"
 )
 
 

@@ -98,7 +98,7 @@ def run_demo(
     documented = read_documentation(Path(sysconfig.get_path("stdlib")))
     entries = documented[: limit or _affordable(encoder, documented)]
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    say(f"1. Search the documentation of Python {python}: {len(documented):,} entries, no module is imported")
+    say(f"1. Search the documentation of Python {python}: {len(documented):,} entries, read from the source files")
     if len(entries) < len(documented):
         say(f"   (to keep the tour short, only the {len(entries):,} entries with the shortest names are indexed)")
     encoding_seconds = _search(say, encoder, entries, show_progress_bar=show_progress_bar)

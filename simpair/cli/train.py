@@ -29,7 +29,7 @@ def register(commands: Any) -> None:
     train = commands.add_parser("train", help="train a model on pairs", description=_train.__doc__)
     train.add_argument("data", metavar="DATA", nargs="+", help=DATA)
     train.add_argument("--out", metavar="FOLDER", type=Path, required=True, help="a new folder for the trained model")
-    train.add_argument("--base", metavar="M", help="the model to start from (default: the bundled model)")
+    train.add_argument("--base", metavar="MODEL", help="the model to start from (default: the bundled model)")
     train.add_argument("--dev", metavar="FILE", help="pairs to evaluate on before and after training; not trained on")
     add_label_range(train)
     train.add_argument("--skip-empty", action="store_true", help="skip rows with an empty text instead of refusing")

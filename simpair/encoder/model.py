@@ -112,7 +112,8 @@ class TwinTowerEncoder(nn.Module):
                 processor has them; ``int8``, the fastest on a CPU. It changes neither training nor what is saved.
             truncate_dim: The number of leading dimensions to keep (Kusupati et al. 2022, Matryoshka; default: all).
             max_seq_length: Maximum length in tokens (default: the checkpoint's). It is saved.
-            prompts: Prompts by name, such as ``{"query": "query: "}``, in place of the checkpoint's. They are saved.
+            prompts: The prompts ``query`` and ``document``, such as ``{"query": "query: "}``, in place of the
+                checkpoint's. They are saved. A prompt of another name is saved, too, but no role uses it.
             local_files_only: Never use the network.
 
         Raises:
@@ -252,7 +253,7 @@ class TwinTowerEncoder(nn.Module):
     def similarity(self, a: ArrayLike, b: ArrayLike) -> FloatArray:
         """Return the scores (N, M), inner products, of all of ``a`` with all of ``b``.
 
-        Each is a text, a sequence of texts, which are encoded in the default role, or embeddings (N, D).
+        Each is a text or a sequence of texts, which :meth:`encode` encodes, or embeddings (D,) or (N, D).
         """
         return scores(self._embeddings(a), self._embeddings(b))
 
@@ -261,7 +262,8 @@ class TwinTowerEncoder(nn.Module):
         return pairwise_scores(self._embeddings(a), self._embeddings(b))
 
     def _embeddings(self, given: Any) -> ArrayLike:
-        return self.encode(given) if are_texts(given) else given
+        is_empty = isinstance(given, list | tuple) and not given
+        return self.encode(given) if is_empty or are_texts(given) else given
 
     def checkpoint(self, *, dtype: Literal["float32", "float16"] = "float32") -> Checkpoint:
         """Return what :meth:`save_pretrained` writes; ``dtype`` is that of the stored tensors."""

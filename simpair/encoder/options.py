@@ -28,15 +28,14 @@ def with_options(
         prompts: Prompts by name, in place of those of the same names, or None.
 
     Raises:
-        InputError: ``max_seq_length`` is not a positive integer, or ``prompts`` are not texts by name.
+        InputError: ``max_seq_length`` is no integer above the number of special tokens, or ``prompts`` are not texts
+            by name.
     """
     changed: dict[str, Any] = {}
     if max_seq_length is not None:
-        if type(max_seq_length) is not int or max_seq_length < 1:
-            raise InputError(f"max_seq_length is {max_seq_length!r}; expected a number of tokens, 1 or more")
         special = max(tower.tokenizer.num_special_tokens_to_add(False) for tower in checkpoint.towers.values())
-        if max_seq_length <= special:
-            raise InputError(f"max_seq_length is {max_seq_length}; expected more than the {special} special tokens")
+        if type(max_seq_length) is not int or max_seq_length <= special:
+            raise InputError(f"max_seq_length is {max_seq_length!r}; expected a number of tokens above {special}")
         changed["max_seq_length"] = max_seq_length
     if prompts is not None:
         changed["prompts"] = {**checkpoint.document.settings.prompts, **_checked(prompts)}

@@ -32,6 +32,7 @@ def wrap(model: SentenceTransformer) -> WrappedEncoder:
         index = SearchIndex.create("my-index", encoder)
 
     Raises:
+        TypeError: ``model`` is not a ``SentenceTransformer``.
         UnsupportedModel: The model declares a similarity that is not an inner product.
     """
     return WrappedEncoder(model)
@@ -53,6 +54,8 @@ class WrappedEncoder:
     dtype = "float32"
 
     def __init__(self, model: SentenceTransformer) -> None:
+        if not hasattr(model, "similarity_fn_name"):
+            raise TypeError(f"model is a {type(model).__name__}; expected a SentenceTransformer")
         self.model: Any = model
         similarity = str(getattr(model.similarity_fn_name, "value", model.similarity_fn_name))
         if similarity not in ("cosine", "dot", "None"):
@@ -84,11 +87,14 @@ class WrappedEncoder:
     @property
     def fingerprint(self) -> str:
         """Hex SHA-256 of the weights as float16, the modules' settings and vocabularies, and the prompts."""
-        return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(self._digests(), sort_keys=True).encode()).hexdigest()
 
     @property
     def identity(self) -> Mapping[str, str]:
-        """The parts of the fingerprint: digests by name."""
+        """The parts of the fingerprint by name: short digests, to say what differs."""
+        return {name: digest[:12] for name, digest in self._digests().items()}
+
+    def _digests(self) -> dict[str, str]:
         settings = [self.model.prompts, self.model.default_prompt_name, self.model.truncate_dim, self._normalize]
         return {
             "weights": tensors_digest(self.model.state_dict()),

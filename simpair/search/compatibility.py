@@ -16,7 +16,7 @@ from simpair.errors import EncoderMismatch, InputError, StoreError
 from simpair.store.records import Canary, RecordedEncoder
 from simpair.store.store import Store
 
-__all__ = ["Role", "check_encoder", "encode", "load_recorded", "make_canaries", "record"]
+__all__ = ["Role", "check_encoder", "check_members", "encode", "load_recorded", "make_canaries", "record"]
 
 Role = Literal["query", "document"]
 
@@ -57,6 +57,13 @@ def make_canaries(encoder: Encoder) -> list[Canary]:
         for role in get_args(Role)
         for text, vector in zip(_TEXTS, encode(encoder, role, list(_TEXTS)), strict=True)
     ]
+
+
+def check_members(encoder: object) -> None:
+    """Raise TypeError for an object that is no encoder, such as the name of one."""
+    if not all(hasattr(encoder, name) for name in ("embedding_dimension", "encode_query", "encode_document")):
+        advice = "use TwinTowerEncoder.from_pretrained, or simpair.integrations.sentence_transformers.wrap"
+        raise TypeError(f"encoder is a {type(encoder).__name__}; expected an encoder: {advice}")
 
 
 def check_encoder(encoder: Encoder, store: Store) -> None:
@@ -110,7 +117,7 @@ def _cosine(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
 
 
 def _description(encoder: RecordedEncoder) -> str:
-    name = encoder.source or "an encoder without source"
+    name = encoder.source or "an encoder without a recorded source"
     return f"{name} (fingerprint {encoder.fingerprint[:12]}, dimension {encoder.dimension})"
 
 

@@ -12,7 +12,15 @@ from numpy.typing import ArrayLike, NDArray
 from simpair.encoder.protocol import Encoder
 from simpair.errors import InputError
 from simpair.files.texts import lone_surrogate
-from simpair.search.compatibility import Role, check_encoder, encode, load_recorded, make_canaries, record
+from simpair.search.compatibility import (
+    Role,
+    check_encoder,
+    check_members,
+    encode,
+    load_recorded,
+    make_canaries,
+    record,
+)
 from simpair.search.finder import Finder, Hit
 from simpair.search.ingest import Upserted, add_blocks, progress_bar, upsert_blocks
 from simpair.store.audit import find_damage
@@ -30,6 +38,8 @@ __all__ = ["Document", "Given", "Hit", "IndexInfo", "Queries", "SearchIndex", "U
 _PAGE = 1_000
 Ids = str | Iterable[str]
 """One id, or several."""
+Metadata = Mapping[str, Any] | Iterable[Mapping[str, Any]]
+"""The metadata of one document, or of several."""
 Queries = str | Iterable[str] | NDArray[Any]
 """One text, several texts, one embedding (D,) or Q embeddings (Q, D) of floats."""
 
@@ -47,7 +57,15 @@ class SearchIndex:
         A cat sleeps.
     """
 
-    def __init__(self, store: Store, encoder: Encoder | None) -> None:
+    def __init__(self, store: Store, encoder: Encoder | None = None) -> None:
+        """Make an index over an open store; :meth:`create` and :meth:`open` take the folder instead.
+
+        Raises:
+            TypeError: ``store`` is a folder or something else.
+        """
+        if not isinstance(store, Store):
+            advice = "use SearchIndex.create(folder, encoder) or SearchIndex.open(folder)"
+            raise TypeError(f"store is a {type(store).__name__}; expected a Store: {advice}")
         self._store = store
         self._encoder = encoder
         self._finder = Finder(store)
@@ -62,8 +80,10 @@ class SearchIndex:
             lock_timeout: Seconds to wait while another process writes.
 
         Raises:
+            TypeError: ``encoder`` is a name, a ``SentenceTransformer`` or something else.
             StoreError: The folder holds an index or other files, or cannot be written.
         """
+        check_members(encoder)
         canaries = make_canaries(encoder)
         return cls(Store.create(Path(path), record(encoder), canaries, lock_timeout=lock_timeout), encoder)
 
@@ -85,6 +105,8 @@ class SearchIndex:
             StoreVersion: It has the format of another version of simpair.
             StoreCorrupt: Its database is damaged.
         """
+        if encoder is not None:
+            check_members(encoder)
         store = Store.open(Path(path), lock_timeout=lock_timeout, read_only=read_only)
         try:
             if encoder is not None:
@@ -124,7 +146,7 @@ class SearchIndex:
         documents: Documents,
         *,
         ids: Ids | None = None,
-        metadata: Iterable[Mapping[str, Any]] | None = None,
+        metadata: Metadata | None = None,
         vectors: ArrayLike | Iterable[ArrayLike] | None = None,
         show_progress_bar: bool = False,
     ) -> list[str]:
@@ -137,7 +159,7 @@ class SearchIndex:
             documents: Texts, :class:`Document`, or records with ``text`` and optionally ``id``, ``metadata``,
                 ``vector``.
             ids: A new id for each document; None assigns row numbers.
-            metadata: A dictionary for each document, of what JSON gives back unchanged.
+            metadata: A dictionary for each document, of what JSON gives back unchanged; for one document also just it.
             vectors: (N, D) embeddings by the encoder of this index; None encodes the texts.
             show_progress_bar: Show a bar over the documents on stderr.
 
@@ -150,7 +172,7 @@ class SearchIndex:
             >>> index.add(["A cat sleeps."], ids=["cat"], metadata=[{"year": 2024}])
             ['cat']
         """
-        blocks = self._read(documents, Columns([ids] if isinstance(ids, str) else ids, metadata, vectors))
+        blocks = self._read(documents, _columns(ids, metadata, vectors))
         names: list[str] = []
         with progress_bar(documents, shown=show_progress_bar) as advance:
             for added in add_blocks(self._store, self._encode, blocks):
@@ -163,7 +185,7 @@ class SearchIndex:
         documents: Documents,
         *,
         ids: Ids | None = None,
-        metadata: Iterable[Mapping[str, Any]] | None = None,
+        metadata: Metadata | None = None,
         vectors: ArrayLike | Iterable[ArrayLike] | None = None,
         show_progress_bar: bool = False,
     ) -> Upserted:
@@ -180,7 +202,7 @@ class SearchIndex:
             >>> index.upsert(Document("cat", "A cat sleeps on the mat."))
             Upserted(added=0, replaced=1, unchanged=0)
         """
-        blocks = self._read(documents, Columns([ids] if isinstance(ids, str) else ids, metadata, vectors))
+        blocks = self._read(documents, _columns(ids, metadata, vectors))
         total = Upserted(0, 0, 0)
         with progress_bar(documents, shown=show_progress_bar) as advance:
             for done in upsert_blocks(self._store, self._encode, blocks):
@@ -362,3 +384,9 @@ class SearchIndex:
         """Return the embeddings (N, D) of N texts; their values are checked when they are used."""
         self._store.db.check_usable()
         return encode(self.encoder, role, texts) if texts else np.empty((0, self._store.encoder.dimension), np.float32)
+
+
+def _columns(ids: Ids | None, metadata: Metadata | None, vectors: ArrayLike | Iterable[ArrayLike] | None) -> Columns:
+    """Return what is given beside the documents; one id or one dictionary is that of one document."""
+    of_all = [metadata] if isinstance(metadata, Mapping) else metadata
+    return Columns([ids] if isinstance(ids, str) else ids, of_all, vectors)

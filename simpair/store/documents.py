@@ -145,7 +145,9 @@ def _entry(document: Any, position: int, beside: Mapping[str, Any], dimension: i
     record = document._asdict() if isinstance(document, Document) else document
     record = dict(record) if isinstance(record, Mapping) else {"text": record}
     if unknown := [key for key in record if key not in _KEYS]:
-        raise InputError(f"document {position} has the key {unknown[0]!r}; the keys are {', '.join(_KEYS)}")
+        raise InputError(
+            f"document {position} has the key {unknown[0]!r}; put it into metadata (keys: {', '.join(_KEYS)})"
+        )
     for key, value in beside.items():
         if record.get(key) is not None and not (key == "metadata" and not record[key]):
             raise InputError(f"document {position} has its own {key} and another in {_PLURAL[key]}=; give one of them")
@@ -170,6 +172,8 @@ def check_strings(given: str | Iterable[str], word: str) -> list[str]:
     Raises:
         InputError: One cannot be used; the message starts with ``word`` and its position.
     """
+    if not isinstance(given, Iterable):
+        raise InputError(f"{word} is a {type(given).__name__}; give a string or several")
     strings = [given] if isinstance(given, str) else list(given)
     for position, string in enumerate(strings):
         check_string(string, word, position)

@@ -213,11 +213,11 @@ def test_the_benchmark_of_quality_prints_both_tables_and_writes_them(
 
 def test_an_encoder_scores_as_evaluation_does(tiny_encoder: TwinTowerEncoder) -> None:
     texts = ["a cat", "the dog runs", "红色", "a red mat", "猫坐在垫子上", "blue"]
-    labelled = [ScoredPair(a, b, len(a) / 20) for a, b in pairwise(texts)]
+    labeled = [ScoredPair(a, b, len(a) / 20) for a, b in pairwise(texts)]
     engine = EncoderEngine(tiny_encoder, "tiny")
-    scores = engine.pairwise([pair.text1 for pair in labelled], [pair.text2 for pair in labelled], "zh")
-    ours = spearman(scores, [pair.label for pair in labelled])
-    assert ours == pytest.approx(evaluate_pairs(tiny_encoder, labelled).spearman)
+    scores = engine.pairwise([pair.text1 for pair in labeled], [pair.text2 for pair in labeled], "zh")
+    ours = spearman(scores, [pair.label for pair in labeled])
+    assert ours == pytest.approx(evaluate_pairs(tiny_encoder, labeled).spearman)
     best = engine.rank(texts[:3], texts[3:], 1, "zh", roles=True)[:, 0]
     expected = evaluate_retrieval(tiny_encoder, list(map(RetrievalPair, texts[:3], texts[3:]))).accuracy_at_1
     assert np.mean(best == np.arange(3)) == expected

@@ -49,7 +49,7 @@ def test_a_report_of_the_data_is_logged_before_training(
 ) -> None:
     ran = train(files["more"], "--dev", files["pairs"])
     assert ran.code == 0
-    assert f"{files['more']}: 4 labelled pairs (text1 ← sentence1, text2 ← sentence2, label ← score)" in caplog.text
+    assert f"{files['more']}: 4 labeled pairs (text1 ← sentence1, text2 ← sentence2, label ← score)" in caplog.text
     assert "rows also in the dev data, which makes the dev scores too high: 4" in caplog.text
     assert ran.rows[0]["records"] == 4, "the only output on stdout"
 
@@ -63,7 +63,7 @@ def test_files_of_one_kind_are_one_source_and_of_several_a_source_each(
     ]
     (tmp_path / "out").rename(tmp_path / "first")
     assert train(files["pairs"], files["asked"]).rows[0]["loss_name"] == "auto"
-    assert [found["kind"] for found in sources_of(tmp_path / "out").values()] == ["labelled", "positives"]
+    assert [found["kind"] for found in sources_of(tmp_path / "out").values()] == ["labeled", "positives"]
 
 
 def test_positives_and_triplets_are_two_sources(

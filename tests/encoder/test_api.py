@@ -123,6 +123,7 @@ def test_a_loaded_dimension_is_saved(tiny_model: Path, tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"max_seq_length": 0}, "max_seq_length is 0"),
+        ({"max_seq_length": 2}, "max_seq_length is 2; expected a number of tokens above 2"),
         ({"max_seq_length": 64.0}, r"max_seq_length is 64\.0"),
         ({"max_seq_length": True}, "max_seq_length is True"),
         ({"max_seq_length": 65}, "positions for 64 tokens"),
@@ -146,6 +147,7 @@ def test_similarity_takes_texts_or_embeddings(tiny_encoder: TwinTowerEncoder) ->
         np.testing.assert_allclose(tiny_encoder.similarity(given, texts), whole, atol=1e-6)
         np.testing.assert_allclose(tiny_encoder.similarity_pairwise(texts, given), pairs, atol=1e-6)
     assert tiny_encoder.similarity("a cat", texts).shape == (1, 2)
+    assert tiny_encoder.similarity([], texts).shape == (0, 2)
     with pytest.raises(InputError):
         tiny_encoder.similarity(texts, ["a", 3])
 
@@ -182,7 +184,7 @@ def test_an_encoder_is_not_made_of_a_name_and_a_device() -> None:
 
 
 @pytest.mark.parametrize(
-    ("length", "message"), [(2, "more than the 2 special tokens"), (0, "1 or more"), (65, "positions for 64 tokens")]
+    ("length", "message"), [(2, "tokens above 2"), (0, "tokens above 2"), (65, "positions for 64 tokens")]
 )
 def test_a_maximum_length_that_cannot_be_is_the_callers_mistake(tiny_model: Path, length: int, message: str) -> None:
     with pytest.raises(InputError, match=message):

@@ -245,7 +245,7 @@ def test_other_objects_than_streams_are_refused_in_one_line(tiny_encoder: TwinTo
     assert "\n" not in str(caught.value)
 
 
-class _Labelled:
+class _Labeled:
     """Texts by label, as a column of a filtered table has them: ``[2]`` is not the third."""
 
     def __init__(self, texts: Sequence[str], labels: Sequence[int]) -> None:
@@ -267,8 +267,8 @@ _SEQUENCES: dict[str, Callable[[list[str]], Any]] = {
     "an array": np.array,
     "an array of objects": lambda texts: np.array(texts, dtype=object),
     "texts of a class of their own": lambda texts: [type("Text", (str,), {})(text) for text in texts],
-    "texts by label": lambda texts: _Labelled(texts, range(len(texts))[::-1]),
-    "texts by labels from elsewhere": lambda texts: _Labelled(texts, range(100, 100 + len(texts))),
+    "texts by label": lambda texts: _Labeled(texts, range(len(texts))[::-1]),
+    "texts by labels from elsewhere": lambda texts: _Labeled(texts, range(100, 100 + len(texts))),
 }
 
 

@@ -162,3 +162,12 @@ def test_version_5_is_wrapped_too(tiny_model: Path, tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().endswith("3")
+
+
+def test_another_object_is_refused(tiny_model: Path) -> None:
+    with pytest.raises(TypeError, match="model is a PosixPath; expected a SentenceTransformer"):
+        wrap(tiny_model)  # type: ignore[arg-type]
+
+
+def test_the_parts_of_the_fingerprint_are_short(tiny_model: Path) -> None:
+    assert {len(digest) for digest in wrap(_model("words, an LSTM", tiny_model)).identity.values()} == {12}

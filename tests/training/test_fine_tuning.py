@@ -115,6 +115,7 @@ def test_wrong_settings_are_refused_before_training(tiny_encoder, tmp_path):
         (InputError, PAIRS, {"epochs": float("inf")}),
         (InputError, PAIRS, {"batch_size": 4.0}),
         (InputError, PAIRS, {"epochs": 0}),
+        (InputError, PAIRS, {"max_steps": 0}),
         (InputError, PAIRS, {"output_dir": tmp_path / "file"}),
         (TrainingError, PAIRS, {"output_dir": tmp_path, "resume": True}),
         (DataError, [pair._replace(label=0.5) for pair in PAIRS], {}),
@@ -127,6 +128,11 @@ def test_wrong_settings_are_refused_before_training(tiny_encoder, tmp_path):
             fine_tune(tiny_encoder, data, **options)
     assert tiny_encoder.fingerprint == before
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_name_instead_of_an_encoder_says_what_loads_it():
+    with pytest.raises(TypeError, match=r"encoder is a str; .*from_pretrained"):
+        fine_tune("simpair-mini", PAIRS)
 
 
 def test_the_source_of_an_encoder_is_the_checkpoint_with_its_weights(tiny_model, tmp_path):

@@ -206,7 +206,8 @@ def _entry(row: _Row, scale: tuple[float, float], skip_empty: bool) -> Entry:
     if isinstance(fields, ScoredPair | RetrievalPair):
         fields = {name: value for name, value in fields._asdict().items() if name != "negatives" or value}
     if not isinstance(fields, Mapping):
-        raise ValueError(f"must be an object of named fields, got {reprlib.repr(fields)}")
+        advice = "give a dictionary, a ScoredPair or a RetrievalPair"
+        raise ValueError(f"must be an object of named fields, got {reprlib.repr(fields)}; {advice}")
     columns = find_columns(tuple(fields))
     is_inference = "label" in columns.fields and isinstance(fields[columns.fields["label"]], str)
     try:

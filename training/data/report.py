@@ -14,7 +14,7 @@ __all__ = ["SourceReport", "describe", "pair_key", "report_sources"]
 
 _KINDS: dict[Kind, str] = {
     "scored": "scored pairs",
-    "labelled": "labelled pairs",
+    "labeled": "labeled pairs",
     "inference": "inference pairs",
     "positives": "pairs of anchor and positive",
     "triplets": "triplets",

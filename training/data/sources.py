@@ -21,7 +21,7 @@ _log = logging.getLogger("simpair")
 __all__ = ["Data", "Kind", "Source", "as_retrieval", "digest", "join_sources", "read_source", "read_sources"]
 
 Data: TypeAlias = str | Path | Iterable[str | Path] | Iterable[Record | Mapping[str, Any]]
-Kind = Literal["scored", "labelled", "inference", "positives", "triplets"]
+Kind = Literal["scored", "labeled", "inference", "positives", "triplets"]
 
 
 class Source(NamedTuple):
@@ -29,7 +29,7 @@ class Source(NamedTuple):
 
     Attributes:
         name: Its name in reports and errors.
-        kind: ``scored`` pairs, ``labelled`` pairs (every label is 0 or 1), ``inference`` pairs (the label was a word),
+        kind: ``scored`` pairs, ``labeled`` pairs (every label is 0 or 1), ``inference`` pairs (the label was a word),
             ``positives`` without negatives, or ``triplets``: positives with one or more negatives.
         records: The records, in the order in which they were read.
         fields: Field of a record → the name of its column in the first row.
@@ -145,7 +145,7 @@ def join_sources(sources: Sequence[Source], name: str) -> Source:
 
 
 def as_retrieval(source: Source) -> Source:
-    """Return labelled or inference pairs as positives, with a negative each if most of them have one.
+    """Return labeled or inference pairs as positives, with a negative each if most of them have one.
 
     Positives are the pairs of label 1; a negative is the other text of a pair of label 0 with the same text1. All
     records of a batch have the same number of negatives: if at least half of the positives have a negative, the others
@@ -252,4 +252,4 @@ def _kind(records: Records, *, is_inference: bool) -> Kind:
         return "triplets" if records[0].negatives else "positives"
     if is_inference:
         return "inference"
-    return "labelled" if all(pair[2] in (0.0, 1.0) for pair in records) else "scored"
+    return "labeled" if all(pair[2] in (0.0, 1.0) for pair in records) else "scored"

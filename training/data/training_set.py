@@ -90,7 +90,7 @@ def _choose_loss(sources: Sequence[Source], loss: LossName) -> tuple[LossName, l
 
 def _all_similar(source: Source) -> bool:
     """Return whether every label is 1."""
-    return source.kind == "labelled" and all(pair[2] == 1 for pair in source.records)
+    return source.kind == "labeled" and all(pair[2] == 1 for pair in source.records)
 
 
 def _check_labels(source: Source) -> None:

@@ -1,1 +1,1 @@
-"""An encoder and labelled data → metrics, plots and mined negatives."""
+"""An encoder and labeled data → metrics, plots and mined negatives."""

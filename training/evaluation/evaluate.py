@@ -1,4 +1,4 @@
-"""Encoder, labelled data → metrics. They range from 0 to 1 (correlations from -1), never in percent.
+"""Encoder, labeled data → metrics. They range from 0 to 1 (correlations from -1), never in percent.
 
 Each ``evaluate_*`` function computes predictions (``predictions.py``) and then their metrics, so one pass over the
 texts can serve metrics, intervals and plots: ``evaluate_pairs(encoder, pairs)`` is

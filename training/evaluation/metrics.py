@@ -133,7 +133,7 @@ def roc_auc(scores: ArrayLike, labels: ArrayLike) -> float:
 def best_threshold(scores: ArrayLike, labels: ArrayLike) -> Threshold:
     """Return the threshold with the highest accuracy; choose it on other data than it is applied to.
 
-    It lies halfway between two neighbouring scores, or just outside all of them. Of equally good thresholds the highest
+    It lies halfway between two neighboring scores, or just outside all of them. Of equally good thresholds the highest
     is returned.
 
     Args:
@@ -157,7 +157,7 @@ def best_threshold(scores: ArrayLike, labels: ArrayLike) -> Threshold:
     else:
         above, below = float(falling[cut - 1]), float(falling[cut])
         middle = above / 2 + below / 2
-        threshold = middle if below < middle <= above else above  # neighbouring floats have nothing between them
+        threshold = middle if below < middle <= above else above  # neighboring floats have nothing between them
     accuracy = accuracy_at_threshold(series, positive, threshold)
     return Threshold(threshold, accuracy, f1_at_threshold(series, positive, threshold))
 

@@ -103,7 +103,7 @@ def mine_negatives(
         corpus: More candidates.
         count: Negatives per pair. Pairs with fewer are left out, since a batch needs the same number for all.
         margin: From 0 to 1. If the positive scores ``s``, a negative scores at most ``s - margin * abs(s)``.
-        skip: Number of the hardest negatives to skip, for data with many unlabelled positives.
+        skip: Number of the hardest negatives to skip, for data with many unlabeled positives.
         show_progress_bar: Show a bar on stderr while encoding.
 
     Raises:

@@ -1,9 +1,10 @@
-"""Encoder, labelled data → predictions: a score for each pair, or a ranking for each query. Imports no model."""
+"""Encoder, labeled data → predictions: a score for each pair, or a ranking for each query. Imports no model."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import chain
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -59,7 +60,7 @@ class Ranking(NamedTuple):
 
 
 class BitextRanking(NamedTuple):
-    """The nearest neighbours of translations in both directions.
+    """The nearest neighbors of translations in both directions.
 
     Attributes:
         forward: The best positive of each distinct anchor.
@@ -142,7 +143,7 @@ def rank_pairs(
 def rank_bitext(
     encoder: TextEncoder, pairs: Sequence[RetrievalPair], *, show_progress_bar: bool = False
 ) -> BitextRanking:
-    """Return the nearest neighbour of each distinct anchor among the positives, and of each positive among the anchors.
+    """Return the nearest neighbor of each distinct anchor among the positives, and of each positive among the anchors.
 
     Both sides are encoded with ``encode``, since neither is a query.
 
@@ -195,9 +196,11 @@ def _check_retrieval(pairs: Sequence[RetrievalPair], k: int) -> None:
 
 def check_kind(records: Sequence[object], kind: type) -> None:
     """Refuse records of another kind; their texts are checked by the encoder."""
+    names = {ScoredPair: "scored pairs", RetrievalPair: "retrieval pairs"}
+    if isinstance(records, str | Path):
+        raise InputError(f"got {str(records)!r}; expected {names[kind]} only, as read_pairs returns them from a file")
     if all(isinstance(record, kind) for record in records):
         return
-    names = {ScoredPair: "scored pairs", RetrievalPair: "retrieval pairs"}
     counts = {name: sum(isinstance(record, one) for record in records) for one, name in names.items()}
     counts["other values"] = len(records) - sum(counts.values())
     got = " and ".join(f"{count} {name}" for name, count in counts.items() if count)

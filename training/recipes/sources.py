@@ -126,7 +126,7 @@ def scored_sources(folder: Path) -> dict[str, list[ScoredPair]]:
     """
     sources: defaultdict[str, list[ScoredPair]] = defaultdict(list)
     for language in ("zh", "en"):
-        for name, pair in _labelled(folder, f"{language}_pairs"):
+        for name, pair in _labeled(folder, f"{language}_pairs"):
             sources[f"{language}/{name}"].append(pair)
         for row in iter_rows(folder, f"{language}_nli"):
             premise, hypothesis = _clean(row["premise"]), _clean(row["hypothesis"])
@@ -165,7 +165,7 @@ def retrieval_sources(folder: Path) -> dict[str, list[RetrievalPair]]:
 def dev_pairs(folder: Path) -> dict[str, list[ScoredPair]]:
     """Return the scored pairs for comparing checkpoints, by source; they are never trained on."""
     sources: defaultdict[str, list[ScoredPair]] = defaultdict(list)
-    for name, pair in _labelled(folder, "tune_zh_pairs"):
+    for name, pair in _labeled(folder, "tune_zh_pairs"):
         sources[name].append(pair)
     return dict(sources)
 
@@ -181,7 +181,7 @@ def _useful(pair: RetrievalPair) -> bool:
     return all(texts) and len(set(texts)) == len(texts)
 
 
-def _labelled(folder: Path, name: str) -> Iterator[tuple[str, ScoredPair]]:
+def _labeled(folder: Path, name: str) -> Iterator[tuple[str, ScoredPair]]:
     """Yield (source, pair) of a file of pairs.
 
     Raises:
@@ -219,7 +219,7 @@ def _english_texts(folder: Path) -> Iterator[str]:
 def _paraphrases(folder: Path, language: str) -> dict[str, list[RetrievalPair]]:
     """Return the sources of a file of pairs in which all pairs are positive."""
     sources: defaultdict[str, list[ScoredPair]] = defaultdict(list)
-    for name, pair in _labelled(folder, f"{language}_pairs"):
+    for name, pair in _labeled(folder, f"{language}_pairs"):
         sources[name].append(pair)
     return {
         f"paraphrase-{language}/{name}": [RetrievalPair(pair.text1, pair.text2) for pair in pairs]

@@ -12,7 +12,7 @@ from simpair.errors import DataError, InputError
 from simpair.training.data.pairs import RetrievalPair, ScoredPair
 from simpair.training.data.sources import as_retrieval, digest, join_sources, read_source, read_sources
 
-LABELLED = [ScoredPair("a", "b", 1.0), ScoredPair("a", "c", 0.0), ScoredPair("d", "e", 1.0)]
+LABELED = [ScoredPair("a", "b", 1.0), ScoredPair("a", "c", 0.0), ScoredPair("d", "e", 1.0)]
 
 
 def write(path, *lines):
@@ -24,7 +24,7 @@ def write(path, *lines):
     ("records", "kind"),
     [
         ([ScoredPair("a", "b", 0.5), ScoredPair("a", "b", 1.0)], "scored"),
-        (LABELLED, "labelled"),
+        (LABELED, "labeled"),
         ([{"premise": "a", "hypothesis": "b", "label": "neutral"}], "inference"),
         ([{"text1": "a", "text2": "b", "label": "entailment"}], "inference"),
         ([{"text1": "a", "text2": "b"}], "positives"),
@@ -90,11 +90,11 @@ def test_joined_sources_equal_the_files_read_together(tmp_path):
 
 
 def test_a_source_is_returned_and_a_mapping_gives_several():
-    source = read_source(LABELLED, name="mine")
+    source = read_source(LABELED, name="mine")
     assert read_source(source) is source
-    assert [part.name for part in read_sources({"one": source, "two": LABELLED})] == ["one", "two"]
+    assert [part.name for part in read_sources({"one": source, "two": LABELED})] == ["one", "two"]
     assert [part.name for part in read_sources(source)] == ["mine"]
-    assert [part.name for part in read_sources(LABELLED)] == ["data"]
+    assert [part.name for part in read_sources(LABELED)] == ["data"]
 
 
 def test_the_splits_of_a_data_set_are_refused():
@@ -103,7 +103,7 @@ def test_the_splits_of_a_data_set_are_refused():
 
     for read in (read_sources, read_source):
         with pytest.raises(InputError, match="give one split"):
-            read(DatasetDict(train=LABELLED, test=LABELLED))
+            read(DatasetDict(train=LABELED, test=LABELED))
 
 
 @pytest.mark.parametrize("table", [{"text1": ["a"], "text2": ["b"]}, np.array([["a", "b"]])])
@@ -152,7 +152,7 @@ def test_unneeded_columns_of_parquet_are_not_read(tmp_path):
 @pytest.mark.parametrize("label_range", [5, (0, 1, 2), "ab", (None, 1)])
 def test_a_label_range_that_is_not_two_numbers_is_refused(label_range):
     with pytest.raises(InputError, match="label_range must be two finite numbers"):
-        read_source(LABELLED, label_range=label_range)
+        read_source(LABELED, label_range=label_range)
 
 
 def test_different_numbers_of_negatives_are_refused_with_both_places(tmp_path):
@@ -166,15 +166,15 @@ def test_different_numbers_of_negatives_are_refused_with_both_places(tmp_path):
     assert len(read_source(path).records) == 2, "what is measured on needs no negatives"
 
 
-def test_labelled_pairs_become_positives_with_the_negatives_of_their_text():
-    source = as_retrieval(read_source(LABELLED))
+def test_labeled_pairs_become_positives_with_the_negatives_of_their_text():
+    source = as_retrieval(read_source(LABELED))
     assert source.kind == "triplets"
     assert source.records == [RetrievalPair("a", "b", ("c",))], "d has no negative, and a batch has one number of them"
     assert (source.place(0), source.left_out) == ("data, row 1", 1)
 
 
 def test_negatives_are_dropped_if_few_positives_have_one():
-    more = [*LABELLED, ScoredPair("f", "g", 1.0)]
+    more = [*LABELED, ScoredPair("f", "g", 1.0)]
     source = as_retrieval(read_source(more))
     assert source.kind == "positives"
     assert source.records == [RetrievalPair(*pair[:2]) for pair in more if pair.label]
@@ -195,7 +195,7 @@ def test_a_pair_with_both_labels_is_not_a_negative():
 
 
 def test_pairs_with_label_1_only_become_positives():
-    source = as_retrieval(read_source([pair for pair in LABELLED if pair.label]))
+    source = as_retrieval(read_source([pair for pair in LABELED if pair.label]))
     assert (source.kind, source.records) == ("positives", [RetrievalPair("a", "b"), RetrievalPair("d", "e")])
 
 
@@ -213,8 +213,8 @@ def test_scores_and_pairs_with_label_0_only_give_no_positives(labels):
 
 
 def test_a_digest_depends_on_the_records_and_their_order(tmp_path):
-    path = write(tmp_path / "a.csv", "text1,text2,label", *(f"{a},{b},{label}" for a, b, label in LABELLED))
-    assert digest(read_source(path).records) == digest(LABELLED) != digest(LABELLED[::-1])
+    path = write(tmp_path / "a.csv", "text1,text2,label", *(f"{a},{b},{label}" for a, b, label in LABELED))
+    assert digest(read_source(path).records) == digest(LABELED) != digest(LABELED[::-1])
     assert digest([ScoredPair("a', 'b", "c", 1.0)]) != digest([ScoredPair("a", "b', 'c", 1.0)])
 
 

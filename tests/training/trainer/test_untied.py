@@ -25,7 +25,7 @@ from simpair.training import (
     info_nce,
 )
 from tests.training.trainer.test_processes import ASKED as JOINED
-from tests.training.trainer.test_processes import SCORED as LABELLED
+from tests.training.trainer.test_processes import SCORED as LABELED
 from tests.training.trainer.test_processes import WORKER, apart, launch
 
 ASKED = [RetrievalPair(f"query {n}", f"text pair {n} runs", (f"slow mat {n}",)) for n in range(8)]
@@ -114,7 +114,7 @@ def test_two_processes_give_the_gradients_of_the_joined_batch(folder: Path, tmp_
     launch(script, folder, loss, 0, out)
     encoder = _open(folder).eval()
     args = TwinTowerTrainingArguments(output_dir=str(tmp_path / "run"), use_cpu=True, loss=loss)
-    batch = PairCollator(encoder.tokenizer)(JOINED if loss == "info_nce" else LABELLED)
+    batch = PairCollator(encoder.tokenizer)(JOINED if loss == "info_nce" else LABELED)
     TwinTowerTrainer(encoder, args).compute_loss(encoder, batch).backward()
     theirs = torch.load(out, weights_only=True)
     assert any(name.startswith("_towers.query.") for name in theirs)
