@@ -14,8 +14,9 @@ from tokenizers.models import BPE, Unigram, WordPiece
 from tokenizers.normalizers import BertNormalizer, Lowercase, Normalizer, Sequence
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
-from simpair.errors import ModelCorrupt, UnsupportedModel, one_line
+from simpair.errors import ModelCorrupt, UnsupportedModel
 from simpair.files.json_file import read_json
+from simpair.files.texts import one_line
 
 __all__ = ["TokenizerFiles", "lowers_first", "read_tokenizer", "tokenizer_config_of"]
 

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from simpair.encoder.batches import PackedBatch
-from simpair.errors import ModelCorrupt, UnsafeModel, UnsupportedModel, one_line
+from simpair.errors import ModelCorrupt, UnsafeModel, UnsupportedModel
+from simpair.files.texts import one_line
 
 __all__ = ["AutoConfig", "AutoTower"]
 
