@@ -24,15 +24,7 @@ from simpair.encoder.workers import run_on_workers, threads
 from simpair.errors import InputError
 from simpair.files.texts import BLOCK_TEXTS, cut_into_blocks
 
-__all__ = [
-    "Block",
-    "OnTruncation",
-    "Truncation",
-    "encode_blocks",
-    "encode_list",
-    "encode_stream",
-    "repeat_rows",
-]
+__all__ = ["Block", "OnTruncation", "Truncation", "encode_blocks", "encode_list", "encode_stream", "repeat_rows"]
 
 OnTruncation = Literal["warn", "error", "ignore"]
 FloatArray = NDArray[np.float32]
@@ -219,21 +211,15 @@ def repeat_rows(embeddings: FloatArray, rows: NDArray[np.int64]) -> None:
 
 
 def _embed_within(
-    budget: TokenBudget,
-    embed: Embed,
-    sequences: list[list[int]],
-    rows: list[int],
-    batch: PackedBatch,
+    budget: TokenBudget, embed: Embed, sequences: list[list[int]], rows: list[int], batch: PackedBatch
 ) -> Iterator[tuple[list[int], FloatArray]]:
     """Yield rows and their embeddings: all at once, or in smaller batches if memory runs out for several texts."""
     try:
-        vectors = embed(batch)
+        yield rows, embed(batch)
+        return
     except (MemoryError, RuntimeError) as error:
         if len(rows) == 1 or not _is_out_of_memory(error):
             raise
-    else:
-        yield rows, vectors
-        return
     budget.lower(len(batch.input_ids) // 2)
     for part, smaller in plan_batches(sequences, budget, rows=rows):
         yield from _embed_within(budget, embed, sequences, part, smaller)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from simpair.checkpoint.refusals import check_names, damaged
 from simpair.encoder.batches import PackedBatch
 from simpair.encoder.towers.attention import TextLayout, self_attention
 from simpair.encoder.towers.backward import training_products
@@ -20,7 +21,6 @@ from simpair.encoder.towers.bert_config import PackedBertConfig
 from simpair.encoder.towers.dropout import add_dropout, dropout
 from simpair.encoder.towers.embedding import Embedding, TokenEmbedding
 from simpair.encoder.towers.linear import ACTIVATIONS, Dtype, LayerParts, Product, Site, plain, split_for_cache
-from simpair.errors import ModelCorrupt
 
 __all__ = ["PackedBert"]
 
@@ -99,23 +99,13 @@ class PackedBert(nn.Module):
             ModelCorrupt: A tensor is missing, unknown or of another shape.
         """
         expected = self.state_dict()
-        if missing := sorted(set(expected) - set(tensors)):
-            raise ModelCorrupt(
-                f"the weights lack {', '.join(missing[:3])} ({len(missing)} of {len(expected)} tensors); "
-                "download the checkpoint again"
-            )
-        for name, tensor in expected.items():
-            if tensors[name].shape != tensor.shape:
-                raise ModelCorrupt(
-                    f"{name} has shape {tuple(tensors[name].shape)}, but config.json asks for {tuple(tensor.shape)}; "
-                    "download the checkpoint again"
-                )
         unused = {name: tensor for name, tensor in tensors.items() if name not in expected}
-        if unknown := [name for name in unused if not name.startswith(_UNUSED_TENSORS)]:
-            raise ModelCorrupt(
-                f"the weights have {', '.join(sorted(unknown)[:3])}, which config.json has no place for; "
-                "download the checkpoint again"
-            )
+        unknown = [name for name in unused if not name.startswith(_UNUSED_TENSORS)]
+        check_names(expected.keys() - tensors.keys(), unknown, total=len(expected))
+        for name, tensor in expected.items():
+            found, wanted = tuple(tensors[name].shape), tuple(tensor.shape)
+            if found != wanted:
+                raise damaged(f"{name} has shape {found}, but config.json asks for {wanted}")
         is_empty = next(self.parameters()).is_meta
         self.load_state_dict({name: tensors[name].float() for name in expected}, assign=is_empty)
         return unused
