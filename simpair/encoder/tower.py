@@ -164,17 +164,18 @@ class Tower(nn.Module):
     @property
     def fingerprint(self) -> str:
         """Hex SHA-256 of architecture, tensors as float16, tokenizer and settings."""
-        return fingerprint_of(*self._parts(), dimension=self.dimension)
+        return fingerprint_of(*self._parts())
 
     @property
     def identity(self) -> dict[str, str]:
         """The parts of the fingerprint by name: short digests and settings."""
-        return identity_of(*self._parts(), dimension=self.dimension)
+        return identity_of(*self._parts())
 
     def _parts(self) -> tuple[str, dict[str, Tensor], str, Settings]:
         tensors = {**self.backbone.tensors(), **self.heads.state_dict(prefix="heads.")}
         architecture = self.backbone.config.identity() + self.heads.identity()
-        return architecture, tensors, self.tokens.plain().to_str(), self.settings
+        settings = replace(self.settings, truncate_dim=self.dimension)
+        return architecture, tensors, self.tokens.plain().to_str(), settings
 
 
 def embed_by_role(

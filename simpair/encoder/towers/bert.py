@@ -51,7 +51,7 @@ class PackedBert(nn.Module):
         self.config = config
         self.trained = self.recomputing = False
         self.embeddings = _Embeddings(config)
-        self.encoder = _Encoder(config)
+        self.encoder = nn.ModuleDict({"layer": nn.ModuleList(_Layer(config) for _ in range(config.num_hidden_layers))})
 
     def forward(self, batch: PackedBatch, products: Sequence[LayerParts[Product]] | None = None) -> Tensor:
         """Return the hidden states (S, D) of the last layer, in the order of the pack.
@@ -70,7 +70,7 @@ class PackedBert(nn.Module):
             hidden_states = F.pad(hidden_states, (0, 0, 0, layout.num_padding))
         if products is None:
             products = self._differentiable_products()
-        for layer, layer_products in zip(self.encoder.layer, products, strict=True):
+        for layer, layer_products in zip(self._layers, products, strict=True):
             arguments = (hidden_states, layout, layer_products, uses_dropout)
             if self.recomputing and torch.is_grad_enabled():
                 hidden_states = checkpoint(layer, *arguments, use_reentrant=False)
@@ -87,10 +87,8 @@ class PackedBert(nn.Module):
 
     def _differentiable_products(self) -> list[LayerParts[Product]]:
         """Return the functions of the layers on the parameters themselves."""
-        if not torch.is_grad_enabled():
-            return [layer.map(plain) for layer in self.sites()]
-        self.trained = True
-        return [training_products(layer) for layer in self.sites()]
+        self.trained = self.trained or torch.is_grad_enabled()
+        return [training_products(layer) if torch.is_grad_enabled() else layer.map(plain) for layer in self.sites()]
 
     def load(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Load the tensors of a checkpoint as weights; return those that the tower does not use.
@@ -116,8 +114,11 @@ class PackedBert(nn.Module):
 
     def sites(self) -> list[LayerParts[Site]]:
         """Return the matrix products of each layer."""
-        layers: Iterable[Any] = self.encoder.layer
-        return [layer.sites() for layer in layers]
+        return [layer.sites() for layer in self._layers]
+
+    @property
+    def _layers(self) -> Iterable[Any]:
+        return self.encoder["layer"]  # type: ignore[return-value]
 
 
 def _num_padding_rows(num_tokens: int) -> int:
@@ -162,12 +163,6 @@ class _Embeddings(nn.Module):
         hidden_states = hidden_states + self.position_embeddings(positions)
         hidden_states = self.LayerNorm(hidden_states)
         return dropout(hidden_states, self._dropout) if uses_dropout else hidden_states
-
-
-class _Encoder(nn.Module):
-    def __init__(self, config: PackedBertConfig) -> None:
-        super().__init__()
-        self.layer = nn.ModuleList(_Layer(config) for _ in range(config.num_hidden_layers))
 
 
 class _Layer(nn.Module):

@@ -118,8 +118,8 @@ def lay_out(site: Site, dtype: Dtype) -> Product:
         return _Int8Linear(site)
     torch_dtype: torch.dtype = getattr(torch, dtype)
     if site.weights[0].device.type == "cpu" and _prepacking_works(torch_dtype, site.activation):
-        return _PrepackedLinear(site, torch_dtype)
-    return _CastLinear(site, torch_dtype)
+        return _prepacked_linear(site, torch_dtype)
+    return _cast_linear(site, torch_dtype)
 
 
 def split_for_cache(states: Tensor) -> list[Tensor]:
@@ -222,36 +222,27 @@ def _version(parameter: Tensor) -> int | None:
     return None if parameter.is_inference() else parameter._version
 
 
-class _CastLinear:
-    """A linear layer by ``F.linear`` with weights in another dtype; works on every machine and device."""
-
-    def __init__(self, site: Site, dtype: torch.dtype) -> None:
-        self._weight, self._bias = site.merge(dtype)
-        self._activate = _function(site.activation)
-        self._output_dtype = dtype if site.keeps_dtype else torch.float32
-
-    def __call__(self, inputs: Tensor) -> Tensor:
-        product = F.linear(inputs.to(self._weight.dtype), self._weight, self._bias)
-        return self._activate(product).to(self._output_dtype)
+def _cast_linear(site: Site, dtype: torch.dtype) -> Product:
+    """Return a linear layer by ``F.linear`` with weights in another dtype; it works on every machine and device."""
+    weight, bias = site.merge(dtype)
+    activate, output_dtype = _function(site.activation), dtype if site.keeps_dtype else torch.float32
+    return lambda inputs: activate(F.linear(inputs.to(dtype), weight, bias)).to(output_dtype)
 
 
-class _PrepackedLinear:
-    """A linear layer by oneDNN, with weights in oneDNN's layout and with bias and activation fused."""
+def _prepacked_linear(site: Site, dtype: torch.dtype) -> Product:
+    """Return a linear layer by oneDNN, with weights in oneDNN's layout and with bias and activation fused."""
+    weight, bias = site.merge(dtype)
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight)
+    fused = None if site.activation is None else ACTIVATIONS[site.activation].onednn_names
+    kind, algorithm = fused or ("none", "")
+    activate = _function(None if fused else site.activation)
+    output_dtype = dtype if site.keeps_dtype else torch.float32
 
-    def __init__(self, site: Site, dtype: torch.dtype) -> None:
-        self._dtype = dtype
-        weight, self._bias = site.merge(dtype)
-        self._packed_weight = torch.ops.mkldnn._reorder_linear_weight(weight)
-        fused = None if site.activation is None else ACTIVATIONS[site.activation].onednn_names
-        self._kind, self._algorithm = fused or ("none", "")
-        self._activate = _function(None if fused else site.activation)
-        self._output_dtype = dtype if site.keeps_dtype else torch.float32
+    def multiply(inputs: Tensor) -> Tensor:
+        product = torch.ops.mkldnn._linear_pointwise(inputs.to(dtype), packed, bias, kind, [], algorithm)
+        return activate(product).to(output_dtype)
 
-    def __call__(self, inputs: Tensor) -> Tensor:
-        product = torch.ops.mkldnn._linear_pointwise(
-            inputs.to(self._dtype), self._packed_weight, self._bias, self._kind, [], self._algorithm
-        )
-        return self._activate(product).to(self._output_dtype)
+    return multiply
 
 
 class _Int8Linear:
@@ -328,7 +319,7 @@ def _prepacking_works(dtype: torch.dtype, activation: str | None) -> bool:
     inputs, weight, bias = (torch.randn(shape, generator=generator, dtype=torch.float32) for shape in shapes)
     site = Site((weight,), (bias,), activation)
     try:
-        found = _PrepackedLinear(site, dtype)(inputs)
+        found = _prepacked_linear(site, dtype)(inputs)
     except (AttributeError, RuntimeError):
         return False
     tolerance = 1e-5 if dtype == torch.float32 else 0.1
