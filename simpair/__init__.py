@@ -1,6 +1,6 @@
 """Sentence similarity with twin-tower encoders: encode texts, train on pairs, search a corpus.
 
-The names below are imported at first use, so that ``import simpair`` takes milliseconds.
+Errors aside, the names are imported at first use, so that ``import simpair`` takes milliseconds.
 """
 
 from __future__ import annotations
@@ -8,68 +8,22 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from simpair.errors import (
-    DataError,
-    EncoderMismatch,
-    HubError,
-    InputError,
-    ModelCorrupt,
-    ModelError,
-    ModelNotFound,
-    OfflineMiss,
-    SimpairError,
-    StoreCorrupt,
-    StoreError,
-    StoreLocked,
-    StoreNotFound,
-    StoreVersion,
-    TrainingError,
-    UnsafeModel,
-    UnsupportedModel,
-)
+from simpair import errors
+from simpair.errors import *  # noqa: F403 - error classes only
 
 if TYPE_CHECKING:
     from simpair.encoder.model import TwinTowerEncoder
     from simpair.encoder.protocol import Encoder
     from simpair.search.index import Document, Hit, IndexInfo, SearchIndex
 
-__all__ = [
-    "DataError",
-    "Document",
-    "Encoder",
-    "EncoderMismatch",
-    "Hit",
-    "HubError",
-    "IndexInfo",
-    "InputError",
-    "ModelCorrupt",
-    "ModelError",
-    "ModelNotFound",
-    "OfflineMiss",
-    "SearchIndex",
-    "SimpairError",
-    "StoreCorrupt",
-    "StoreError",
-    "StoreLocked",
-    "StoreNotFound",
-    "StoreVersion",
-    "TrainingError",
-    "TwinTowerEncoder",
-    "UnsafeModel",
-    "UnsupportedModel",
-    "__version__",
-]
+__all__ = ["Document", "Encoder", "Hit", "IndexInfo", "SearchIndex", "TwinTowerEncoder", "__version__"]
+__all__ += errors.__all__
+__all__.sort()
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "Document": "simpair.search.index",
-    "Encoder": "simpair.encoder.protocol",
-    "Hit": "simpair.search.index",
-    "IndexInfo": "simpair.search.index",
-    "SearchIndex": "simpair.search.index",
-    "TwinTowerEncoder": "simpair.encoder.model",
-}
+_HOMES = {"Encoder": "simpair.encoder.protocol", "TwinTowerEncoder": "simpair.encoder.model"}
+_HOMES |= dict.fromkeys(("Document", "Hit", "IndexInfo", "SearchIndex"), "simpair.search.index")
 
 
 def __getattr__(name: str) -> Any:
@@ -81,4 +35,4 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     """Return the public names."""
-    return sorted(__all__)
+    return list(__all__)

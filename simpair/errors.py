@@ -43,7 +43,6 @@ __all__ = [
     "TrainingError",
     "UnsafeModel",
     "UnsupportedModel",
-    "one_line",
 ]
 
 
@@ -125,8 +124,3 @@ class StoreVersion(StoreError):
 
 class EncoderMismatch(StoreError):
     """The index was made with another encoder."""
-
-
-def one_line(error: BaseException, *, most: int = 200) -> str:
-    """Return the message of another library's error on one line, truncated to ``most`` characters."""
-    return " ".join(str(error).split())[:most]

@@ -137,12 +137,12 @@ def _private_names(source: str, module: str) -> list[str]:
     """Return the names that a file takes from another package and that are not in that module's ``__all__``."""
     ours = [found for found in _imports(source, module) if found.module in _MODULES]
     foreign = [found for found in ours if _package(found.module) and _folder(found.module) != _folder(module)]
-    wrong = [str(found) for found in foreign if found.name and found.name not in _public(found.module)]
+    wrong = [str(found) for found in foreign if found.name not in ("", "*", *_public(found.module))]
     whole = {found.module.rsplit(".", 1)[-1]: found.module for found in foreign if not found.name}
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in whole:
             home = whole[node.value.id]
-            wrong += [] if node.attr in _public(home) else [f"{node.lineno}: {home} {node.attr}"]
+            wrong += [] if node.attr in ("__all__", *_public(home)) else [f"{node.lineno}: {home} {node.attr}"]
     return wrong
 
 

@@ -12,14 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from simpair.checkpoint.layout import MODULE_LISTS, Layout, read_layout
-from simpair.errors import (
-    HubError,
-    InputError,
-    ModelCorrupt,
-    ModelNotFound,
-    OfflineMiss,
-    SimpairError,
-)
+from simpair.errors import HubError, InputError, ModelCorrupt, ModelNotFound, OfflineMiss, SimpairError
 
 __all__ = ["BUNDLED", "Resolved", "license_of", "push_folder", "resolve"]
 

@@ -10,14 +10,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
+from simpair.checkpoint.refusals import damaged, unread
 from simpair.errors import ModelCorrupt, UnsafeModel, UnsupportedModel
 from simpair.files.json_file import parse_json, read_json
 
 __all__ = ["MODULE_LISTS", "STATIC", "Layout", "Role", "TowerModules", "read_layout"]
 
 Role = Literal["query", "document"]
+_ROLES: tuple[Role, ...] = get_args(Role)
 STATIC = "static-embedding"
 """The ``model_type`` of a static table of embeddings, which has no ``config.json``."""
 
@@ -104,10 +106,10 @@ def read_layout(folder: Path, names: Iterable[str] | None = None, *, where: str 
     if _MODULES in listed if listed is not None else path.exists():
         modules, towers, default_role = _read_modules(folder)
     elif "1_Pooling/config.json" in (listed or ()) or (listed is None and (folder / "1_Pooling/config.json").is_file()):
-        raise ModelCorrupt(f"{path} is missing; download or save the checkpoint again")
+        raise damaged(f"{path} is missing")
     else:
         modules, default_role = [_Module("Transformer", "")], "document"
-        towers = dict.fromkeys(("query", "document"), TowerModules())
+        towers = dict.fromkeys(_ROLES, TowerModules())
     places = {"", *(module.path for module in modules)}
     if listed is None:
         listed = {
@@ -131,21 +133,20 @@ def _read_modules(folder: Path) -> tuple[list[_Module], Mapping[Role, TowerModul
         named = [(str(entry["type"]), str(entry["path"])) for entry in entries]
         unknown = [key for entry in entries for key in entry if key not in ("idx", "kwargs", "name", "path", "type")]
     except (KeyError, TypeError) as error:
-        raise ModelCorrupt(f"{path} is not a list of modules ({error!r:.80}); download the checkpoint again") from None
+        raise damaged(f"{path} is not a list of modules ({error!r:.80})") from None
     if unknown:
         raise UnsupportedModel(f"{path}: a module has {unknown[0]!r:.80}, which this version does not read")
     modules = [_located(path, kind, "", where) for kind, where in named]
     if not modules:
-        raise ModelCorrupt(f"{path} lists no modules; download the checkpoint again")
-    if modules[0].kind not in ("Router", "Asym"):
-        tower = _tower(path, modules)
-        return modules, {"query": tower, "document": tower}, "document"
-    routes, default_role = _read_router(path, modules[0].path)
-    query, document = (_tower(path, [*routes[role], *modules[1:]]) for role in ("query", "document"))
-    every = [*modules, *routes["query"], *routes["document"]]
-    if query == document:
-        return every, {"query": document, "document": document}, "document"
-    return every, {"query": query, "document": document}, default_role
+        raise damaged(f"{path} lists no modules")
+    every, routes = modules, dict.fromkeys(_ROLES, modules)
+    default_role: Role = "document"
+    if modules[0].kind in ("Router", "Asym"):
+        inner, default_role = _read_router(path, modules[0].path)
+        routes = {role: [*inner[role], *modules[1:]] for role in _ROLES}
+        every = [*modules, *inner["query"], *inner["document"]]
+    towers = {role: _tower(path, route) for role, route in routes.items()}
+    return every, towers, "document" if towers["query"] == towers["document"] else default_role
 
 
 def _located(path: Path, kind: str, parent: str, where: str) -> _Module:
@@ -164,12 +165,12 @@ def _read_router(listed: Path, parent: str) -> tuple[Mapping[Role, list[_Module]
     path = next((folder / name for name in _ROUTER_CONFIGS if (folder / name).is_file()), folder / _ROUTER_CONFIGS[0])
     config: Any = read_json(path)
     for key in sorted(config.keys() - {"types", "structure", "parameters"}):
-        raise UnsupportedModel(f"{path}: {key!r:.80} is {config[key]!r:.80}, which this version does not read")
+        raise unread(path, key, config[key])
     types, structure, options = (config.get(name) for name in ("types", "structure", "parameters"))
     try:
         routes: Any = {
-            role: [_located(path, str(types[name]), parent, str(name)) for name in structure[role]]
-            for role in structure
+            role: [_located(path, str(types[name]), parent, str(name)) for name in names]
+            for role, names in structure.items()
         }
         usual = next(iter(routes)) if options.get("allow_empty_key", True) else None
         default: Any = options.get("default_route") or usual
@@ -177,9 +178,7 @@ def _read_router(listed: Path, parent: str) -> tuple[Mapping[Role, list[_Module]
     except (AttributeError, KeyError, StopIteration, TypeError) as error:
         raise ModelCorrupt(f"{path} does not name the modules of each route ({error!r:.80})") from None
     if unknown:
-        raise UnsupportedModel(
-            f"{path}: {unknown[0]!r:.80} is {options[unknown[0]]!r:.80}, which this version does not read"
-        )
+        raise unread(path, unknown[0], options[unknown[0]])
     if default is not None and default not in routes:
         raise ModelCorrupt(f"{path}: the default route {default!r:.80} is none of {', '.join(map(str, routes))[:80]}")
     if set(routes) != {"query", "document"}:
@@ -254,11 +253,8 @@ def _is_complete(files: set[str], towers: Iterable[TowerModules]) -> bool:
     """Return whether every module has its configuration and weights, and every tower a vocabulary."""
     for tower in towers:
         first = f"{tower.first}/".lstrip("/")
-        needed = [
-            f"{first}model.safetensors",
-            *(f"{place}/config.json" for place in (tower.pooling, *tower.dense) if place),
-        ]
-        needed += [] if tower.static else [f"{first}config.json"]
+        needed = [f"{first}model.safetensors", *([] if tower.static else [f"{first}config.json"])]
+        needed += [f"{place}/config.json" for place in (tower.pooling, *tower.dense) if place]
         needed += [f"{place}/model.safetensors" for place in tower.dense]
         if not files.issuperset(needed) or not any(f"{first}{name}" in files for name in _VOCABULARIES):
             return False

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from torch import Tensor
 
 from simpair.checkpoint.layout import TowerModules
+from simpair.checkpoint.refusals import unread
 from simpair.checkpoint.weights import read_weights
 from simpair.errors import ModelCorrupt, UnsupportedModel
 from simpair.files.json_file import read_json
@@ -103,7 +104,7 @@ def _check_normalize(path: Path) -> None:
     """Refuse to normalize anything but the embedding; older files are empty, or missing."""
     for key, value in read_json(path, missing={}).items():
         if key not in ("module_input_name", "module_output_name") or value not in ("sentence_embedding", None):
-            raise UnsupportedModel(f"{path}: {key!r:.80} is {value!r:.80}, which this version does not read")
+            raise unread(path, key, value)
 
 
 def _read_pooling(path: Path, hidden_size: object) -> tuple[str, bool]:
@@ -120,13 +121,12 @@ def _read_pooling(path: Path, hidden_size: object) -> tuple[str, bool]:
     if any(mode not in get_args(PoolingMode) for mode in modes):
         raise UnsupportedModel(f"{path}: pooling is {modes!r:.80}; it is made of {', '.join(get_args(PoolingMode))}")
     if modes != [mode for mode in _LEGACY_POOLING.values() if mode in modes]:
-        raise UnsupportedModel(
-            f"{path}: pooling is {modes!r:.120}; this version reads several in the order of {list(_LEGACY_POOLING)}"
-        )
+        order = f"this version reads several in the order of {list(_LEGACY_POOLING)}"
+        raise UnsupportedModel(f"{path}: pooling is {modes!r:.120}; {order}")
     dimension = config.get("embedding_dimension", config.get("word_embedding_dimension"))
     if dimension != hidden_size:
         raise ModelCorrupt(
-            f"{path}: the dimension is {dimension!r:.80}, but hidden_size in config.json is {hidden_size!r:.80}"
+            f"{path}: dimension is {dimension!r:.80}, but hidden_size is {hidden_size!r:.80} in config.json"
         )
     return "+".join(modes) or "mean", config.get("include_prompt", True)
 
@@ -154,47 +154,38 @@ def pooling_file(pooling: str, hidden_size: int | None, *, include_prompt: bool)
 
 def _read_dense(folder: Path, inputs: int) -> DenseLayer:
     """Return the dense layer in a folder, which has so many inputs."""
-    path, tensors = folder / "config.json", dict(read_weights(folder).tensors)
+    path, tensors = folder / "config.json", read_weights(folder).tensors
     config = read_json(path)
     usual: dict[str, Any] = {"in_features": inputs, "use_residual": False}
     usual |= dict.fromkeys(("module_input_name", "module_output_name"), "sentence_embedding")
     for key, value in config.items():
         if key not in (*usual, "out_features", "bias", "activation_function"):
-            raise UnsupportedModel(f"{path}: {key!r:.80} is {value!r:.80}, which this version does not read")
+            raise unread(path, key, value)
         if key in usual and value not in (usual[key], None):
             raise UnsupportedModel(f"{path}: {key} is {value!r:.80}; expected {usual[key]!r}")
-    activation = str(config.get("activation_function", "Tanh")).rpartition(".")[2]
-    if activation not in ACTIVATIONS or not str(config.get("activation_function", "torch.")).startswith("torch."):
-        named = config.get("activation_function")
-        raise UnsupportedModel(
-            f"{path}: activation_function is {named!r:.80}; known: {', '.join(ACTIVATIONS)} of torch"
-        )
-    weight, bias = tensors.pop("linear.weight", None), tensors.pop("linear.bias", None)
-    wanted = (config.get("out_features"), inputs)
-    if (
-        weight is None
-        or tuple(weight.shape) != wanted
-        or (bias is not None) != bool(config.get("bias", True))
-        or tensors
-    ):
-        shape = None if weight is None else tuple(weight.shape)
-        raise ModelCorrupt(f"{folder}: linear.weight has shape {shape}, expected {wanted}; or bias and config disagree")
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise ModelCorrupt(f"{folder}: linear.bias has shape {tuple(bias.shape)}, expected {tuple(weight.shape[:1])}")
-    return DenseLayer(weight, bias, activation)
+    named = str(config.get("activation_function", "torch.Tanh"))
+    activation = named.rpartition(".")[2]
+    if activation not in ACTIVATIONS or not named.startswith("torch."):
+        known = f"{', '.join(ACTIVATIONS)} of torch"
+        raise UnsupportedModel(f"{path}: activation_function is {named!r:.80}; known: {known}")
+    outputs = config.get("out_features")
+    wanted = {"linear.weight": (outputs, inputs)} | ({"linear.bias": (outputs,)} if config.get("bias", True) else {})
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if shapes != wanted:
+        raise ModelCorrupt(f"{folder}: the tensors have the shapes {shapes!r:.200}, expected {wanted!r:.200}")
+    return DenseLayer(tensors["linear.weight"], tensors.get("linear.bias"), activation)
 
 
 def dense_files(layers: Sequence[DenseLayer]) -> list[tuple[dict[str, Any], Mapping[str, Tensor]]]:
     """Return the ``config.json`` and the tensors of each layer."""
     found: list[tuple[dict[str, Any], Mapping[str, Tensor]]] = []
-    for layer in layers:
-        place = "linear.Identity" if layer.activation == "Identity" else f"activation.{layer.activation}"
-        config = {
-            "in_features": layer.weight.shape[1],
-            "out_features": layer.weight.shape[0],
-            "bias": layer.bias is not None,
-            "activation_function": f"torch.nn.modules.{place}",
+    for weight, bias, activation in layers:
+        config: dict[str, Any] = {
+            "in_features": weight.shape[1],
+            "out_features": weight.shape[0],
+            "bias": bias is not None,
         }
-        tensors = {"linear.weight": layer.weight} | ({} if layer.bias is None else {"linear.bias": layer.bias})
-        found.append((config, tensors))
+        place = "linear.Identity" if activation == "Identity" else f"activation.{activation}"
+        config["activation_function"] = f"torch.nn.modules.{place}"
+        found.append((config, {"linear.weight": weight} | ({} if bias is None else {"linear.bias": bias})))
     return found

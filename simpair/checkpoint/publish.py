@@ -13,7 +13,7 @@ from simpair.checkpoint.write import write_checkpoint
 __all__ = ["publish"]
 
 
-def publish(checkpoint: Checkpoint, repo_id: str, *, dimension: int, private: bool, commit_message: str) -> str:
+def publish(checkpoint: Checkpoint, repo_id: str, dimension: int, *, private: bool, commit_message: str) -> str:
     """Push a checkpoint and a model card in one commit, and return the address of the commit.
 
     Raises:

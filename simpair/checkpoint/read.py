@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from simpair.checkpoint.digests import check_digests
 from simpair.checkpoint.layout import STATIC, Layout, TowerModules, read_layout
 from simpair.checkpoint.modules import PoolingMode, read_head
+from simpair.checkpoint.refusals import unread
 from simpair.checkpoint.settings import UNLIMITED, Checkpoint, Settings, Similarity, TowerCheckpoint
 from simpair.checkpoint.tokenizer import TokenizerFiles, read_tokenizer
 from simpair.checkpoint.weights import TABLE, Weights, read_table, read_weights
@@ -79,9 +80,8 @@ def _read_tower(folder: Path, modules: TowerModules, shared: Settings) -> TowerC
         max_seq_length=_max_seq_length(folder, first),
     )
     if (kept := shared.truncate_dim) is not None and not (type(kept) is int and 1 <= kept <= head.dimension):
-        raise ModelCorrupt(
-            f"{folder}: truncate_dim is {kept!r:.80}; expected 1 to {head.dimension}, the dimension of an embedding"
-        )
+        expected = f"expected 1 to {head.dimension}, the dimension of an embedding"
+        raise ModelCorrupt(f"{folder}: truncate_dim is {kept!r:.80}; {expected}")
     return TowerCheckpoint(
         config=first.config,
         settings=settings,
@@ -126,7 +126,7 @@ def _read_options(home: Path) -> Mapping[str, Any]:
     for key, value in config.items():
         known = key in ("max_seq_length", "do_lower_case") or value in _TRANSFORMER_KEYS.get(key, ())
         if not known and value is not None and value not in ({}, []):
-            raise UnsupportedModel(f"{path}: {key:.80} is {value!r:.80}, which this version does not read")
+            raise unread(path, key, value)
     return config
 
 
@@ -153,12 +153,8 @@ def _usual_pooling(folder: Path, first: _First) -> PoolingMode:
             "give a folder with modules.json"
         )
     named = first.config.get("architectures")
-    last = (
-        isinstance(named, list)
-        and str(named[:1]).endswith("ForCausalLM']")
-        and first.config.get("is_causal") is not False
-    )
-    return "lasttoken" if last else "mean"
+    is_decoder = isinstance(named, list) and str(named[:1]).endswith("ForCausalLM']")
+    return "lasttoken" if is_decoder and first.config.get("is_causal") is not False else "mean"
 
 
 def _read_shared(path: Path) -> Settings:
@@ -166,10 +162,9 @@ def _read_shared(path: Path) -> Settings:
     declared = read_json(path, missing={})
     for key, value in declared.items():
         if key not in _SETTINGS_KEYS and value not in (None, "", {}, []):
-            raise UnsupportedModel(f"{path}: {key!r:.80} is {value!r:.80}, which this version does not read")
-    similarity = _SIMILARITIES.get(str(declared.get("similarity_fn_name")))
-    if similarity is None:
-        named = declared["similarity_fn_name"]
+            raise unread(path, key, value)
+    named = declared.get("similarity_fn_name")
+    if (similarity := _SIMILARITIES.get(str(named))) is None:
         raise UnsupportedModel(f"{path}: similarity_fn_name is {named!r:.80}; cosine and dot are read")
     if (made_for := declared.get("model_type", "SentenceTransformer")) != "SentenceTransformer":
         raise UnsupportedModel(f"{path}: model_type is {made_for!r:.80}; this version reads SentenceTransformer")

@@ -14,8 +14,10 @@ from tokenizers.models import BPE, Unigram, WordPiece
 from tokenizers.normalizers import BertNormalizer, Lowercase, Normalizer, Sequence
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
-from simpair.errors import ModelCorrupt, UnsupportedModel, one_line
+from simpair.checkpoint.refusals import damaged
+from simpair.errors import ModelCorrupt, UnsupportedModel
 from simpair.files.json_file import read_json
+from simpair.files.texts import one_line
 
 __all__ = ["TokenizerFiles", "lowers_first", "read_tokenizer", "tokenizer_config_of"]
 
@@ -28,22 +30,16 @@ _BERT_TOKENS = {
     "mask_token": "[MASK]",
 }
 _ROBERTA_TOKENS = {"cls_token": "<s>", "sep_token": "</s>", "bos_token": "<s>", "eos_token": "</s>"}
-_CLASSES: dict[str, tuple[str, str, dict[str, str]]] = {
-    _BERT: ("cls_token", "sep_token", _BERT_TOKENS),
-    "CamembertTokenizer": ("bos_token", "eos_token", _ROBERTA_TOKENS),
-    "RobertaTokenizer": ("cls_token", "sep_token", _ROBERTA_TOKENS),
-    "XLMRobertaTokenizer": ("bos_token", "eos_token", _ROBERTA_TOKENS),
+_CLASSES: dict[str, tuple[type, str, str, dict[str, str]]] = {
+    _BERT: (WordPiece, "cls_token", "sep_token", _BERT_TOKENS),
+    "CamembertTokenizer": (Unigram, "bos_token", "eos_token", _ROBERTA_TOKENS),
+    "RobertaTokenizer": (BPE, "cls_token", "sep_token", _ROBERTA_TOKENS),
+    "XLMRobertaTokenizer": (Unigram, "bos_token", "eos_token", _ROBERTA_TOKENS),
 }
-"""Classes that transformers 5 rebuilds from the vocabulary: first token, last token, default tokens."""
-_MODELS = {_BERT: WordPiece, "CamembertTokenizer": Unigram, "RobertaTokenizer": BPE, "XLMRobertaTokenizer": Unigram}
+"""Classes that transformers 5 rebuilds from the vocabulary: model, first token, last token, default tokens."""
 _KEPT = ("PreTrainedTokenizer", "TokenizersBackend")
 """Classes that take ``tokenizer.json`` as it is. All names are without ``Fast``."""
-_CLASS_OF = {
-    "bert": _BERT,
-    "camembert": "CamembertTokenizer",
-    "roberta": "RobertaTokenizer",
-    "xlm-roberta": "XLMRobertaTokenizer",
-}
+_CLASS_OF = dict(zip(("bert", "camembert", "roberta", "xlm-roberta"), _CLASSES, strict=True))
 _NAMED = (*_BERT_TOKENS, "bos_token", "eos_token")
 _UNKNOWN = "\U00013080"
 """A hieroglyph, which few vocabularies have: encoding it fails if the unknown token is not in the vocabulary."""
@@ -95,7 +91,7 @@ def read_tokenizer(folder: Path, config: Mapping[str, Any] | None, *, lowercase:
         _check_added(folder, declared, tokenizer, kind)
     vocabulary = tokenizer.get_vocab(with_added_tokens=False)
     if len(set(vocabulary.values())) < len(vocabulary):
-        raise ModelCorrupt(f"{path}: two tokens have the same number; download the checkpoint again")
+        raise damaged(f"{path}: two tokens have the same number")
     if kind == _BERT:
         _rebuild(tokenizer, declared)
     if lowercase and not lowers_first(tokenizer):
@@ -109,7 +105,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     """Return ``tokenizer_config.json``, with ``special_tokens_map.json`` if transformers reads that."""
     declared = read_json(folder / "tokenizer_config.json", missing={})
     if {"model", "post_processor"} <= declared.keys():
-        raise ModelCorrupt(f"{folder / 'tokenizer_config.json'} is a tokenizer.json; download the checkpoint again")
+        raise damaged(f"{folder / 'tokenizer_config.json'} is a tokenizer.json")
     tokens = read_json(folder / "special_tokens_map.json", missing={})
     return declared if "added_tokens_decoder" in declared else {**declared, **tokens}
 
@@ -118,7 +114,7 @@ def _read_static(folder: Path) -> TokenizerFiles:
     """Return the tokenizer of a static table, which adds no special tokens."""
     path = folder / "tokenizer.json"
     if not path.is_file():
-        raise ModelCorrupt(f"{folder} has no tokenizer.json; download the checkpoint again")
+        raise damaged(f"{folder} has no tokenizer.json")
     tokenizer = _open(path, {}, _BERT)
     truncation = tokenizer.truncation or {}
     _check_side(path, truncation.get("direction"))
@@ -170,7 +166,7 @@ def _class_name(config: Mapping[str, Any], declared: Mapping[str, Any]) -> str:
 def _open(path: Path, declared: Mapping[str, Any], kind: str) -> Tokenizer:
     folder, vocabulary = path.parent, path.with_name("vocab.txt")
     if not path.is_file() and not vocabulary.is_file():
-        raise ModelCorrupt(f"{folder} has neither tokenizer.json nor vocab.txt; download the checkpoint again")
+        raise damaged(f"{folder} has neither tokenizer.json nor vocab.txt")
     if not path.is_file() and kind != _BERT:
         return _made_by_transformers(folder, kind)[0]
     try:
@@ -180,7 +176,7 @@ def _open(path: Path, declared: Mapping[str, Any], kind: str) -> Tokenizer:
     except BaseException as error:  # bare Exception for a file that is not parsed; a panic is not even that
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        raise ModelCorrupt(f"{folder}: the tokenizer cannot be read ({one_line(error)}); download it again") from None
+        raise damaged(f"{folder}: the tokenizer cannot be read ({one_line(error)})") from None
 
 
 def _made_by_transformers(folder: Path, kind: str) -> tuple[Tokenizer, dict[str, str]]:
@@ -203,8 +199,7 @@ def _made_by_transformers(folder: Path, kind: str) -> tuple[Tokenizer, dict[str,
 
 def _from_vocabulary(path: Path, declared: Mapping[str, Any]) -> Tokenizer:
     """Return BERT's WordPiece from ``vocab.txt``, one token per line (Devlin et al. 2019)."""
-    wordpiece = BertWordPieceTokenizer(WordPiece.read_file(str(path)))
-    tokenizer = Tokenizer.from_str(wordpiece.to_str())
+    tokenizer = Tokenizer.from_str(BertWordPieceTokenizer(WordPiece.read_file(str(path))).to_str())
     _rebuild(tokenizer, declared)
     return tokenizer
 
@@ -242,7 +237,7 @@ def _check_options(folder: Path, declared: Mapping[str, Any], tokenizer: Tokeniz
     if declared.get("split_special_tokens"):
         raise UnsupportedModel(f"{path}: split_special_tokens is set, which this version does not do")
     model: Any = tokenizer.model
-    usual = type(model) is _MODELS.get(kind, type(model))
+    usual = kind not in _CLASSES or type(model) is _CLASSES[kind][0]
     if usual and kind == _BERT:
         usual = model.continuing_subword_prefix == "##" and model.max_input_chars_per_word == 100
     if not usual:
@@ -255,69 +250,59 @@ def _check_options(folder: Path, declared: Mapping[str, Any], tokenizer: Tokeniz
 def _check_side(path: Path, side: object) -> None:
     """Refuse to truncate the beginning of texts."""
     if str(side or "right").lower() != "right":
-        raise UnsupportedModel(
-            f"{path}: truncation_side is {side!r:.80}; this version truncates only the end of long texts"
-        )
+        raise UnsupportedModel(f"{path}: truncation_side is {side!r:.80}; this version truncates only the end of texts")
 
 
 def _name_tokens(folder: Path, declared: Mapping[str, Any], tokenizer: Tokenizer, kind: str) -> None:
     """Compare the special tokens that are named, or the defaults, with those of the tokenizer; add missing ones."""
-    first, last, usual = _CLASSES.get(kind, ("", "", {}))
+    _, first, last, usual = _CLASSES.get(kind, (None, "", "", {}))
     added = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
     names = {key: _content(declared[key]) for key in _NAMED if declared.get(key)}
     for key, token in {**usual, **names}.items():
         if token in added:
             continue
         if key in names:
-            raise UnsupportedModel(
-                f"{folder}: {key} is {token!r:.80} in tokenizer_config.json or special_tokens_map.json, but no special "
-                "token of the tokenizer; make the two agree"
-            )
+            raise _contradiction(folder, f"{key} is {token!r:.80}", "that is no special token of the tokenizer")
         if tokenizer.token_to_id(token) is None:
-            raise ModelCorrupt(
-                f"{folder}: the vocabulary lacks {token!r:.80}, the {key} of a {kind}; download it again"
-            )
+            raise damaged(f"{folder}: the vocabulary lacks {token!r:.80}, the {key} of a {kind}")
         tokenizer.add_special_tokens([token])
     names = {**usual, **names}
     ends = [tokenizer.token_to_id(names[key]) for key in (first, last) if key]
     if ends and tokenizer.encode("").ids != ends:
-        raise UnsupportedModel(
-            f"{folder}: {first} and {last} are {names[first]!r} and {names[last]!r} by tokenizer_config.json or "
-            f"special_tokens_map.json, but tokenizer.json sets {tokenizer.encode('').tokens}; make the two agree"
-        )
+        named = f"{first} and {last} are {names[first]!r} and {names[last]!r}"
+        raise _contradiction(folder, named, f"tokenizer.json sets {tokenizer.encode('').tokens}")
     model: Any = tokenizer.model
     if kind == _BERT and model.unk_token != names["unk_token"]:
-        raise UnsupportedModel(
-            f"{folder}: unk_token is {names['unk_token']!r:.60} by tokenizer_config.json or special_tokens_map.json, "
-            f"but {model.unk_token!r} in tokenizer.json; make the two agree"
-        )
+        named = f"unk_token is {names['unk_token']!r:.60}"
+        raise _contradiction(folder, named, f"it is {model.unk_token!r} in tokenizer.json")
+
+
+def _contradiction(folder: Path, named: str, found: str) -> UnsupportedModel:
+    """Return the error for special tokens that two files name differently."""
+    files = "tokenizer_config.json or special_tokens_map.json"
+    return UnsupportedModel(f"{folder}: {named} by {files}, but {found}; make the two agree")
 
 
 def _check_added(folder: Path, declared: Mapping[str, Any], tokenizer: Tokenizer, kind: str) -> None:
     """Refuse added tokens that the tokenizer lacks or has in another form."""
     added = {token.content: (row, token) for row, token in tokenizer.get_added_tokens_decoder().items()}
-    extra: dict[str, Any] = {}
+    wanted: dict[str, Any] = {}
     for key in ("additional_special_tokens", "extra_special_tokens"):
         tokens = declared.get(key) or []
         tokens = list(tokens.values()) if isinstance(tokens, dict) else tokens if isinstance(tokens, list) else [tokens]
-        extra |= dict.fromkeys(map(_content, tokens))
+        wanted |= dict.fromkeys(map(_content, tokens))
     slow = declared.get("added_tokens_decoder")
     if slow is None:
-        wanted = {**extra, **read_json(folder / "added_tokens.json", missing={})}
+        wanted |= read_json(folder / "added_tokens.json", missing={})
     elif not isinstance(slow, dict) or not all(isinstance(token, dict) for token in slow.values()):
-        raise ModelCorrupt(
-            f"{folder / 'tokenizer_config.json'}: added_tokens_decoder must be an object of tokens by number"
-        )
+        path = folder / "tokenizer_config.json"
+        raise ModelCorrupt(f"{path}: added_tokens_decoder must be an object of tokens by number")
     else:
-        wanted = {
-            **extra,
-            **{_content(token): int(row) if row.isdecimal() and len(row) < 10 else row for row, token in slow.items()},
-        }
+        for row, token in slow.items():
+            wanted[_content(token)] = int(row) if row.isdecimal() and len(row) < 10 else row
     wrong = [token for token, row in wanted.items() if token not in added or row not in (None, added[token][0])]
-    if (
-        slow is not None and kind in _CLASSES
-    ):  # transformers builds these with the tokens of tokenizer_config.json alone
-        named = {_content(declared[key]) for key in _NAMED if declared.get(key)} | {*_CLASSES[kind][2].values()}
+    if slow is not None and kind in _CLASSES:  # built with the tokens of tokenizer_config.json alone
+        named = {_content(declared[key]) for key in _NAMED if declared.get(key)} | {*_CLASSES[kind][3].values()}
         wrong += [token for token in added if token not in {*wanted, *named}]
         wrong += [_content(token) for token in slow.values() if _flags_differ(token, added)]
     if wrong:
@@ -331,9 +316,8 @@ def _flags_differ(token: Mapping[str, Any], added: Mapping[str, tuple[int, Added
     """Return whether a token of ``added_tokens_decoder`` is matched in texts differently from the tokenizer's own."""
     usual = {"normalized": not token.get("special", False)}
     _, own = added.get(_content(token), (0, None))
-    return own is not None and any(
-        getattr(own, flag) != bool(token.get(flag, usual.get(flag, False))) for flag in _FLAGS
-    )
+    flags = {flag: bool(token.get(flag, usual.get(flag, False))) for flag in _FLAGS}
+    return own is not None and any(getattr(own, flag) != value for flag, value in flags.items())
 
 
 def _content(token: object) -> str:

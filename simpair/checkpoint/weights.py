@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from simpair.checkpoint.refusals import damaged
 from simpair.errors import ModelCorrupt, UnsupportedModel
 from simpair.files.json_file import read_json
 
@@ -34,8 +36,8 @@ TABLE = "embedding.weight"
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = f"{WEIGHTS}.index.json"
 
-_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _DTYPE_NAMES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
+_SPELLINGS = {"gamma": "weight", "beta": "bias"}
 _GREATEST = 1e18
 """Far above any weight, and below the square root of the greatest float32; a flipped bit of an exponent exceeds it."""
 
@@ -93,9 +95,9 @@ def read_weights(folder: Path) -> Weights:
         try:
             part = _read_file(path)
         except FileNotFoundError:
-            raise ModelCorrupt(f"{path} is missing; download or save the checkpoint again") from None
+            raise damaged(f"{path} is missing") from None
         except (SafetensorError, OSError) as error:
-            raise ModelCorrupt(f"{path} is damaged ({error}); download or save the checkpoint again") from None
+            raise damaged(f"{path} is damaged ({error})") from None
         for name, tensor in part.items():
             if _current_name(name) in tensors:
                 raise ModelCorrupt(f"{path}: {name} is there twice, once under another spelling")
@@ -175,14 +177,11 @@ def _check_values(tensor: Tensor, name: str) -> None:
     """Refuse values that a flipped bit leaves, and quantized dtypes."""
     if name.endswith("_ids") or (name.endswith(": mapping") and tensor.dtype == torch.int64):
         return
-    if tensor.dtype not in _DTYPES:
-        raise UnsupportedModel(
-            f"{name} has dtype {tensor.dtype}; this version reads float16, bfloat16, float32, float64"
-        )
+    if str(tensor.dtype).removeprefix("torch.") not in _DTYPE_NAMES.values():
+        known = ", ".join(_DTYPE_NAMES.values())
+        raise UnsupportedModel(f"{name} has dtype {tensor.dtype}; this version reads {known}")
     if not _is_sound(tensor):
-        raise ModelCorrupt(
-            f"{name} has values that are not finite, or beyond {_GREATEST:.0e}; download the checkpoint again"
-        )
+        raise damaged(f"{name} has values that are not finite, or beyond {_GREATEST:.0e}")
 
 
 def _is_sound(tensor: Tensor) -> bool:
@@ -200,14 +199,10 @@ def _weight_files(folder: Path) -> list[Path]:
         if not names or any(Path(name).name != name or not name.endswith(".safetensors") for name in names):
             raise ModelCorrupt(f"{index}: the weight map names no safetensors files of this folder")
         return [folder / name for name in names]
-    raise ModelCorrupt(f"{folder / WEIGHTS} is missing; download or save the checkpoint again")
+    raise damaged(f"{folder / WEIGHTS} is missing")
 
 
 def _current_name(name: str) -> str:
     """Return a tensor's name without a model prefix, and with the current spelling of LayerNorm."""
-    for prefix in ("bert.", "roberta."):
-        name = name.removeprefix(prefix)
-    for old, new in ((".gamma", ".weight"), (".beta", ".bias")):
-        if name.endswith(f"LayerNorm{old}"):
-            name = name.removesuffix(old) + new
-    return name
+    name = name.removeprefix("bert.").removeprefix("roberta.")
+    return re.sub(r"LayerNorm\.(gamma|beta)\Z", lambda old: f"LayerNorm.{_SPELLINGS[old[1]]}", name)

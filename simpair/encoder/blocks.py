@@ -6,7 +6,7 @@ import ctypes
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -24,15 +24,7 @@ from simpair.encoder.workers import run_on_workers, threads
 from simpair.errors import InputError
 from simpair.files.texts import BLOCK_TEXTS, cut_into_blocks
 
-__all__ = [
-    "Block",
-    "OnTruncation",
-    "Truncation",
-    "encode_blocks",
-    "encode_list",
-    "encode_stream",
-    "repeat_rows",
-]
+__all__ = ["Block", "OnTruncation", "Truncation", "encode_blocks", "encode_list", "encode_stream", "repeat_rows"]
 
 OnTruncation = Literal["warn", "error", "ignore"]
 FloatArray = NDArray[np.float32]
@@ -65,9 +57,8 @@ class Truncation:
         """
         self._count += len(positions)
         if self._action == "error" and len(positions):
-            raise InputError(
-                f"text {positions[0]} is longer than {self._limit}; split it, or pass on_truncation='warn'"
-            )
+            advice = "split it, or pass on_truncation='warn'"
+            raise InputError(f"text {positions[0]} is longer than {self._limit}; {advice}")
 
     def report(self, texts: int) -> None:
         """Warn in the log if some of that many texts were truncated and the caller asked for a warning."""
@@ -93,10 +84,7 @@ class _Unfinished:
     sequences: list[list[int]]
     copies: list[list[int]] | None
     truncated: list[int]
-    left: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.left = len(self.sequences)
+    left: int
 
 
 def encode_list(
@@ -178,15 +166,15 @@ def _begin(tower: Tower, texts: list[str], role: Role | None, first: int, out: F
         sequences, truncated = tower.tokens.tokenize(texts, role=role)
         embed = tower.serving(role, tokens=sum(map(len, sequences)))
         lost = [first + row for row in truncated]
-        return _Unfinished(out[first : first + len(texts)], embed, sequences, None, lost)
+        return _Unfinished(out[first : first + len(texts)], embed, sequences, None, lost, len(sequences))
     places: dict[str, list[int]] = {}
     for place, text in enumerate(texts):
         places.setdefault(text, []).append(place)
     copies = list(places.values())
     sequences, truncated = tower.tokens.tokenize(list(places), role=role)
     lost = sorted(first + place for row in truncated for place in copies[row])
-    embed = tower.serving(role, tokens=None)
-    return _Unfinished(own_pages(len(texts), tower.dimension), embed, sequences, copies, lost)
+    vectors = own_pages(len(texts), tower.dimension)
+    return _Unfinished(vectors, tower.serving(role, tokens=None), sequences, copies, lost, len(sequences))
 
 
 def _encode_batch(
@@ -219,21 +207,15 @@ def repeat_rows(embeddings: FloatArray, rows: NDArray[np.int64]) -> None:
 
 
 def _embed_within(
-    budget: TokenBudget,
-    embed: Embed,
-    sequences: list[list[int]],
-    rows: list[int],
-    batch: PackedBatch,
+    budget: TokenBudget, embed: Embed, sequences: list[list[int]], rows: list[int], batch: PackedBatch
 ) -> Iterator[tuple[list[int], FloatArray]]:
     """Yield rows and their embeddings: all at once, or in smaller batches if memory runs out for several texts."""
     try:
-        vectors = embed(batch)
+        yield rows, embed(batch)
+        return
     except (MemoryError, RuntimeError) as error:
         if len(rows) == 1 or not _is_out_of_memory(error):
             raise
-    else:
-        yield rows, vectors
-        return
     budget.lower(len(batch.input_ids) // 2)
     for part, smaller in plan_batches(sequences, budget, rows=rows):
         yield from _embed_within(budget, embed, sequences, part, smaller)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from simpair.checkpoint.modules import DenseLayer
+from simpair.checkpoint.weights import copied
 from simpair.errors import ModelCorrupt
 
 __all__ = ["Heads"]
@@ -38,13 +39,7 @@ class Heads(nn.ModuleList):
         Raises:
             ModelCorrupt: Their shapes or activations differ.
         """
-        ours, theirs = (
-            [
-                (tuple(layer.weight.shape), "bias" if layer.bias is not None else "no bias", layer.activation)
-                for layer in some
-            ]
-            for some in (self.layers(), layers)
-        )
+        ours, theirs = _shapes(self.layers()), _shapes(layers)
         if ours != theirs:
             raise ModelCorrupt(f"the dense layers are {theirs}, but those of this encoder are {ours}")
 
@@ -53,12 +48,17 @@ class Heads(nn.ModuleList):
         self.load_state_dict(Heads(layers).state_dict())
 
 
+def _shapes(layers: Sequence[DenseLayer]) -> list[tuple[object, ...]]:
+    return [
+        (tuple(weight.shape), "no bias" if bias is None else "bias", activation) for weight, bias, activation in layers
+    ]
+
+
 class _Head(nn.Module):
     def __init__(self, layer: DenseLayer) -> None:
         super().__init__()
-        self.linear = nn.Linear(
-            layer.weight.shape[1], layer.weight.shape[0], bias=layer.bias is not None, device="meta"
-        )
+        outputs, inputs = layer.weight.shape
+        self.linear = nn.Linear(inputs, outputs, bias=layer.bias is not None, device="meta")
         weights = {"weight": layer.weight} | ({} if layer.bias is None else {"bias": layer.bias})
         self.linear.load_state_dict(weights, assign=True)
         self.activation = getattr(nn, layer.activation)()
@@ -67,9 +67,5 @@ class _Head(nn.Module):
         return self.activation(self.linear(vectors)).float()  # type: ignore[no-any-return]
 
     def layer(self) -> DenseLayer:
-        weight, bias = (
-            None if part is None else part.detach().to("cpu", copy=True)
-            for part in (self.linear.weight, self.linear.bias)
-        )
-        assert weight is not None
-        return DenseLayer(weight, bias, type(self.activation).__name__)
+        tensors = copied(self.linear.state_dict(), self.linear.weight.dtype)
+        return DenseLayer(tensors["weight"], tensors.get("bias"), type(self.activation).__name__)

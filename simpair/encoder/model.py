@@ -36,6 +36,7 @@ __all__ = ["Dtype", "TwinTowerEncoder"]
 
 Choice = TypeVar("Choice", bound=str)
 FloatArray = NDArray[np.float32]
+Texts = str | Sequence[str]
 
 _LOG = logging.getLogger("simpair")
 
@@ -67,10 +68,8 @@ class TwinTowerEncoder(nn.Module):
             InputError: ``dtype`` or ``truncate_dim`` is out of range.
         """
         if not isinstance(checkpoint, Checkpoint):
-            raise TypeError(
-                f"checkpoint is a {type(checkpoint).__name__}; expected a Checkpoint: open a model by its name or "
-                "folder with TwinTowerEncoder.from_pretrained(...)"
-            )
+            advice = "open a model by its name or folder with TwinTowerEncoder.from_pretrained(...)"
+            raise TypeError(f"checkpoint is a {type(checkpoint).__name__}; expected a Checkpoint: {advice}")
         refuse_keywords("TwinTowerEncoder", _unknown)
         super().__init__()
         _check_choice(dtype, Dtype, "dtype")
@@ -80,9 +79,8 @@ class TwinTowerEncoder(nn.Module):
             query = Tower(checkpoint.towers["query"], dtype=dtype, truncate_dim=truncate_dim)
             self._towers["query"] = query
         if query.full_dimension != document.full_dimension:
-            raise ModelCorrupt(
-                f"the towers' embeddings have dimension {query.full_dimension} and {document.full_dimension}"
-            )
+            dimensions = f"{query.full_dimension} and {document.full_dimension}"
+            raise ModelCorrupt(f"the towers' embeddings have dimension {dimensions}")
         self.default_role: Role = checkpoint.default_role
         self.tokenizer = TokensByRole({"query": query.tokens, "document": document.tokens}, self.default_role)
         self.source: str | None = None
@@ -180,7 +178,7 @@ class TwinTowerEncoder(nn.Module):
 
     def encode(
         self,
-        texts: str | Sequence[str],
+        texts: Texts,
         *,
         role: Role | None = None,
         on_truncation: OnTruncation = "warn",
@@ -211,24 +209,14 @@ class TwinTowerEncoder(nn.Module):
         return np.asarray(found[0]) if isinstance(texts, str) else found
 
     def encode_query(
-        self,
-        texts: str | Sequence[str],
-        *,
-        on_truncation: OnTruncation = "warn",
-        show_progress_bar: bool = False,
-        **_unknown: Any,
+        self, texts: Texts, *, on_truncation: OnTruncation = "warn", show_progress_bar: bool = False, **_unknown: Any
     ) -> FloatArray:
         """Return :meth:`encode` in the query role."""
         options: Any = {"on_truncation": on_truncation, "show_progress_bar": show_progress_bar, **_unknown}
         return self.encode(texts, role="query", **options)
 
     def encode_document(
-        self,
-        texts: str | Sequence[str],
-        *,
-        on_truncation: OnTruncation = "warn",
-        show_progress_bar: bool = False,
-        **_unknown: Any,
+        self, texts: Texts, *, on_truncation: OnTruncation = "warn", show_progress_bar: bool = False, **_unknown: Any
     ) -> FloatArray:
         """Return :meth:`encode` in the document role."""
         options: Any = {"on_truncation": on_truncation, "show_progress_bar": show_progress_bar, **_unknown}
@@ -300,13 +288,8 @@ class TwinTowerEncoder(nn.Module):
 
         Log in first with ``hf auth login``, or set ``HF_TOKEN``. Raises HubError if the Hub refuses or fails.
         """
-        return publish(
-            self.checkpoint(),
-            repo_id,
-            dimension=self.embedding_dimension,
-            private=private,
-            commit_message=commit_message,
-        )
+        dimension = self.embedding_dimension
+        return publish(self.checkpoint(), repo_id, dimension, private=private, commit_message=commit_message)
 
     @property
     def fingerprint(self) -> str:

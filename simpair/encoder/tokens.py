@@ -15,6 +15,7 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from torch import Tensor
 
 from simpair.checkpoint.layout import Role
+from simpair.checkpoint.settings import Settings
 from simpair.encoder.workers import is_forked
 from simpair.errors import InputError
 from simpair.files.texts import lone_surrogate
@@ -131,33 +132,21 @@ class Tokens:
 
     Args:
         tokenizer: A tokenizer of the ``tokenizers`` library; it is copied.
-        max_seq_length: Maximum length in tokens, special tokens included; longer texts are truncated.
-        prompts: Prompts by name; ``query`` and ``document`` are those of the two roles.
-        default_prompt_name: The prompt of texts without a role, or None for no prompt.
+        settings: The maximum length, the prompts, and whether the prompt's tokens are pooled too.
         pad_token_id: The id that pads a batch.
-        include_prompt: Whether the prompt's tokens are pooled too.
     """
 
-    def __init__(
-        self,
-        tokenizer: Tokenizer,
-        *,
-        max_seq_length: int,
-        prompts: Mapping[str, str],
-        default_prompt_name: str | None = None,
-        pad_token_id: int = 0,
-        include_prompt: bool = True,
-    ) -> None:
+    def __init__(self, tokenizer: Tokenizer, settings: Settings, pad_token_id: int = 0) -> None:
         self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
         self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(max_seq_length)
-        self._longest_read = _longest_read(tokenizer, max_seq_length)
-        self._prompts = dict(prompts)
-        self._default_prompt_name = default_prompt_name
-        self.max_seq_length = max_seq_length
+        self._tokenizer.enable_truncation(settings.max_seq_length)
+        self._longest_read = _longest_read(tokenizer, settings.max_seq_length)
+        names = {None: settings.default_prompt_name, "query": "query", "document": "document"}
+        self._prompts = {role: "" if name is None else settings.prompts.get(name, "") for role, name in names.items()}
+        self.max_seq_length = settings.max_seq_length
         self.pad_token_id = pad_token_id
-        names: list[Role | None] = [] if include_prompt else [None, "query", "document"]
-        self._skipped = {role: self._prompt_tokens(role) for role in names if self.prompt(role)}
+        roles = () if settings.include_prompt else ROLE_NUMBERS
+        self._skipped = {role: self._prompt_tokens(role) for role in roles if self.prompt(role)}
 
     @property
     def pools_all(self) -> bool:
@@ -176,8 +165,7 @@ class Tokens:
 
     def prompt(self, role: Role | None) -> str:
         """Return the prompt set before every text of a role; ``""`` if the checkpoint declares none."""
-        name = self._default_prompt_name if role is None else role
-        return "" if name is None else self._prompts.get(name, "")
+        return self._prompts[role]
 
     def tokenize(self, texts: Sequence[str], *, role: Role | None = None) -> Tokenized:
         """Return the token ids of each text, prompt and special tokens included, truncated to ``max_seq_length``.

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from simpair.checkpoint.fingerprint import fingerprint_of, identity_of
 from simpair.checkpoint.modules import dimension_of
+from simpair.checkpoint.refusals import check_names
 from simpair.checkpoint.settings import Settings, TowerCheckpoint
 from simpair.checkpoint.weights import copied
 from simpair.encoder.batches import PackedBatch, pack
@@ -59,35 +60,25 @@ class Tower(nn.Module):
         if longest <= (special := checkpoint.tokenizer.num_special_tokens_to_add(False)):
             raise ModelCorrupt(f"max_seq_length is {longest}; expected more than the {special} special tokens")
         if dtype not in self.backbone.dtypes:
-            raise UnsupportedModel(
-                f"dtype {dtype} is supported for the BERT family alone; leave it out, or use float32"
-            )
+            raise UnsupportedModel(f"dtype {dtype} works for the BERT family alone; leave it out, or use float32")
         self._config, self._tokenizer_config = checkpoint.config, checkpoint.tokenizer_config
         self.architecture = str(checkpoint.config.get("model_type"))
         self.weights_file = checkpoint.weights_file
         self._layouts = Layouts(dtype)
         self.full_dimension = dimension_of(config.hidden_size, checkpoint.settings.pooling, checkpoint.dense)
         kept = checkpoint.settings.truncate_dim if truncate_dim is None else truncate_dim
-        self.dimension = _check_dimension(kept, self.full_dimension)
+        if kept is not None and (type(kept) is not int or not 1 <= kept <= self.full_dimension):
+            raise InputError(f"truncate_dim is {kept}; expected 1 to {self.full_dimension}, the dimension of the model")
+        self.dimension = kept or self.full_dimension
         kept = None if truncate_dim == self.full_dimension else kept
         self.settings = settings = replace(checkpoint.settings, max_seq_length=longest, truncate_dim=kept)
         self._unused = self.backbone.load(checkpoint.tensors)
         self.heads = Heads(checkpoint.dense)
         _check_vocabulary(checkpoint, config.vocab_size)
-        self.tokens = Tokens(
-            checkpoint.tokenizer,
-            max_seq_length=longest,
-            prompts=settings.prompts,
-            default_prompt_name=settings.default_prompt_name,
-            pad_token_id=config.pad_token_id,
-            include_prompt=settings.include_prompt,
-        )
+        self.tokens = Tokens(checkpoint.tokenizer, settings, config.pad_token_id)
 
     def embed(
-        self,
-        batch: PackedBatch,
-        products: Sequence[LayerParts[Product]] | None = None,
-        skipped: int | Tensor = 0,
+        self, batch: PackedBatch, products: Sequence[LayerParts[Product]] | None = None, skipped: int | Tensor = 0
     ) -> Tensor:
         """Return the embeddings (B, D) float32 of a packed batch: the one path of training and serving.
 
@@ -158,8 +149,7 @@ class Tower(nn.Module):
         backbone = empty_backbone(checkpoint.config)
         tensors = {**checkpoint.tensors, **backbone.load(checkpoint.tensors), **backbone.tensors()}
         wanted = self.backbone.tensors()
-        if missing := [name for name in wanted if name not in tensors]:
-            raise ModelCorrupt(f"the weights lack {', '.join(missing[:3])} ({len(missing)} tensors)")
+        check_names(wanted.keys() - tensors.keys(), [], total=len(wanted))
         for name, tensor in wanted.items():
             found, expected = tuple(tensors[name].shape), tuple(tensor.shape)
             if found != expected:
@@ -174,17 +164,18 @@ class Tower(nn.Module):
     @property
     def fingerprint(self) -> str:
         """Hex SHA-256 of architecture, tensors as float16, tokenizer and settings."""
-        return fingerprint_of(*self._parts(), dimension=self.dimension)
+        return fingerprint_of(*self._parts())
 
     @property
     def identity(self) -> dict[str, str]:
         """The parts of the fingerprint by name: short digests and settings."""
-        return identity_of(*self._parts(), dimension=self.dimension)
+        return identity_of(*self._parts())
 
     def _parts(self) -> tuple[str, dict[str, Tensor], str, Settings]:
         tensors = {**self.backbone.tensors(), **self.heads.state_dict(prefix="heads.")}
         architecture = self.backbone.config.identity() + self.heads.identity()
-        return architecture, tensors, self.tokens.plain().to_str(), self.settings
+        settings = replace(self.settings, truncate_dim=self.dimension)
+        return architecture, tensors, self.tokens.plain().to_str(), settings
 
 
 def embed_by_role(
@@ -216,15 +207,5 @@ def _check_vocabulary(checkpoint: TowerCheckpoint, rows: int) -> None:
     """Refuse a tokenizer with more tokens than the weights have rows; before it is copied, which may take long."""
     ids = [*checkpoint.tokenizer.get_vocab().values(), *checkpoint.tokenizer.encode("").ids]
     if max(ids, default=0) >= rows:
-        raise ModelCorrupt(
-            f"the tokenizer has a token of number {max(ids)}, but the weights have {rows} rows; tokenizer and weights "
-            "are not of one model"
-        )
-
-
-def _check_dimension(truncate_dim: int | None, dimension: int) -> int:
-    if truncate_dim is None:
-        return dimension
-    if isinstance(truncate_dim, bool) or not isinstance(truncate_dim, int) or not 1 <= truncate_dim <= dimension:
-        raise InputError(f"truncate_dim is {truncate_dim}; expected 1 to {dimension}, the dimension of the model")
-    return truncate_dim
+        numbers = f"the tokenizer has a token of number {max(ids)}, but the weights have {rows} rows"
+        raise ModelCorrupt(f"{numbers}; tokenizer and weights are not of one model")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-__all__ = ["BLOCK_CHARACTERS", "BLOCK_TEXTS", "cut_into_blocks", "lone_surrogate"]
+__all__ = ["BLOCK_CHARACTERS", "BLOCK_TEXTS", "cut_into_blocks", "lone_surrogate", "one_line"]
 
 Item = TypeVar("Item")
 
@@ -43,3 +43,8 @@ def cut_into_blocks(items: Iterable[Item], text_of: Callable[[Item], str]) -> It
             block, characters = [], 0
     if block:
         yield block
+
+
+def one_line(error: BaseException) -> str:
+    """Return the message of another library's error on one line, truncated to 200 characters."""
+    return " ".join(str(error).split())[:200]

@@ -105,8 +105,8 @@ def test_truncate_dim_applies_behind_the_dense_layers(folder: Path) -> None:
         ({"module_input_name": "token_embeddings"}, UnsupportedModel, "module_input_name is 'token_embeddings'"),
         ({"gain": 2}, UnsupportedModel, "'gain' is 2"),
         ({"in_features": 63}, UnsupportedModel, "in_features is 63"),
-        ({"out_features": 21}, ModelCorrupt, r"expected \(21, 64\)"),
-        ({"bias": False}, ModelCorrupt, "bias and config disagree"),
+        ({"out_features": 21}, ModelCorrupt, r"expected .*\(21, 64\)"),
+        ({"bias": False}, ModelCorrupt, r"'linear.bias': .*, expected \{'linear.weight': \(\d+, 64\)\}"),
     ],
 )
 def test_a_layer_that_would_give_other_vectors_is_refused(
@@ -121,9 +121,9 @@ def test_weights_of_a_layer_that_are_damaged_are_refused(folder: Path) -> None:
     path = folder / "3_Dense" / "model.safetensors"
     tensors = load_file(path)
     for wrong, message in (
-        ({**tensors, "residual.weight": torch.ones(2)}, "bias and config disagree"),
-        ({**tensors, "linear.bias": torch.ones(7)}, r"linear\.bias has shape \(7,\)"),
-        ({"linear.bias": tensors["linear.bias"]}, "linear.weight has shape None"),
+        ({**tensors, "residual.weight": torch.ones(2)}, r"'residual.weight': \(2,\)"),
+        ({**tensors, "linear.bias": torch.ones(7)}, r"'linear.bias': \(7,\)"),
+        ({"linear.bias": tensors["linear.bias"]}, r"the shapes \{'linear.bias': \(8,\)\}, expected \{'linear.weight'"),
         ({**tensors, "linear.bias": torch.full((8,), torch.nan)}, "not finite"),
     ):
         save_file(wrong, path)

@@ -80,12 +80,12 @@ _REFUSED: dict[str, tuple[_EDIT, str]] = {
         _vocabulary_and(_set(_CONFIG, tokenizer_class="PreTrainedTokenizerFast")),
         "tokenizer_class is 'PreTrainedTokenizer'",
     ),
-    "lengths by role": (_set("sentence_bert_config.json", query_length=8), "query_length is 8"),
-    "changed config": (_set("sentence_bert_config.json", config_args={"hidden_act": "relu"}), "config_args is"),
-    "changed tokenizer": (_set("sentence_bert_config.json", tokenizer_args={"x": 1}), "tokenizer_args is"),
+    "lengths by role": (_set("sentence_bert_config.json", query_length=8), "'query_length' is 8"),
+    "changed config": (_set("sentence_bert_config.json", config_args={"hidden_act": "relu"}), "'config_args' is"),
+    "changed tokenizer": (_set("sentence_bert_config.json", tokenizer_args={"x": 1}), "'tokenizer_args' is"),
     "another task": (
         _set("sentence_bert_config.json", transformer_task="fill-mask"),
-        "transformer_task is 'fill-mask'",
+        "'transformer_task' is 'fill-mask'",
     ),
 }
 

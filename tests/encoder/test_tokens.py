@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, normalizers, pre_tokenizers
 
+from simpair.checkpoint.settings import Settings
 from simpair.encoder.batches import TokenBudget, pack, plan_batches
 from simpair.encoder.model import TwinTowerEncoder
 from simpair.encoder.tokens import Tokens, TokensByRole, check_texts
@@ -26,9 +27,9 @@ def tokenizer(tokens: TokensByRole) -> Tokenizer:
     return tokens.plain()
 
 
-def _tokens(tokenizer: Tokenizer, **options: Any) -> TokensByRole:
+def _tokens(tokenizer: Tokenizer, *, pad_token_id: int = 0, **options: Any) -> TokensByRole:
     """Return the tokens of a tied encoder."""
-    tokens = Tokens(tokenizer, **options)
+    tokens = Tokens(tokenizer, Settings(**options), pad_token_id)
     return TokensByRole({"query": tokens, "document": tokens})
 
 

@@ -7,6 +7,7 @@ transformers is imported when the first tower of this kind is created.
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,8 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from simpair.checkpoint.refusals import check_names, damaged
 from simpair.encoder.batches import PackedBatch
-from simpair.errors import ModelCorrupt, UnsafeModel, UnsupportedModel, one_line
+from simpair.errors import UnsafeModel, UnsupportedModel
+from simpair.files.texts import one_line
 
 __all__ = ["AutoConfig", "AutoTower"]
 
@@ -27,58 +30,27 @@ _MAX_PADDING = 1 / 16
 """Maximum padding of a padded batch, as a fraction of its real tokens. More padding costs more than a second call."""
 _CODE_KEYS = ("_attn_implementation", "attn_implementation", "auto_map")
 """Keys of ``config.json`` that could make transformers fetch and run code."""
-_OUTPUT_KEYS = (
-    "output_attentions",
-    "output_hidden_states",
-    "return_dict",
-    "torchscript",
-    "use_cache",
-    "use_return_dict",
-)
+_OUTPUTS = ("output_attentions", "output_hidden_states", "return_dict", "torchscript", "use_cache", "use_return_dict")
 """Keys of ``config.json`` that request outputs besides the hidden states."""
-_IGNORED_KEYS = (
-    *_CODE_KEYS,
-    *_OUTPUT_KEYS,
-    "_name_or_path",
-    "architectures",
-    "dtype",
-    "torch_dtype",
-    "transformers_version",
-)
+_NAMES = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
+_IGNORED_KEYS = (*_CODE_KEYS, *_OUTPUTS, *_NAMES)
 """Keys of ``config.json`` that do not change an embedding. Dropout probabilities do not either."""
 _FULL_MODELS = ("bart", "bigbird_pegasus", "led", "mbart", "plbart")
 """Encoder-decoder models that run whole, as in sentence-transformers: they create the decoder's input themselves."""
 _VARYING_ROPE = ("dynamic", "longrope")
 """Types of rotary positions that depend on earlier texts or on other texts of the batch."""
-_UNUSED_TENSORS = (
-    "vocab_",
-    "predictions.",
-    "pre_classifier.",
-    "lm_predictions.",
-    "mask_predictions.",
-    "pooler.",
-    "cls.",
-    "classifier.",
-    "lm_head.",
-    "discriminator_predictions.",
-    "generator_",
-    "head.",
-    "decoder.",
+_UNUSED_TENSORS = re.compile(
+    r"(cls|classifier|pre_classifier|pooler|head|lm_head|decoder|predictions|(discriminator|lm|mask)_predictions)\."
+    r"|vocab_|generator_|.*position_ids"
 )
-"""First parts of the names of pretraining heads and decoders, on which no embedding depends."""
+"""The names of pretraining heads, decoders and buffers, on which no embedding depends."""
 _UNLIMITED = 1 << 20
 _LOGGING_LOCK = Lock()
 _SERVING_LOCK = Lock()
 _MASK_IGNORING = ("convbert", "cpmant", "fnet", "mobilebert", "nystromformer", "sam3_lite_text_text_model", "yoso")
 """Architectures in which padding changes the states of real tokens despite the mask; they get no padding."""
-_ENCODERS = {
-    "longt5": "LongT5EncoderModel",
-    "mt5": "MT5EncoderModel",
-    "switch_transformers": "SwitchTransformersEncoderModel",
-    "t5": "T5EncoderModel",
-    "umt5": "UMT5EncoderModel",
-}
-"""Classes that load the encoder alone of an encoder-decoder model."""
+_ENCODERS = ("longt5", "mt5", "switch_transformers", "t5", "umt5")
+"""Encoder-decoder models with a class for the encoder alone: T5EncoderModel for T5Config."""
 
 
 @dataclass(frozen=True)
@@ -110,19 +82,17 @@ class AutoConfig:
             ModelCorrupt: transformers cannot read a value.
         """
         parsed = _parse(config)
-        numbers: dict[str, Any] = {name: getattr(parsed, name, None) for name in ("vocab_size", "hidden_size")}
-        for name, number in numbers.items():
-            if type(number) is not int or number < 1:
-                raise UnsupportedModel(
-                    f"config.json: {name} is {number!r:.80}; expected the positive integer of a text encoder"
-                )
+        sizes: dict[str, Any] = {name: getattr(parsed, name, None) for name in ("vocab_size", "hidden_size")}
+        for name, size in sizes.items():
+            if type(size) is not int or size < 1:
+                raise UnsupportedModel(f"config.json: {name} is {size!r:.80}; a text encoder has a positive integer")
         max_positions = getattr(parsed, "max_position_embeddings", None)
         pad_token_id = getattr(parsed, "pad_token_id", None)
         return cls(
             values=dict(config),
             max_seq_length=max_positions if isinstance(max_positions, int) and max_positions > 0 else _UNLIMITED,
             pad_token_id=pad_token_id if isinstance(pad_token_id, int) and pad_token_id >= 0 else 0,
-            **numbers,
+            **sizes,
         )
 
     def longest(self, asked: int, *, declared: bool) -> int:
@@ -210,9 +180,8 @@ class AutoTower(nn.Module):
     @recomputing.setter
     def recomputing(self, enabled: bool) -> None:
         if not self.model.supports_gradient_checkpointing:
-            raise UnsupportedModel(
-                f"{type(self.model).__name__} of transformers does not support gradient checkpointing; turn it off"
-            )
+            name = type(self.model).__name__
+            raise UnsupportedModel(f"{name} of transformers does not support gradient checkpointing; turn it off")
         self._recomputing = enabled
         # newer versions of transformers use this name and warn about the old one
         kind = "activation" if hasattr(self.model, "activation_checkpointing_enable") else "gradient"
@@ -276,13 +245,10 @@ def _parse(config: Mapping[str, Any]) -> Any:
             "batch, which is not supported"
         )
     try:
-        return CONFIG_MAPPING[kind].from_dict(
-            {key: value for key, value in config.items() if key not in (*_CODE_KEYS, *_OUTPUT_KEYS)}
-        )
+        harmless = {key: value for key, value in config.items() if key not in (*_CODE_KEYS, *_OUTPUTS)}
+        return CONFIG_MAPPING[kind].from_dict(harmless)
     except Exception as error:
-        raise ModelCorrupt(
-            f"config.json is not valid for {kind} ({one_line(error)}); download the checkpoint again"
-        ) from None
+        raise damaged(f"config.json is not valid for {kind} ({one_line(error)})") from None
 
 
 def _load(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[Any, list[str], set[str]]:
@@ -291,12 +257,11 @@ def _load(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[Any
 
     parsed = _parse(config)
     name = str(config.get("model_type"))
-    encoder_class = _ENCODERS.get(name)
-    if getattr(parsed, "is_encoder_decoder", False) and not encoder_class and name not in _FULL_MODELS:
-        raise UnsupportedModel(f"config.json: the encoder of {name} cannot be loaded without its decoder")
     kind: Any = transformers.AutoModel._model_mapping.get(type(parsed), None)
-    if encoder_class:
-        kind = getattr(transformers, encoder_class)
+    if name in _ENCODERS:
+        kind = getattr(transformers, type(parsed).__name__.replace("Config", "EncoderModel"))
+    elif getattr(parsed, "is_encoder_decoder", False) and name not in _FULL_MODELS:
+        raise UnsupportedModel(f"config.json: the encoder of {name} cannot be loaded without its decoder")
     if kind is None or isinstance(kind, tuple):
         raise UnsupportedModel(f"config.json: transformers has no single encoder class for {name!r:.80}")
     try:
@@ -305,22 +270,15 @@ def _load(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[Any
                 None, config=parsed, state_dict=dict(tensors), dtype=torch.float32, output_loading_info=True
             )
     except Exception as error:  # architectures raise different types
-        raise ModelCorrupt(
-            f"the weights are not those that config.json asks for ({one_line(error)}); download the checkpoint again"
-        ) from None
-    missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
-    if missing:
-        raise ModelCorrupt(
-            f"the weights lack {', '.join(missing[:3])} ({len(missing)} tensors); download the checkpoint again"
-        )
-    unused = sorted(report["unexpected_keys"])
-    if unknown := [key for key in unused if not key.startswith(_UNUSED_TENSORS) and "position_ids" not in key]:
-        raise ModelCorrupt(
-            f"the weights have {', '.join(unknown[:3])}, which config.json has no place for; "
-            "download the checkpoint again"
-        )
+        raise damaged(f"the weights are not those that config.json asks for ({one_line(error)})") from None
+    missing, unused = set(report["missing_keys"]), sorted(report["unexpected_keys"])
+    check_names(
+        [name for name in missing if not name.startswith("pooler.")],
+        [name for name in unused if not _UNUSED_TENSORS.match(name)],
+        total=len(model.state_dict()),
+    )
     _check_runs(model.eval())
-    return model, unused, set(report["missing_keys"])
+    return model, unused, missing
 
 
 def _check_runs(model: Any) -> None:
@@ -329,9 +287,7 @@ def _check_runs(model: Any) -> None:
         with torch.no_grad():
             model(input_ids=torch.zeros(1, 2, dtype=torch.int64), attention_mask=torch.ones(1, 2, dtype=torch.int64))
     except Exception as error:
-        raise ModelCorrupt(
-            f"transformers cannot run the model of config.json ({one_line(error)}); download the checkpoint again"
-        ) from None
+        raise damaged(f"transformers cannot run the model of config.json ({one_line(error)})") from None
 
 
 @contextmanager

@@ -7,7 +7,7 @@ plain operators.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -124,13 +124,7 @@ class _Attention(torch.autograd.Function):
         dtype = _sum_dtype(qkv)
         context = qkv.new_empty(len(qkv), qkv.shape[1] // 3, dtype=dtype)
         weights = qkv.new_empty(sum(num_texts * num_heads * length**2 for num_texts, length in groups), dtype=dtype)
-        views = zip(
-            _head_views(qkv, groups, num_heads, parts=3),
-            _head_views(context, groups, num_heads, parts=1),
-            _weight_views(weights, groups, num_heads),
-            _mask_views(mask, groups, num_heads),
-            strict=True,
-        )
+        views = _views(((qkv, 3), (context, 1)), weights, mask, groups, num_heads)
         with torch.autocast(qkv.device.type, enabled=False):
             for qkv_view, context_view, attention_weights, kept in views:
                 query, key, value = _contiguous_heads(qkv_view, dtype)
@@ -149,14 +143,7 @@ class _Attention(torch.autograd.Function):
         qkv, weights, mask = ctx.saved_tensors
         groups, num_heads = ctx.groups, ctx.num_heads
         grad_qkv = torch.empty_like(qkv)
-        views = zip(
-            _head_views(qkv, groups, num_heads, parts=3),
-            _head_views(grad_qkv, groups, num_heads, parts=3),
-            _head_views(grad_context, groups, num_heads, parts=1),
-            _weight_views(weights, groups, num_heads),
-            _mask_views(mask, groups, num_heads),
-            strict=True,
-        )
+        views = _views(((qkv, 3), (grad_qkv, 3), (grad_context, 1)), weights, mask, groups, num_heads)
         with torch.autocast(qkv.device.type, enabled=False):
             for qkv_view, grad_qkv_view, grad_context_view, attention_weights, kept in views:
                 query, key, value = _contiguous_heads(qkv_view, weights.dtype)
@@ -174,7 +161,20 @@ class _Attention(torch.autograd.Function):
         return grad_qkv, None, None, None, None
 
 
-def _head_views(states: Tensor, groups: Sequence[LengthGroup], num_heads: int, *, parts: int) -> list[Tensor]:
+def _views(
+    states: Sequence[tuple[Tensor, int]],
+    weights: Tensor,
+    mask: Tensor | None,
+    groups: Sequence[LengthGroup],
+    num_heads: int,
+) -> Iterator[tuple[Any, ...]]:
+    """Yield for each group its view of the states, each with its number of parts, of the weights and of the mask."""
+    heads = [_head_views(tensor, groups, num_heads, parts) for tensor, parts in states]
+    kept = [None] * len(groups) if mask is None else _weight_views(mask, groups, num_heads)
+    return zip(*heads, _weight_views(weights, groups, num_heads), kept, strict=True)
+
+
+def _head_views(states: Tensor, groups: Sequence[LengthGroup], num_heads: int, parts: int) -> list[Tensor]:
     """Return one view (parts, num_texts, num_heads, length, d) of states (S, parts * D) for each group."""
     head_dim = states.shape[1] // parts // num_heads
     rows = states.split([num_texts * length for num_texts, length in groups])
@@ -188,11 +188,6 @@ def _weight_views(weights: Tensor, groups: Sequence[LengthGroup], num_heads: int
     """Return one view (num_texts * num_heads, length, length) of flat attention weights for each group."""
     parts = weights.split([num_texts * num_heads * length**2 for num_texts, length in groups])
     return [part.view(-1, length, length) for part, (_, length) in zip(parts, groups, strict=True)]
-
-
-def _mask_views(mask: Tensor | None, groups: Sequence[LengthGroup], num_heads: int) -> Sequence[Tensor | None]:
-    """Return the views of the mask as :func:`_weight_views` does, or None for each group without a mask."""
-    return [None] * len(groups) if mask is None else _weight_views(mask, groups, num_heads)
 
 
 def _contiguous_heads(view: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from simpair.checkpoint.refusals import check_names, damaged
 from simpair.encoder.batches import PackedBatch
 from simpair.encoder.towers.attention import TextLayout, self_attention
 from simpair.encoder.towers.backward import training_products
@@ -20,7 +21,6 @@ from simpair.encoder.towers.bert_config import PackedBertConfig
 from simpair.encoder.towers.dropout import add_dropout, dropout
 from simpair.encoder.towers.embedding import Embedding, TokenEmbedding
 from simpair.encoder.towers.linear import ACTIVATIONS, Dtype, LayerParts, Product, Site, plain, split_for_cache
-from simpair.errors import ModelCorrupt
 
 __all__ = ["PackedBert"]
 
@@ -51,7 +51,7 @@ class PackedBert(nn.Module):
         self.config = config
         self.trained = self.recomputing = False
         self.embeddings = _Embeddings(config)
-        self.encoder = _Encoder(config)
+        self.encoder = nn.ModuleDict({"layer": nn.ModuleList(_Layer(config) for _ in range(config.num_hidden_layers))})
 
     def forward(self, batch: PackedBatch, products: Sequence[LayerParts[Product]] | None = None) -> Tensor:
         """Return the hidden states (S, D) of the last layer, in the order of the pack.
@@ -70,7 +70,7 @@ class PackedBert(nn.Module):
             hidden_states = F.pad(hidden_states, (0, 0, 0, layout.num_padding))
         if products is None:
             products = self._differentiable_products()
-        for layer, layer_products in zip(self.encoder.layer, products, strict=True):
+        for layer, layer_products in zip(self._layers, products, strict=True):
             arguments = (hidden_states, layout, layer_products, uses_dropout)
             if self.recomputing and torch.is_grad_enabled():
                 hidden_states = checkpoint(layer, *arguments, use_reentrant=False)
@@ -87,10 +87,8 @@ class PackedBert(nn.Module):
 
     def _differentiable_products(self) -> list[LayerParts[Product]]:
         """Return the functions of the layers on the parameters themselves."""
-        if not torch.is_grad_enabled():
-            return [layer.map(plain) for layer in self.sites()]
-        self.trained = True
-        return [training_products(layer) for layer in self.sites()]
+        self.trained = self.trained or torch.is_grad_enabled()
+        return [training_products(layer) if torch.is_grad_enabled() else layer.map(plain) for layer in self.sites()]
 
     def load(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Load the tensors of a checkpoint as weights; return those that the tower does not use.
@@ -99,23 +97,13 @@ class PackedBert(nn.Module):
             ModelCorrupt: A tensor is missing, unknown or of another shape.
         """
         expected = self.state_dict()
-        if missing := sorted(set(expected) - set(tensors)):
-            raise ModelCorrupt(
-                f"the weights lack {', '.join(missing[:3])} ({len(missing)} of {len(expected)} tensors); "
-                "download the checkpoint again"
-            )
-        for name, tensor in expected.items():
-            if tensors[name].shape != tensor.shape:
-                raise ModelCorrupt(
-                    f"{name} has shape {tuple(tensors[name].shape)}, but config.json asks for {tuple(tensor.shape)}; "
-                    "download the checkpoint again"
-                )
         unused = {name: tensor for name, tensor in tensors.items() if name not in expected}
-        if unknown := [name for name in unused if not name.startswith(_UNUSED_TENSORS)]:
-            raise ModelCorrupt(
-                f"the weights have {', '.join(sorted(unknown)[:3])}, which config.json has no place for; "
-                "download the checkpoint again"
-            )
+        unknown = [name for name in unused if not name.startswith(_UNUSED_TENSORS)]
+        check_names(expected.keys() - tensors.keys(), unknown, total=len(expected))
+        for name, tensor in expected.items():
+            found, wanted = tuple(tensors[name].shape), tuple(tensor.shape)
+            if found != wanted:
+                raise damaged(f"{name} has shape {found}, but config.json asks for {wanted}")
         is_empty = next(self.parameters()).is_meta
         self.load_state_dict({name: tensors[name].float() for name in expected}, assign=is_empty)
         return unused
@@ -126,8 +114,11 @@ class PackedBert(nn.Module):
 
     def sites(self) -> list[LayerParts[Site]]:
         """Return the matrix products of each layer."""
-        layers: Iterable[Any] = self.encoder.layer
-        return [layer.sites() for layer in layers]
+        return [layer.sites() for layer in self._layers]
+
+    @property
+    def _layers(self) -> Iterable[Any]:
+        return self.encoder["layer"]  # type: ignore[return-value]
 
 
 def _num_padding_rows(num_tokens: int) -> int:
@@ -172,12 +163,6 @@ class _Embeddings(nn.Module):
         hidden_states = hidden_states + self.position_embeddings(positions)
         hidden_states = self.LayerNorm(hidden_states)
         return dropout(hidden_states, self._dropout) if uses_dropout else hidden_states
-
-
-class _Encoder(nn.Module):
-    def __init__(self, config: PackedBertConfig) -> None:
-        super().__init__()
-        self.layer = nn.ModuleList(_Layer(config) for _ in range(config.num_hidden_layers))
 
 
 class _Layer(nn.Module):

@@ -11,6 +11,10 @@ from simpair.errors import UnsupportedModel
 
 __all__ = ["MODEL_TYPES", "PackedBertConfig"]
 
+_SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+_DEFAULTS = {"max_position_embeddings": 512, "type_vocab_size": 2, "layer_norm_eps": 1e-12}
+_DEFAULTS |= {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
+"""The values of sizes that a ``config.json`` may leave out, as in transformers."""
 _FRACTIONS = ("attention_probs_dropout_prob", "hidden_dropout_prob", "layer_norm_eps")
 _MAX_LAYERS = 1_000
 _MAX_SIZE = 10_000_000
@@ -54,14 +58,11 @@ class PackedBertConfig:
             if name != "hidden_act" and not minimum <= value <= maximum:
                 raise UnsupportedModel(f"config.json: {name} is {value!r:.80}; expected {minimum} to {maximum}")
         if self.hidden_size % self.num_attention_heads:
-            raise UnsupportedModel(
-                f"config.json: hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
-                f"{self.num_attention_heads}"
-            )
+            sizes = f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads"
+            raise UnsupportedModel(f"config.json: {sizes} {self.num_attention_heads}")
         if self.pad_token_id >= self.vocab_size:
-            raise UnsupportedModel(
-                f"config.json: pad_token_id is {self.pad_token_id}; expected less than vocab_size {self.vocab_size}"
-            )
+            expected = f"expected less than vocab_size {self.vocab_size}"
+            raise UnsupportedModel(f"config.json: pad_token_id is {self.pad_token_id}; {expected}")
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> PackedBertConfig:
@@ -73,28 +74,18 @@ class PackedBertConfig:
         """
         kind = config.get("model_type")
         if kind not in MODEL_TYPES:
-            raise UnsupportedModel(
-                f"config.json: model_type is {kind!r:.80}; this version reads {', '.join(MODEL_TYPES)}"
-            )
+            known = ", ".join(MODEL_TYPES)
+            raise UnsupportedModel(f"config.json: model_type is {kind!r:.80}; this version reads {known}")
         if config.get("position_embedding_type", "absolute") != "absolute" or config.get("is_decoder", False):
             raise UnsupportedModel("config.json: this version does not read models with relative positions or decoders")
-        if str(config.get("hidden_act", "gelu")) not in ACTIVATIONS:
-            raise UnsupportedModel(
-                f"config.json: hidden_act is {config['hidden_act']!r:.80}; known: {sorted(ACTIVATIONS)}"
-            )
+        activation = config.get("hidden_act", "gelu")
+        if str(activation) not in ACTIVATIONS:
+            raise UnsupportedModel(f"config.json: hidden_act is {activation!r:.80}; known: {sorted(ACTIVATIONS)}")
         position_offset = _number(config, "pad_token_id", 1) + 1 if kind != "bert" else 0
         return cls(
-            vocab_size=_number(config, "vocab_size"),
-            hidden_size=_number(config, "hidden_size"),
-            num_hidden_layers=_number(config, "num_hidden_layers"),
-            num_attention_heads=_number(config, "num_attention_heads"),
-            intermediate_size=_number(config, "intermediate_size"),
-            max_position_embeddings=_number(config, "max_position_embeddings", 512),
-            type_vocab_size=_number(config, "type_vocab_size", 2),
-            layer_norm_eps=_number(config, "layer_norm_eps", 1e-12),
-            hidden_act=str(config.get("hidden_act", "gelu")),
-            hidden_dropout_prob=_number(config, "hidden_dropout_prob", 0.1),
-            attention_probs_dropout_prob=_number(config, "attention_probs_dropout_prob", 0.1),
+            **{name: _number(config, name) for name in _SIZES},
+            **{name: _number(config, name, default) for name, default in _DEFAULTS.items()},
+            hidden_act=str(activation),
             position_offset=position_offset,
             pad_token_id=0 if config.get("pad_token_id") is None else _number(config, "pad_token_id", 0),
         )

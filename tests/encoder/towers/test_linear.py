@@ -212,7 +212,7 @@ def test_operators_that_fail_are_not_used(monkeypatch: pytest.MonkeyPatch, failu
     def refuse(*_: object) -> Any:
         raise failure("no such operator")
 
-    monkeypatch.setattr(linear_module, "_PrepackedLinear", refuse)
+    monkeypatch.setattr(linear_module, "_prepacked_linear", refuse)
     monkeypatch.setattr(linear_module, "_onednn_int8", refuse)
     assert linear_module._prepacking_works.__wrapped__(torch.float32, "gelu") is False
     assert linear_module._int8_works.__wrapped__() is False
@@ -223,7 +223,7 @@ def test_operators_with_wrong_results_are_not_used(monkeypatch: pytest.MonkeyPat
         """Saturate at 16 bits, as processors do that add pairs of products in 16 bits."""
         return lambda inputs: ((inputs.float() - zero) @ codes.float().T).clamp(-32768, 32767) * scales
 
-    monkeypatch.setattr(linear_module, "_PrepackedLinear", lambda site, dtype: lambda inputs: torch.zeros(4, 16))
+    monkeypatch.setattr(linear_module, "_prepacked_linear", lambda site, dtype: lambda inputs: torch.zeros(4, 16))
     monkeypatch.setattr(linear_module, "_onednn_int8", saturate)
     assert linear_module._prepacking_works.__wrapped__(torch.float32, None) is False
     assert linear_module._int8_works.__wrapped__() is False
