@@ -19,6 +19,7 @@ def test_every_part_is_timed_in_both_installations(tiny_model: Path) -> None:
         assert min(*part.ours, *part.theirs) > 0
 
 
+@pytest.mark.slow
 def test_a_worker_that_fails_ends_the_comparison() -> None:
     with pytest.raises(RuntimeError, match="ended with exit code 1"):
         compare(sys.executable, "/no/such/model", rounds=1, vectors=1, texts=1, steps=1)
