@@ -289,9 +289,8 @@ def _download_error(error: Exception, repo_id: str, revision: str | None) -> Sim
 
 def _miss(repo_id: str, revision: str | None, why: str) -> str:
     call = repr(repo_id) if revision is None else f"{repo_id!r}, revision={revision!r}"
-    return (
-        f"{repo_id} is not complete in the cache, and {why}: run TwinTowerEncoder.from_pretrained({call}) once online"
-    )
+    advice = f"run TwinTowerEncoder.from_pretrained({call}) once online"
+    return f"{repo_id} is not complete in the cache, and {why}: {advice}"
 
 
 def _is_unreachable(error: Exception) -> bool:

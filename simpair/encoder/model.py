@@ -306,12 +306,12 @@ class TwinTowerEncoder(nn.Module):
         """
         check_checkpointing(*options, **more)
         for tower in self.towers.values():
-            tower.backbone.recomputing = True
+            tower.backbone.checkpoint_layers(True)
 
     def gradient_checkpointing_disable(self) -> None:
         """Store the results of all layers again."""
         for tower in self.towers.values():
-            tower.backbone.recomputing = False
+            tower.backbone.checkpoint_layers(False)
 
     activation_checkpointing_enable = gradient_checkpointing_enable  # its name in newer versions of transformers
     activation_checkpointing_disable = gradient_checkpointing_disable

@@ -20,7 +20,7 @@ from simpair.checkpoint.settings import Settings, TowerCheckpoint
 from simpair.checkpoint.weights import copied
 from simpair.encoder.batches import PackedBatch, pack
 from simpair.encoder.dense import Heads
-from simpair.encoder.devices import device_of, send
+from simpair.encoder.devices import send
 from simpair.encoder.pooling import pool
 from simpair.encoder.tokens import ROLE_NUMBERS, Role, Tokens
 from simpair.encoder.towers.choose import Backbone, empty_backbone
@@ -121,7 +121,7 @@ class Tower(nn.Module):
     @property
     def device(self) -> torch.device:
         """The device of the weights."""
-        return device_of(self.backbone)
+        return next(self.backbone.parameters()).device
 
     @property
     def dtype(self) -> Dtype:

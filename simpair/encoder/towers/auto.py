@@ -120,7 +120,7 @@ class AutoTower(nn.Module):
     def __init__(self, config: AutoConfig) -> None:
         super().__init__()
         self.config = config
-        self.trained = self._recomputing = False
+        self.trained = False
         self._made_up: set[str] = set()  # weights that the checkpoint lacks and no state needs
         self._serving: list[nn.Module] = []  # in a list, so that its parameters are not registered again
         self.model: Any = nn.Module()
@@ -172,17 +172,15 @@ class AutoTower(nn.Module):
                 by_address.setdefault(tensor.data_ptr(), (name, tensor))
         return dict(by_address.values())
 
-    @property
-    def recomputing(self) -> bool:
-        """Whether gradient checkpointing is on."""
-        return self._recomputing
+    def checkpoint_layers(self, enabled: bool) -> None:
+        """Switch gradient checkpointing on or off.
 
-    @recomputing.setter
-    def recomputing(self, enabled: bool) -> None:
+        Raises:
+            UnsupportedModel: The model does not support it.
+        """
         if not self.model.supports_gradient_checkpointing:
             name = type(self.model).__name__
             raise UnsupportedModel(f"{name} of transformers does not support gradient checkpointing; turn it off")
-        self._recomputing = enabled
         # newer versions of transformers use this name and warn about the old one
         kind = "activation" if hasattr(self.model, "activation_checkpointing_enable") else "gradient"
         if enabled:
