@@ -38,16 +38,13 @@ def check_digests(folder: Path) -> None:
         if Path(name).is_absolute() or ".." in Path(name).parts or len(name) > 80 or not path.is_file():
             raise ModelCorrupt(f"{path} is missing; it was saved with the checkpoint: download or save it again")
         if sha256(path) != digest:
-            raise ModelCorrupt(
-                f"{path} is not the file that was saved; download or save the checkpoint again, or delete {DIGESTS} "
-                "if you changed it on purpose"
-            )
+            advice = f"download or save the checkpoint again, or delete {DIGESTS} if you changed it on purpose"
+            raise ModelCorrupt(f"{path} is not the file that was saved; {advice}")
     places = {Path(), Path("1_Pooling"), *(Path(name).parent for name in recorded)}
     found = [(place / name).as_posix() for place in sorted(places) for name in _READ]
     if more := [name for name in found if name not in recorded and (folder / name).exists()]:
-        raise ModelCorrupt(
-            f"{folder / more[0]} was not saved with the checkpoint; delete it, or delete {DIGESTS} if you want it read"
-        )
+        advice = f"delete it, or delete {DIGESTS} if you want it read"
+        raise ModelCorrupt(f"{folder / more[0]} was not saved with the checkpoint; {advice}")
 
 
 def recorded(folder: Path) -> set[Path]:

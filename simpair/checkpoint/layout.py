@@ -112,13 +112,8 @@ def read_layout(folder: Path, names: Iterable[str] | None = None, *, where: str 
         towers = dict.fromkeys(_ROLES, TowerModules())
     places = {"", *(module.path for module in modules)}
     if listed is None:
-        listed = {
-            str(PurePosixPath(place, file.name))
-            for place in places
-            if (folder / place).is_dir()
-            for file in (folder / place).iterdir()
-            if file.is_file()
-        }
+        found = [path for place in places if (folder / place).is_dir() for path in (folder / place).iterdir()]
+        listed = {path.relative_to(folder).as_posix() for path in found if path.is_file()}
     files = _needed_files(where or folder, listed, places)
     if names is not None and not any(_is_weights(name) for name in files):
         raise UnsupportedModel(f"{where or folder} has no weights that can be read: expected model.safetensors")

@@ -209,10 +209,9 @@ def _rebuild(tokenizer: Tokenizer, declared: Mapping[str, Any]) -> None:
     chinese, lowercase = declared.get("tokenize_chinese_chars", True), declared.get("do_lower_case", True)
     accents = declared.get("strip_accents")
     if not isinstance(chinese, bool) or not isinstance(lowercase, bool) or not isinstance(accents, bool | None):
-        raise ModelCorrupt(
-            "tokenizer_config.json: do_lower_case, strip_accents and tokenize_chinese_chars are true or false; got "
-            f"{lowercase!r:.40}, {accents!r:.40} and {chinese!r:.40}"
-        )
+        expected = "do_lower_case, strip_accents and tokenize_chinese_chars are true or false"
+        found = f"{lowercase!r:.40}, {accents!r:.40} and {chinese!r:.40}"
+        raise ModelCorrupt(f"tokenizer_config.json: {expected}; got {found}")
     tokenizer.normalizer = BertNormalizer(
         clean_text=True, handle_chinese_chars=chinese, strip_accents=accents, lowercase=lowercase
     )
@@ -228,10 +227,8 @@ def _check_options(folder: Path, declared: Mapping[str, Any], tokenizer: Tokeniz
     """Refuse options that change an embedding and are not supported."""
     path, cut = folder / "tokenizer_config.json", tokenizer.truncation or {}
     if kind not in (*_CLASSES, *_KEPT) and not declared.get("pad_token"):
-        raise UnsupportedModel(
-            f"{folder}: no padding token is named, without which sentence-transformers reads nothing either; "
-            f"{path.name} is missing or lacks pad_token"
-        )
+        what = "no padding token is named, without which sentence-transformers reads nothing either"
+        raise UnsupportedModel(f"{folder}: {what}; {path.name} is missing or lacks pad_token")
     where = path if declared.get("truncation_side") else folder / "tokenizer.json"
     _check_side(where, declared.get("truncation_side") or cut.get("direction"))
     if declared.get("split_special_tokens"):

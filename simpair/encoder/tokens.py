@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from itertools import chain
 from typing import Any, NamedTuple, get_args
 
@@ -71,13 +72,11 @@ def list_texts(texts: Iterable[str]) -> list[str]:
     Raises:
         InputError: It is not a sequence, or has no order.
     """
-    wrong = f"texts is a {type(texts).__name__}; expected a str or a sequence of them (a stream goes to encode_stream)"
-    if not _has_order(texts) or not hasattr(texts, "__len__"):
-        raise InputError(wrong)
-    try:
-        return list(texts)
-    except TypeError:  # a class
-        raise InputError(wrong) from None
+    with suppress(TypeError):  # a class cannot be iterated over
+        if _has_order(texts) and hasattr(texts, "__len__"):
+            return list(texts)
+    expected = "expected a str or a sequence of them (a stream goes to encode_stream)"
+    raise InputError(f"texts is a {type(texts).__name__}; {expected}")
 
 
 def draw_texts(texts: Iterable[str]) -> Iterator[str]:
@@ -86,11 +85,9 @@ def draw_texts(texts: Iterable[str]) -> Iterator[str]:
     Raises:
         InputError: The texts are a single one, have no order, or are not iterable; or, later, one is not a text.
     """
-    try:
+    with suppress(TypeError):
         if not isinstance(texts, str) and _has_order(texts):
             return _checked(iter(texts))
-    except TypeError:
-        pass
     raise InputError(f"texts is a {type(texts).__name__}; expected an iterable of str; put a single text in a list")
 
 
@@ -121,10 +118,8 @@ def _check_text(text: object, position: int) -> None:
     if not isinstance(text, str):
         raise InputError(f"text {position} is a {type(text).__name__}; expected a str")
     if (place := lone_surrogate(text)) is not None:
-        raise InputError(
-            f"text {position} has a lone surrogate at character {place}; decode the source as UTF-8, or use "
-            'text.encode("utf-8", "replace").decode()'
-        )
+        advice = 'decode the source as UTF-8, or use text.encode("utf-8", "replace").decode()'
+        raise InputError(f"text {position} has a lone surrogate at character {place}; {advice}")
 
 
 class Tokens:

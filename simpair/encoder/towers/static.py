@@ -78,9 +78,7 @@ class StaticTower(nn.Module):
     def checkpoint_layers(self, enabled: bool) -> None:
         """Refuse to switch gradient checkpointing on."""
         if enabled:
-            raise UnsupportedModel(
-                "gradient checkpointing needs layers, and a static embedding table has none; turn it off"
-            )
+            raise UnsupportedModel("gradient checkpointing needs layers, and a static table has none; turn it off")
 
     def sites(self) -> list[Any]:
         """Return an empty list: there are no matrix products."""
