@@ -115,7 +115,7 @@ def read_layout(folder: Path, names: Iterable[str] | None = None, *, where: str 
         found = [path for place in places if (folder / place).is_dir() for path in (folder / place).iterdir()]
         listed = {path.relative_to(folder).as_posix() for path in found if path.is_file()}
     files = _needed_files(where or folder, listed, places)
-    if names is not None and not any(_is_weights(name) for name in files):
+    if names is not None and not any(_WEIGHTS.fullmatch(name.rpartition("/")[2]) for name in files):
         raise UnsupportedModel(f"{where or folder} has no weights that can be read: expected model.safetensors")
     return Layout(towers, default_role, tuple(files), _is_complete({*files}, towers.values()))
 
@@ -238,10 +238,6 @@ def _needed_files(where: str | Path, names: Iterable[str], places: set[str]) -> 
         or _FILES.fullmatch(file)
         or (file in _SENTENCEPIECE and f"{folder}/tokenizer.json".lstrip("/") not in found)  # the only vocabulary
     ]
-
-
-def _is_weights(name: str) -> bool:
-    return _WEIGHTS.fullmatch(name.rpartition("/")[2]) is not None
 
 
 def _is_complete(files: set[str], towers: Iterable[TowerModules]) -> bool:

@@ -138,10 +138,8 @@ def _usual_pooling(folder: Path, config: Mapping[str, Any], tokenizer_config: Ma
         UnsupportedModel: The folder has a chat template, which sentence-transformers would put around every text.
     """
     if (folder / "chat_template.jinja").exists() or tokenizer_config.get("chat_template"):
-        raise UnsupportedModel(
-            f"{folder} declares no pooling and has a chat template, which sentence-transformers puts around each text; "
-            "give a folder with modules.json"
-        )
+        what = "declares no pooling and has a chat template, which sentence-transformers puts around each text"
+        raise UnsupportedModel(f"{folder} {what}; give a folder with modules.json")
     named = config.get("architectures")
     is_decoder = isinstance(named, list) and str(named[:1]).endswith("ForCausalLM']")
     return "lasttoken" if is_decoder and config.get("is_causal") is not False else "mean"

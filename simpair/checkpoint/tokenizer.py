@@ -191,10 +191,8 @@ def _made_by_transformers(folder: Path, kind: str) -> tuple[Tokenizer, dict[str,
         names = {name: token for name, token in found.special_tokens_map.items() if isinstance(token, str)}
         return Tokenizer.from_str(found.backend_tokenizer.to_str()), names
     except Exception as error:  # its readers raise many kinds; tokenizers in Python have no backend
-        raise UnsupportedModel(
-            f"{folder / 'tokenizer_config.json'}: tokenizer_class is {kind!r}, of which transformers makes no fast "
-            f"tokenizer from these files ({one_line(error)})"
-        ) from None
+        what = f"tokenizer_class is {kind!r}, of which transformers makes no fast tokenizer from these files"
+        raise UnsupportedModel(f"{folder / 'tokenizer_config.json'}: {what} ({one_line(error)})") from None
 
 
 def _from_vocabulary(path: Path, declared: Mapping[str, Any]) -> Tokenizer:
@@ -238,10 +236,9 @@ def _check_options(folder: Path, declared: Mapping[str, Any], tokenizer: Tokeniz
     if usual and kind == _BERT:
         usual = model.continuing_subword_prefix == "##" and model.max_input_chars_per_word == 100
     if not usual:
-        raise UnsupportedModel(
-            f"{folder / 'tokenizer.json'}: the model is {type(model).__name__}, and transformers builds another for "
-            f"{kind}; if tokenizer.json is right, write tokenizer_class PreTrainedTokenizerFast in {path.name}"
-        )
+        what = f"the model is {type(model).__name__}, and transformers builds another for {kind}"
+        advice = f"if tokenizer.json is right, write tokenizer_class PreTrainedTokenizerFast in {path.name}"
+        raise UnsupportedModel(f"{folder / 'tokenizer.json'}: {what}; {advice}")
 
 
 def _check_side(path: Path, side: object) -> None:
@@ -303,9 +300,9 @@ def _check_added(folder: Path, declared: Mapping[str, Any], tokenizer: Tokenizer
         wrong += [token for token in added if token not in {*wanted, *named}]
         wrong += [_content(token) for token in slow.values() if _flags_differ(token, added)]
     if wrong:
+        files = "tokenizer_config.json, special_tokens_map.json or added_tokens.json; make them agree"
         raise UnsupportedModel(
-            f"{folder}: the added token {wrong[0]!r} is not the same in the tokenizer and in tokenizer_config.json, "
-            "special_tokens_map.json or added_tokens.json; make them agree"
+            f"{folder}: the added token {wrong[0]!r} is not the same in the tokenizer and in {files}"
         )
 
 

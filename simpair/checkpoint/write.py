@@ -31,6 +31,8 @@ _STALE = (
     *(WEIGHTS, WEIGHTS_INDEX, *TRANSFORMER_CONFIGS),
 )
 """Files that an older save may have, and this one may not."""
+_NOT_PORTABLE = ("_name_or_path", "name_or_path", "torch_dtype", "dtype", "transformers_version")
+"""Keys of ``config.json`` that name a folder, a dtype or a release."""
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
@@ -130,9 +132,10 @@ def _modules(tower: TowerCheckpoint) -> list[_Module]:
 
 def _transformer(tower: TowerCheckpoint) -> _Module:
     longest, lowercase = tower.settings.max_seq_length, lowers_first(tower.tokenizer)
+    portable = {key: value for key, value in tower.config.items() if key not in _NOT_PORTABLE}
     tokenizer_config = tokenizer_config_of(tower.tokenizer, tower.config, tower.tokenizer_config)
     files = {
-        "config.json": {**_portable(tower.config), "dtype": "float32"},
+        "config.json": {**portable, "dtype": "float32"},
         "sentence_bert_config.json": {"max_seq_length": longest, "do_lower_case": lowercase},
         "tokenizer_config.json": {**tokenizer_config, "model_max_length": longest},
     }
@@ -155,9 +158,3 @@ def _write_module(folder: Path, module: _Module) -> None:
         (folder / "tokenizer.json").write_text(module.tokenizer.to_str(pretty=False), encoding="utf-8")
     if module.tensors:
         write_tensors(folder / WEIGHTS, module.tensors)
-
-
-def _portable(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``config.json`` without the keys that name a folder, a dtype or a release."""
-    dropped = {"_name_or_path", "name_or_path", "torch_dtype", "dtype", "transformers_version"}
-    return {key: value for key, value in config.items() if key not in dropped}

@@ -203,15 +203,17 @@ class TwinTowerEncoder(nn.Module):
         self, texts: Texts, *, on_truncation: OnTruncation = "warn", show_progress_bar: bool = False, **_unknown: Any
     ) -> FloatArray:
         """Return :meth:`encode` in the query role."""
-        options: Any = {"on_truncation": on_truncation, "show_progress_bar": show_progress_bar, **_unknown}
-        return self.encode(texts, role="query", **options)
+        return self.encode(
+            texts, role="query", on_truncation=on_truncation, show_progress_bar=show_progress_bar, **_unknown
+        )
 
     def encode_document(
         self, texts: Texts, *, on_truncation: OnTruncation = "warn", show_progress_bar: bool = False, **_unknown: Any
     ) -> FloatArray:
         """Return :meth:`encode` in the document role."""
-        options: Any = {"on_truncation": on_truncation, "show_progress_bar": show_progress_bar, **_unknown}
-        return self.encode(texts, role="document", **options)
+        return self.encode(
+            texts, role="document", on_truncation=on_truncation, show_progress_bar=show_progress_bar, **_unknown
+        )
 
     def encode_stream(
         self, texts: Iterable[str], *, role: Role | None = None, on_truncation: OnTruncation = "warn", **_unknown: Any
@@ -318,10 +320,8 @@ class TwinTowerEncoder(nn.Module):
 
     def half(self) -> NoReturn:
         """Raise InputError: the weights stay float32."""
-        raise InputError(
-            "the weights of an encoder stay float32; choose the dtype of encoding with "
-            "TwinTowerEncoder.from_pretrained(..., dtype='float16'), 'bfloat16' or 'int8'"
-        )
+        advice = "TwinTowerEncoder.from_pretrained(..., dtype='float16'), 'bfloat16' or 'int8'"
+        raise InputError(f"the weights of an encoder stay float32; choose the dtype of encoding with {advice}")
 
     bfloat16 = double = half
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from simpair.encoder.batches import PackedBatch
-from simpair.encoder.towers.backward import LengthGroup, attend
+from simpair.encoder.towers.backward import LengthGroup, attend, head_views
 from simpair.encoder.towers.dropout import DropoutMask, draw_mask
 
 __all__ = ["TextLayout", "self_attention"]
@@ -101,11 +101,9 @@ def _max_stored_length(qkv: Tensor, dropout: float, mask: DropoutMask | None) ->
 def _torch_attention(qkv: Tensor, groups: Sequence[LengthGroup], *, num_heads: int, dropout: float) -> list[Tensor]:
     """Return the context (num_texts * length, D) float32 of each group, by ``F.scaled_dot_product_attention``."""
     context = []
-    parts = qkv.float().split([num_texts * length for num_texts, length in groups])
-    for (num_texts, length), part in zip(groups, parts, strict=True):
-        query, key, value = part.view(num_texts, length, 3, num_heads, -1).permute(2, 0, 3, 1, 4).unbind()
-        attended = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout).transpose(1, 2)
-        context.append(attended.reshape(num_texts * length, -1))
+    for query, key, value in head_views(qkv.float(), groups, num_heads, parts=3):
+        attended = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+        context.append(attended.transpose(1, 2).flatten(2).flatten(0, 1))
     return context
 
 

@@ -264,11 +264,9 @@ def _load(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[Any
     except Exception as error:  # architectures raise different types
         raise damaged(f"the weights are not those that config.json asks for ({one_line(error)})") from None
     missing, unused = set(report["missing_keys"]), sorted(report["unexpected_keys"])
-    check_names(
-        [name for name in missing if not name.startswith("pooler.")],
-        [name for name in unused if not _UNUSED_TENSORS.match(name)],
-        total=len(model.state_dict()),
-    )
+    needed = [name for name in missing if not name.startswith("pooler.")]
+    unknown = [name for name in unused if not _UNUSED_TENSORS.match(name)]
+    check_names(needed, unknown, total=len(model.state_dict()))
     _check_runs(model.eval())
     return model, unused, missing
 
