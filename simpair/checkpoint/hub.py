@@ -109,12 +109,7 @@ def license_of(source: str, *, local_files_only: bool = False) -> str | None:
 
 
 def push_folder(
-    folder: Path,
-    repo_id: str,
-    *,
-    private: bool = False,
-    revision: str | None = None,
-    commit_message: str = "Upload with simpair",
+    folder: Path, repo_id: str, *, private: bool = False, commit_message: str = "Upload with simpair"
 ) -> str:
     """Put a checkpoint and its card into a Hub repository in one commit, and return the commit's address.
 
@@ -124,7 +119,6 @@ def push_folder(
         folder: A saved checkpoint with its card, ``README.md``.
         repo_id: ``org/name``; created if it does not exist.
         private: Make a new repository private (default: the account's own default).
-        revision: The branch to commit to, created if it does not exist (default: the main branch).
         commit_message: The commit's title.
 
     Raises:
@@ -138,10 +132,8 @@ def push_folder(
     api = HfApi()
     try:
         repo_id = api.create_repo(repo_id, private=private or None, exist_ok=True).repo_id
-        if revision is not None:
-            api.create_branch(repo_id, branch=revision, exist_ok=True)
         files = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in names]
-        commit = api.create_commit(repo_id, files, commit_message=commit_message, revision=revision)
+        commit = api.create_commit(repo_id, files, commit_message=commit_message)
     except _failures() as error:
         raise HubError(f"{repo_id} was not pushed: {_reason(_root(error))}") from error
     return str(commit.commit_url)

@@ -169,11 +169,10 @@ def _read_router(listed: Path, parent: str) -> tuple[Mapping[Role, list[_Module]
         }
         usual = next(iter(routes)) if options.get("allow_empty_key", True) else None
         default: Any = options.get("default_route") or usual
-        unknown = sorted(options.keys() - {"default_route", "allow_empty_key", "route_mappings"})
+        for key in sorted(options.keys() - {"default_route", "allow_empty_key", "route_mappings"}):
+            raise unread(path, key, options[key])
     except (AttributeError, KeyError, StopIteration, TypeError) as error:
         raise ModelCorrupt(f"{path} does not name the modules of each route ({error!r:.80})") from None
-    if unknown:
-        raise unread(path, unknown[0], options[unknown[0]])
     if default is not None and default not in routes:
         raise ModelCorrupt(f"{path}: the default route {default!r:.80} is none of {', '.join(map(str, routes))[:80]}")
     if set(routes) != {"query", "document"}:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from simpair.checkpoint.digests import DIGESTS, recorded, write_digests
+from simpair.checkpoint.digests import DIGESTS, READ, recorded, write_digests
 from simpair.checkpoint.layout import STATIC
 from simpair.checkpoint.modules import dense_files, hidden_size_of, pooling_file
 from simpair.checkpoint.read import TRANSFORMER_CONFIGS
@@ -25,11 +25,8 @@ __all__ = ["write_checkpoint"]
 
 _NAMESPACE = "sentence_transformers.models."
 """The module of the classes under which every version of sentence-transformers finds them."""
-_STALE = (
-    *("vocab.txt", "special_tokens_map.json", "added_tokens.json", "tokenizer.json", "tokenizer_config.json"),
-    *("config.json", "router_config.json", "1_Pooling/config.json", "adapter_config.json", "chat_template.jinja"),
-    *(WEIGHTS, WEIGHTS_INDEX, *TRANSFORMER_CONFIGS),
-)
+_UNWRITTEN = ("vocab.txt", "1_Pooling/config.json", "adapter_config.json", "chat_template.jinja", WEIGHTS_INDEX)
+_STALE = (*READ, *_UNWRITTEN, *TRANSFORMER_CONFIGS)
 """Files that an older save may have, and this one may not."""
 _NOT_PORTABLE = ("_name_or_path", "name_or_path", "torch_dtype", "dtype", "transformers_version")
 """Keys of ``config.json`` that name a folder, a dtype or a release."""

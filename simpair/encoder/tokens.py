@@ -129,6 +129,10 @@ class Tokens:
         tokenizer: A tokenizer of the ``tokenizers`` library; it is copied.
         settings: The maximum length, the prompts, and whether the prompt's tokens are pooled too.
         pad_token_id: The id that pads a batch.
+
+    Attributes:
+        max_seq_length: Maximum length in tokens, special tokens included; longer texts are truncated.
+        pools_all: Whether all tokens are pooled, those of every prompt included.
     """
 
     def __init__(self, tokenizer: Tokenizer, settings: Settings, pad_token_id: int = 0) -> None:
@@ -142,11 +146,7 @@ class Tokens:
         self.pad_token_id = pad_token_id
         roles = () if settings.include_prompt else ROLE_NUMBERS
         self._skipped = {role: self._prompt_tokens(role) for role in roles if self.prompt(role)}
-
-    @property
-    def pools_all(self) -> bool:
-        """Whether all tokens are pooled, those of every prompt included."""
-        return not self._skipped
+        self.pools_all = not self._skipped
 
     def skipped(self, role: Role | None) -> int:
         """Return how many leading tokens are left out of the pooling: those of a prompt that is not included."""
@@ -218,35 +218,25 @@ class TokensByRole:
     Args:
         towers: The tokenizer of each role; a tied encoder has the same one under both.
         default_role: The role of texts without one, if there are two towers.
+
+    Attributes:
+        tied: Whether both roles share one tower.
+        needs_roles: Whether an embedding depends on the role of its text, besides the tokens.
+        max_seq_length: Maximum length in tokens; with untied towers the default role's.
+        pad_token_id: The id that pads a batch.
     """
 
     def __init__(self, towers: Mapping[Role, Tokens], default_role: Role = "document") -> None:
         self._towers = dict(towers)
         self._default_role = default_role
+        self.tied = towers["query"] is towers["document"]
+        self.needs_roles = not (self.tied and self.of(None).pools_all)
+        self.max_seq_length = self.of(None).max_seq_length
+        self.pad_token_id = towers["document"].pad_token_id
 
     def of(self, role: Role | None) -> Tokens:
         """Return the tokenizer of a role."""
         return self._towers[role or self._default_role]
-
-    @property
-    def tied(self) -> bool:
-        """Whether both roles share one tower."""
-        return self._towers["query"] is self._towers["document"]
-
-    @property
-    def needs_roles(self) -> bool:
-        """Whether an embedding depends on the role of its text, besides the tokens."""
-        return not (self.tied and self.of(None).pools_all)
-
-    @property
-    def max_seq_length(self) -> int:
-        """Maximum length in tokens; with untied towers the default role's."""
-        return self.of(None).max_seq_length
-
-    @property
-    def pad_token_id(self) -> int:
-        """The id that pads a batch."""
-        return self._towers["document"].pad_token_id
 
     def prompt(self, role: Role | None) -> str:
         """Return the prompt set before every text of a role; ``""`` if there is none."""

@@ -41,6 +41,7 @@ class Tower(nn.Module):
         tokens: Texts → token ids.
         settings: Everything else that changes an embedding.
         architecture: The ``model_type`` of its ``config.json``.
+        dtype: The dtype of the matrix products when encoding.
         dimension: The dimension of an embedding.
         full_dimension: The dimension before truncation.
     """
@@ -64,7 +65,7 @@ class Tower(nn.Module):
         self._config, self._tokenizer_config = checkpoint.config, checkpoint.tokenizer_config
         self.architecture = str(checkpoint.config.get("model_type"))
         self.weights_file = checkpoint.weights_file
-        self._layouts = Layouts(dtype)
+        self.dtype, self._layouts = dtype, Layouts(dtype)
         self.full_dimension = dimension_of(config.hidden_size, checkpoint.settings.pooling, checkpoint.dense)
         kept = checkpoint.settings.truncate_dim if truncate_dim is None else truncate_dim
         if kept is not None and (type(kept) is not int or not 1 <= kept <= self.full_dimension):
@@ -122,11 +123,6 @@ class Tower(nn.Module):
     def device(self) -> torch.device:
         """The device of the weights."""
         return next(self.backbone.parameters()).device
-
-    @property
-    def dtype(self) -> Dtype:
-        """The dtype of the matrix products when encoding."""
-        return self._layouts.dtype
 
     def checkpoint(self, dtype: Literal["float32", "float16"]) -> TowerCheckpoint:
         """Return the tower as it is saved; ``dtype`` is that of the stored tensors."""
