@@ -22,13 +22,7 @@ from simpair.files.texts import one_line
 __all__ = ["TokenizerFiles", "lowers_first", "read_tokenizer", "tokenizer_config_of"]
 
 _BERT = "BertTokenizer"
-_BERT_TOKENS = {
-    "unk_token": "[UNK]",
-    "sep_token": "[SEP]",
-    "pad_token": "[PAD]",
-    "cls_token": "[CLS]",
-    "mask_token": "[MASK]",
-}
+_BERT_TOKENS = {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "sep", "pad", "cls", "mask")}
 _ROBERTA_TOKENS = {"cls_token": "<s>", "sep_token": "</s>", "bos_token": "<s>", "eos_token": "</s>"}
 _CLASSES: dict[str, tuple[type, str, str, dict[str, str]]] = {
     _BERT: (WordPiece, "cls_token", "sep_token", _BERT_TOKENS),

@@ -26,7 +26,7 @@ from simpair.encoder.blocks import Block, OnTruncation, Truncation, encode_block
 from simpair.encoder.devices import choose_device
 from simpair.encoder.keywords import refuse_keywords
 from simpair.encoder.options import check_checkpointing, check_length, join, with_options
-from simpair.encoder.tokens import Role, TokensByRole, are_texts, check_role, check_texts, draw_texts, list_texts
+from simpair.encoder.tokens import Role, TokensByRole, are_texts, check_texts, draw_texts, list_texts
 from simpair.encoder.tower import Tower, embed_by_role
 from simpair.encoder.towers.linear import Dtype
 from simpair.errors import InputError, ModelCorrupt
@@ -147,7 +147,8 @@ class TwinTowerEncoder(nn.Module):
 
     def _tower(self, role: Role | None) -> Tower:
         """Return the tower of a role, after a check."""
-        check_role(role)
+        if role not in (None, *get_args(Role)):
+            raise InputError(f"role is {role!r}; expected 'query', 'document' or None")
         return self.towers[role or self.default_role]
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, role: Role | Tensor | None = None) -> Tensor:

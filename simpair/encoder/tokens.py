@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from itertools import chain
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import torch
 from tokenizers import Encoding, Tokenizer
@@ -29,7 +29,6 @@ __all__ = [
     "Tokens",
     "TokensByRole",
     "are_texts",
-    "check_role",
     "check_texts",
     "draw_texts",
     "list_texts",
@@ -100,12 +99,6 @@ def _checked(texts: Iterator[str]) -> Iterator[str]:
 def _has_order(texts: object) -> bool:
     """Return whether iterating over an object gives its entries in order; a table gives the names of its columns."""
     return not isinstance(texts, bytes | bytearray | Mapping | Set) and getattr(texts, "ndim", 1) == 1
-
-
-def check_role(role: Role | None) -> None:
-    """Raise ``InputError`` for anything but a role or None."""
-    if role is not None and role not in get_args(Role):
-        raise InputError(f"role is {role!r}; expected 'query', 'document' or None")
 
 
 def check_texts(texts: Sequence[str]) -> None:

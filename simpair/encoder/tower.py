@@ -30,6 +30,7 @@ from simpair.errors import InputError, ModelCorrupt, UnsupportedModel
 __all__ = ["Embed", "Tower", "embed_by_role"]
 
 Embed = Callable[[PackedBatch], NDArray[np.float32]]
+_Products = Sequence[LayerParts[Product]]
 
 
 class Tower(nn.Module):
@@ -78,9 +79,7 @@ class Tower(nn.Module):
         _check_vocabulary(checkpoint, config.vocab_size)
         self.tokens = Tokens(checkpoint.tokenizer, settings, config.pad_token_id)
 
-    def embed(
-        self, batch: PackedBatch, products: Sequence[LayerParts[Product]] | None = None, skipped: int | Tensor = 0
-    ) -> Tensor:
+    def embed(self, batch: PackedBatch, products: _Products | None = None, skipped: int | Tensor = 0) -> Tensor:
         """Return the embeddings (B, D) float32 of a packed batch: the one path of training and serving.
 
         Args:
@@ -109,9 +108,7 @@ class Tower(nn.Module):
             products = self._layouts.of(self.backbone.sites(), tokens=tokens, trained=self.backbone.trained)
         return partial(self._embed_finite, products=products, skipped=self.tokens.skipped(role))
 
-    def _embed_finite(
-        self, batch: PackedBatch, products: Sequence[LayerParts[Product]], skipped: int
-    ) -> NDArray[np.float32]:
+    def _embed_finite(self, batch: PackedBatch, products: _Products, skipped: int) -> NDArray[np.float32]:
         device = self.device
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             vectors: NDArray[np.float32] = self.embed(send(batch, device), products, skipped).cpu().numpy()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import cache
 from itertools import accumulate, groupby
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from simpair.encoder.batches import PackedBatch
 from simpair.encoder.towers.backward import LengthGroup, attend, head_views
-from simpair.encoder.towers.dropout import DropoutMask, draw_mask
+from simpair.encoder.towers.dropout import draw_mask
 
 __all__ = ["TextLayout", "self_attention"]
 
@@ -76,8 +75,9 @@ def self_attention(qkv: Tensor, layout: TextLayout, *, num_heads: int, dropout: 
         return _varlen_attention(qkv, layout.offsets, max_length=groups[-1].length, num_heads=num_heads)
     num_weights = sum(num_texts * num_heads * length**2 for num_texts, length in groups)
     mask = draw_mask(qkv, (num_weights,), dropout)
-    max_length = _max_stored_length(qkv, dropout, mask)
-    short = [group for group in groups if group.length <= max_length]
+    trains_on_cpu = qkv.requires_grad and qkv.device.type == "cpu"
+    max_length = _STORED_WEIGHTS_LENGTH if trains_on_cpu and not dropout else 0
+    short = [group for group in groups if mask is not None or group.length <= max_length]
     long = groups[len(short) :]
     # One split instead of slices: the gradient of a slice is as large as the whole batch.
     short_qkv, long_qkv, _ = qkv.split([_num_tokens(short), _num_tokens(long), layout.num_padding])
@@ -88,14 +88,6 @@ def self_attention(qkv: Tensor, layout: TextLayout, *, num_heads: int, dropout: 
         context += _torch_attention(long_qkv, long, num_heads=num_heads, dropout=dropout)
     padding = qkv.new_zeros(layout.num_padding, qkv.shape[1] // 3, dtype=torch.float32)
     return torch.cat([*context, padding])
-
-
-def _max_stored_length(qkv: Tensor, dropout: float, mask: DropoutMask | None) -> float:
-    """Return the length in tokens up to which texts run :func:`attend`; 0 for none of them."""
-    if mask is not None:
-        return math.inf
-    trains_on_cpu = qkv.requires_grad and qkv.device.type == "cpu"
-    return _STORED_WEIGHTS_LENGTH if trains_on_cpu and not dropout else 0
 
 
 def _torch_attention(qkv: Tensor, groups: Sequence[LengthGroup], *, num_heads: int, dropout: float) -> list[Tensor]:
