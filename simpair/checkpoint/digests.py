@@ -10,11 +10,11 @@ from simpair.errors import ModelCorrupt
 from simpair.files.disk import checksums, sha256
 from simpair.files.json_file import read_json
 
-__all__ = ["DIGESTS", "check_digests", "recorded", "write_digests"]
+__all__ = ["DIGESTS", "READ", "check_digests", "recorded", "write_digests"]
 
 DIGESTS = "simpair.json"
 
-_READ = (
+READ = (
     *("added_tokens.json", "config.json", "config_sentence_transformers.json", "model.safetensors", "modules.json"),
     *("router_config.json", "sentence_bert_config.json", "special_tokens_map.json", "tokenizer.json"),
     "tokenizer_config.json",
@@ -38,16 +38,13 @@ def check_digests(folder: Path) -> None:
         if Path(name).is_absolute() or ".." in Path(name).parts or len(name) > 80 or not path.is_file():
             raise ModelCorrupt(f"{path} is missing; it was saved with the checkpoint: download or save it again")
         if sha256(path) != digest:
-            raise ModelCorrupt(
-                f"{path} is not the file that was saved; download or save the checkpoint again, or delete {DIGESTS} "
-                "if you changed it on purpose"
-            )
+            advice = f"download or save the checkpoint again, or delete {DIGESTS} if you changed it on purpose"
+            raise ModelCorrupt(f"{path} is not the file that was saved; {advice}")
     places = {Path(), Path("1_Pooling"), *(Path(name).parent for name in recorded)}
-    found = [(place / name).as_posix() for place in sorted(places) for name in _READ]
+    found = [(place / name).as_posix() for place in sorted(places) for name in READ]
     if more := [name for name in found if name not in recorded and (folder / name).exists()]:
-        raise ModelCorrupt(
-            f"{folder / more[0]} was not saved with the checkpoint; delete it, or delete {DIGESTS} if you want it read"
-        )
+        advice = f"delete it, or delete {DIGESTS} if you want it read"
+        raise ModelCorrupt(f"{folder / more[0]} was not saved with the checkpoint; {advice}")
 
 
 def recorded(folder: Path) -> set[Path]:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from simpair.checkpoint.layout import MODULE_LISTS, Layout, read_layout
 from simpair.errors import HubError, InputError, ModelCorrupt, ModelNotFound, OfflineMiss, SimpairError
+from simpair.files.texts import one_line
 
 __all__ = ["BUNDLED", "Resolved", "license_of", "push_folder", "resolve"]
 
@@ -108,12 +109,7 @@ def license_of(source: str, *, local_files_only: bool = False) -> str | None:
 
 
 def push_folder(
-    folder: Path,
-    repo_id: str,
-    *,
-    private: bool = False,
-    revision: str | None = None,
-    commit_message: str = "Upload with simpair",
+    folder: Path, repo_id: str, *, private: bool = False, commit_message: str = "Upload with simpair"
 ) -> str:
     """Put a checkpoint and its card into a Hub repository in one commit, and return the commit's address.
 
@@ -123,7 +119,6 @@ def push_folder(
         folder: A saved checkpoint with its card, ``README.md``.
         repo_id: ``org/name``; created if it does not exist.
         private: Make a new repository private (default: the account's own default).
-        revision: The branch to commit to, created if it does not exist (default: the main branch).
         commit_message: The commit's title.
 
     Raises:
@@ -137,10 +132,8 @@ def push_folder(
     api = HfApi()
     try:
         repo_id = api.create_repo(repo_id, private=private or None, exist_ok=True).repo_id
-        if revision is not None:
-            api.create_branch(repo_id, branch=revision, exist_ok=True)
         files = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in names]
-        commit = api.create_commit(repo_id, files, commit_message=commit_message, revision=revision)
+        commit = api.create_commit(repo_id, files, commit_message=commit_message)
     except _failures() as error:
         raise HubError(f"{repo_id} was not pushed: {_reason(_root(error))}") from error
     return str(commit.commit_url)
@@ -154,9 +147,7 @@ def _files_to_push(folder: Path) -> list[str]:
     chosen = [*read_layout(folder, names).files, *(name for name in names if _PAPERS.fullmatch(name))]
     for name in chosen:
         if not (folder / name).resolve().is_relative_to(folder.resolve()):
-            raise InputError(
-                f"{folder / name} links to a file elsewhere: save the checkpoint anew and push that folder"
-            )
+            raise InputError(f"{folder / name} links to a file elsewhere: save the checkpoint anew and push that")
     return chosen
 
 
@@ -275,6 +266,7 @@ def _root(error: Exception) -> Exception:
 
 def _download_error(error: Exception, repo_id: str, revision: str | None) -> SimpairError:
     from huggingface_hub import errors
+    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 
     if isinstance(error, errors.RevisionNotFoundError):
         return ModelNotFound(f"{repo_id} has no branch, tag or commit {revision!r}")
@@ -282,7 +274,7 @@ def _download_error(error: Exception, repo_id: str, revision: str | None) -> Sim
     if missing or (isinstance(error, errors.RepositoryNotFoundError) and not isinstance(error, errors.GatedRepoError)):
         private = "if it is a private repository, log in with `hf auth login`"
         return ModelNotFound(f"no folder, bundled model or Hub repository is named {repo_id!r}; {private}")
-    if _is_unreachable(error):
+    if isinstance(error, (httpx.TransportError, errors.OfflineModeIsEnabled)):
         return OfflineMiss(_miss(repo_id, revision, _reason(error)))
     return HubError(f"{repo_id}: {_reason(error)}")
 
@@ -295,18 +287,12 @@ def _miss(repo_id: str, revision: str | None, why: str) -> str:
     )
 
 
-def _is_unreachable(error: Exception) -> bool:
-    from huggingface_hub.errors import OfflineModeIsEnabled
-    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
-
-    return isinstance(error, (httpx.TransportError, OfflineModeIsEnabled))
-
-
 def _reason(error: Exception) -> str:
     """Return in one line what went wrong at the Hub and what to do."""
     from huggingface_hub import errors
+    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 
-    detail = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    detail = f"{type(error).__name__}: {one_line(error)}"
     if isinstance(error, errors.GatedRepoError):
         return "access is granted by its owner: ask on its page, then log in with `hf auth login`"
     if isinstance(error, errors.HfHubHTTPError):
@@ -316,7 +302,7 @@ def _reason(error: Exception) -> str:
         return f"the Hub answered {status}, try again later ({detail})"
     if isinstance(error, errors.OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE rules the network out"
-    if _is_unreachable(error):
+    if isinstance(error, httpx.TransportError):
         return f"the Hub could not be reached ({detail})"
     if "xet" in detail.lower():
         return f"the transfer with Xet failed, set HF_HUB_DISABLE_XET=1 to go without it ({detail})"

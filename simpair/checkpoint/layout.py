@@ -112,15 +112,10 @@ def read_layout(folder: Path, names: Iterable[str] | None = None, *, where: str 
         towers = dict.fromkeys(_ROLES, TowerModules())
     places = {"", *(module.path for module in modules)}
     if listed is None:
-        listed = {
-            str(PurePosixPath(place, file.name))
-            for place in places
-            if (folder / place).is_dir()
-            for file in (folder / place).iterdir()
-            if file.is_file()
-        }
+        found = [path for place in places if (folder / place).is_dir() for path in (folder / place).iterdir()]
+        listed = {path.relative_to(folder).as_posix() for path in found if path.is_file()}
     files = _needed_files(where or folder, listed, places)
-    if names is not None and not any(_is_weights(name) for name in files):
+    if names is not None and not any(_WEIGHTS.fullmatch(name.rpartition("/")[2]) for name in files):
         raise UnsupportedModel(f"{where or folder} has no weights that can be read: expected model.safetensors")
     return Layout(towers, default_role, tuple(files), _is_complete({*files}, towers.values()))
 
@@ -174,11 +169,10 @@ def _read_router(listed: Path, parent: str) -> tuple[Mapping[Role, list[_Module]
         }
         usual = next(iter(routes)) if options.get("allow_empty_key", True) else None
         default: Any = options.get("default_route") or usual
-        unknown = sorted(options.keys() - {"default_route", "allow_empty_key", "route_mappings"})
+        for key in sorted(options.keys() - {"default_route", "allow_empty_key", "route_mappings"}):
+            raise unread(path, key, options[key])
     except (AttributeError, KeyError, StopIteration, TypeError) as error:
         raise ModelCorrupt(f"{path} does not name the modules of each route ({error!r:.80})") from None
-    if unknown:
-        raise unread(path, unknown[0], options[unknown[0]])
     if default is not None and default not in routes:
         raise ModelCorrupt(f"{path}: the default route {default!r:.80} is none of {', '.join(map(str, routes))[:80]}")
     if set(routes) != {"query", "document"}:
@@ -243,10 +237,6 @@ def _needed_files(where: str | Path, names: Iterable[str], places: set[str]) -> 
         or _FILES.fullmatch(file)
         or (file in _SENTENCEPIECE and f"{folder}/tokenizer.json".lstrip("/") not in found)  # the only vocabulary
     ]
-
-
-def _is_weights(name: str) -> bool:
-    return _WEIGHTS.fullmatch(name.rpartition("/")[2]) is not None
 
 
 def _is_complete(files: set[str], towers: Iterable[TowerModules]) -> bool:

@@ -125,9 +125,8 @@ def _read_pooling(path: Path, hidden_size: object) -> tuple[str, bool]:
         raise UnsupportedModel(f"{path}: pooling is {modes!r:.120}; {order}")
     dimension = config.get("embedding_dimension", config.get("word_embedding_dimension"))
     if dimension != hidden_size:
-        raise ModelCorrupt(
-            f"{path}: dimension is {dimension!r:.80}, but hidden_size is {hidden_size!r:.80} in config.json"
-        )
+        found = f"dimension is {dimension!r:.80}, but hidden_size in config.json is {hidden_size!r:.80}"
+        raise ModelCorrupt(f"{path}: {found}")
     return "+".join(modes) or "mean", config.get("include_prompt", True)
 
 

@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from simpair.checkpoint.digests import check_digests
 from simpair.checkpoint.layout import STATIC, Layout, TowerModules, read_layout
 from simpair.checkpoint.modules import PoolingMode, read_head
 from simpair.checkpoint.refusals import unread
 from simpair.checkpoint.settings import UNLIMITED, Checkpoint, Settings, Similarity, TowerCheckpoint
-from simpair.checkpoint.tokenizer import TokenizerFiles, read_tokenizer
-from simpair.checkpoint.weights import TABLE, Weights, read_table, read_weights
+from simpair.checkpoint.tokenizer import read_tokenizer
+from simpair.checkpoint.weights import TABLE, read_table, read_weights
 from simpair.errors import ModelCorrupt, ModelNotFound, UnsupportedModel
 from simpair.files.json_file import read_json
 
@@ -58,53 +58,46 @@ def read_checkpoint(folder: Path, layout: Layout | None = None) -> Checkpoint:
     return Checkpoint({role: towers[modules] for role, modules in layout.towers.items()}, layout.default_role)
 
 
-class _First(NamedTuple):
-    """The first module of a tower: the one with the weights and the tokenizer."""
-
-    config: Mapping[str, Any]
-    weights: Weights
-    words: TokenizerFiles
-    declared_length: Any
-
-
 def _read_tower(folder: Path, modules: TowerModules, shared: Settings) -> TowerCheckpoint:
     """Return what the modules of one tower hold, with the settings that both towers share."""
     home = folder / modules.first
-    first = _read_static(home) if modules.static else _read_transformer(home)
-    head = read_head(folder, modules, first.config, pooling=_usual_pooling(home, first) if modules.is_plain else "mean")
+    config = None if modules.static else _read_config(home)
+    options = {} if config is None else _read_options(home)
+    words = read_tokenizer(home, config, lowercase=bool(options.get("do_lower_case")))
+    if config is not None:
+        weights = read_weights(home)
+    else:  # a static table (Tulkens & van Dongen 2024, model2vec)
+        weights = read_table(home)
+        rows, columns = weights.tensors[TABLE].shape
+        config = {"model_type": STATIC, "vocab_size": rows, "hidden_size": columns}
+    declared_length = options.get("max_seq_length")
+    pooling = _usual_pooling(home, config, words.config) if modules.is_plain else "mean"
+    head = read_head(folder, modules, config, pooling=pooling)
     settings = replace(
         shared,
         pooling=head.pooling,
         include_prompt=head.include_prompt,
         normalize=head.normalize or shared.similarity == "cosine",
-        max_seq_length=_max_seq_length(folder, first),
+        max_seq_length=_max_seq_length(folder, declared_length, words.max_length),
     )
     if (kept := shared.truncate_dim) is not None and not (type(kept) is int and 1 <= kept <= head.dimension):
         expected = f"expected 1 to {head.dimension}, the dimension of an embedding"
         raise ModelCorrupt(f"{folder}: truncate_dim is {kept!r:.80}; {expected}")
     return TowerCheckpoint(
-        config=first.config,
+        config=config,
         settings=settings,
-        tensors=first.weights.tensors,
-        tokenizer=first.words.tokenizer,
-        tokenizer_config=first.words.config,
+        tensors=weights.tensors,
+        tokenizer=words.tokenizer,
+        tokenizer_config=words.config,
         declares_pooling=not modules.is_plain,
-        declares_length=first.declared_length is not None or modules.static,
+        declares_length=declared_length is not None or modules.static,
         dense=head.dense,
-        weights_file=first.weights.file,
+        weights_file=weights.file,
     )
 
 
-def _read_static(home: Path) -> _First:
-    """Return a static table of embeddings (Tulkens & van Dongen 2024, model2vec)."""
-    weights = read_table(home)
-    rows, columns = weights.tensors[TABLE].shape
-    config = {"model_type": STATIC, "vocab_size": rows, "hidden_size": columns}
-    return _First(config, weights, read_tokenizer(home, None), None)
-
-
-def _read_transformer(home: Path) -> _First:
-    """Return a transformer, its tokenizer, and the length that ``sentence_bert_config.json`` declares."""
+def _read_config(home: Path) -> Mapping[str, Any]:
+    """Return the ``config.json`` of a transformer."""
     if not (home / "config.json").is_file():
         raise ModelNotFound(f"{home} has no config.json; give the folder of a saved model, or download it again")
     if (home / "adapter_config.json").exists():
@@ -112,9 +105,7 @@ def _read_transformer(home: Path) -> _First:
     config = read_json(home / "config.json")
     if (kind := config.get("model_type")) == STATIC:
         raise UnsupportedModel(f"{home}: model_type is {kind!r}, which no transformer has")
-    declared = _read_options(home)
-    words = read_tokenizer(home, config, lowercase=bool(declared.get("do_lower_case")))
-    return _First(config, read_weights(home), words, declared.get("max_seq_length"))
+    return config
 
 
 def _read_options(home: Path) -> Mapping[str, Any]:
@@ -130,16 +121,15 @@ def _read_options(home: Path) -> Mapping[str, Any]:
     return config
 
 
-def _max_seq_length(folder: Path, first: _First) -> int:
-    """Return the maximum length that the folder declares, or that of its tokenizer."""
-    declared = (first.declared_length, first.words.max_length, UNLIMITED)
-    longest = next(length for length in declared if length is not None)
+def _max_seq_length(folder: Path, *declared: Any) -> int:
+    """Return the first maximum length that is declared."""
+    longest = next((length for length in declared if length is not None), UNLIMITED)
     if not isinstance(longest, int | float) or not longest >= 1:
         raise ModelCorrupt(f"{folder}: max_seq_length is {longest!r:.80}; expected a number of tokens")
     return int(min(longest, UNLIMITED))
 
 
-def _usual_pooling(folder: Path, first: _First) -> PoolingMode:
+def _usual_pooling(folder: Path, config: Mapping[str, Any], tokenizer_config: Mapping[str, Any]) -> PoolingMode:
     """Return the pooling of a folder that declares none, as sentence-transformers chooses it.
 
     It is the last token for a decoder, and the mean for the rest.
@@ -147,14 +137,12 @@ def _usual_pooling(folder: Path, first: _First) -> PoolingMode:
     Raises:
         UnsupportedModel: The folder has a chat template, which sentence-transformers would put around every text.
     """
-    if (folder / "chat_template.jinja").exists() or first.words.config.get("chat_template"):
-        raise UnsupportedModel(
-            f"{folder} declares no pooling and has a chat template, which sentence-transformers puts around each text; "
-            "give a folder with modules.json"
-        )
-    named = first.config.get("architectures")
+    if (folder / "chat_template.jinja").exists() or tokenizer_config.get("chat_template"):
+        what = "declares no pooling and has a chat template, which sentence-transformers puts around each text"
+        raise UnsupportedModel(f"{folder} {what}; give a folder with modules.json")
+    named = config.get("architectures")
     is_decoder = isinstance(named, list) and str(named[:1]).endswith("ForCausalLM']")
-    return "lasttoken" if is_decoder and first.config.get("is_causal") is not False else "mean"
+    return "lasttoken" if is_decoder and config.get("is_causal") is not False else "mean"
 
 
 def _read_shared(path: Path) -> Settings:

@@ -94,10 +94,8 @@ class Checkpoint:
     def map(self, change: Callable[[TowerCheckpoint], TowerCheckpoint]) -> Checkpoint:
         """Return the checkpoint with every tower changed; a tied one stays tied."""
         document = change(self.document)
-        return Checkpoint(
-            {"query": document if self.is_tied else change(self.towers["query"]), "document": document},
-            self.default_role,
-        )
+        query = document if self.is_tied else change(self.towers["query"])
+        return Checkpoint({"query": query, "document": document}, self.default_role)
 
     @property
     def is_tied(self) -> bool:

@@ -22,13 +22,7 @@ from simpair.files.texts import one_line
 __all__ = ["TokenizerFiles", "lowers_first", "read_tokenizer", "tokenizer_config_of"]
 
 _BERT = "BertTokenizer"
-_BERT_TOKENS = {
-    "unk_token": "[UNK]",
-    "sep_token": "[SEP]",
-    "pad_token": "[PAD]",
-    "cls_token": "[CLS]",
-    "mask_token": "[MASK]",
-}
+_BERT_TOKENS = {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "sep", "pad", "cls", "mask")}
 _ROBERTA_TOKENS = {"cls_token": "<s>", "sep_token": "</s>", "bos_token": "<s>", "eos_token": "</s>"}
 _CLASSES: dict[str, tuple[type, str, str, dict[str, str]]] = {
     _BERT: (WordPiece, "cls_token", "sep_token", _BERT_TOKENS),
@@ -191,10 +185,8 @@ def _made_by_transformers(folder: Path, kind: str) -> tuple[Tokenizer, dict[str,
         names = {name: token for name, token in found.special_tokens_map.items() if isinstance(token, str)}
         return Tokenizer.from_str(found.backend_tokenizer.to_str()), names
     except Exception as error:  # its readers raise many kinds; tokenizers in Python have no backend
-        raise UnsupportedModel(
-            f"{folder / 'tokenizer_config.json'}: tokenizer_class is {kind!r}, of which transformers makes no fast "
-            f"tokenizer from these files ({one_line(error)})"
-        ) from None
+        what = f"tokenizer_class is {kind!r}, of which transformers makes no fast tokenizer from these files"
+        raise UnsupportedModel(f"{folder / 'tokenizer_config.json'}: {what} ({one_line(error)})") from None
 
 
 def _from_vocabulary(path: Path, declared: Mapping[str, Any]) -> Tokenizer:
@@ -209,10 +201,9 @@ def _rebuild(tokenizer: Tokenizer, declared: Mapping[str, Any]) -> None:
     chinese, lowercase = declared.get("tokenize_chinese_chars", True), declared.get("do_lower_case", True)
     accents = declared.get("strip_accents")
     if not isinstance(chinese, bool) or not isinstance(lowercase, bool) or not isinstance(accents, bool | None):
-        raise ModelCorrupt(
-            "tokenizer_config.json: do_lower_case, strip_accents and tokenize_chinese_chars are true or false; got "
-            f"{lowercase!r:.40}, {accents!r:.40} and {chinese!r:.40}"
-        )
+        expected = "do_lower_case, strip_accents and tokenize_chinese_chars are true or false"
+        found = f"{lowercase!r:.40}, {accents!r:.40} and {chinese!r:.40}"
+        raise ModelCorrupt(f"tokenizer_config.json: {expected}; got {found}")
     tokenizer.normalizer = BertNormalizer(
         clean_text=True, handle_chinese_chars=chinese, strip_accents=accents, lowercase=lowercase
     )
@@ -228,10 +219,8 @@ def _check_options(folder: Path, declared: Mapping[str, Any], tokenizer: Tokeniz
     """Refuse options that change an embedding and are not supported."""
     path, cut = folder / "tokenizer_config.json", tokenizer.truncation or {}
     if kind not in (*_CLASSES, *_KEPT) and not declared.get("pad_token"):
-        raise UnsupportedModel(
-            f"{folder}: no padding token is named, without which sentence-transformers reads nothing either; "
-            f"{path.name} is missing or lacks pad_token"
-        )
+        what = "no padding token is named, without which sentence-transformers reads nothing either"
+        raise UnsupportedModel(f"{folder}: {what}; {path.name} is missing or lacks pad_token")
     where = path if declared.get("truncation_side") else folder / "tokenizer.json"
     _check_side(where, declared.get("truncation_side") or cut.get("direction"))
     if declared.get("split_special_tokens"):
@@ -241,10 +230,9 @@ def _check_options(folder: Path, declared: Mapping[str, Any], tokenizer: Tokeniz
     if usual and kind == _BERT:
         usual = model.continuing_subword_prefix == "##" and model.max_input_chars_per_word == 100
     if not usual:
-        raise UnsupportedModel(
-            f"{folder / 'tokenizer.json'}: the model is {type(model).__name__}, and transformers builds another for "
-            f"{kind}; if tokenizer.json is right, write tokenizer_class PreTrainedTokenizerFast in {path.name}"
-        )
+        what = f"the model is {type(model).__name__}, and transformers builds another for {kind}"
+        advice = f"if tokenizer.json is right, write tokenizer_class PreTrainedTokenizerFast in {path.name}"
+        raise UnsupportedModel(f"{folder / 'tokenizer.json'}: {what}; {advice}")
 
 
 def _check_side(path: Path, side: object) -> None:
@@ -306,9 +294,9 @@ def _check_added(folder: Path, declared: Mapping[str, Any], tokenizer: Tokenizer
         wrong += [token for token in added if token not in {*wanted, *named}]
         wrong += [_content(token) for token in slow.values() if _flags_differ(token, added)]
     if wrong:
+        files = "tokenizer_config.json, special_tokens_map.json or added_tokens.json; make them agree"
         raise UnsupportedModel(
-            f"{folder}: the added token {wrong[0]!r} is not the same in the tokenizer and in tokenizer_config.json, "
-            "special_tokens_map.json or added_tokens.json; make them agree"
+            f"{folder}: the added token {wrong[0]!r} is not the same in the tokenizer and in {files}"
         )
 
 

@@ -67,10 +67,8 @@ class WeightsFile:
         for path, mark in self._marks.items():
             now = _mark(path)
             if now is not None and mark is not None and now[:2] == mark[:2] and now != mark:
-                raise ModelCorrupt(
-                    f"{path} was overwritten while this encoder uses it; load it again, and replace such files by "
-                    "renaming new ones, as save_pretrained does"
-                )
+                advice = "load it again, and replace such files by renaming new ones, as save_pretrained does"
+                raise ModelCorrupt(f"{path} was overwritten while this encoder uses it; {advice}")
 
 
 class Weights(NamedTuple):

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from simpair.checkpoint.digests import DIGESTS, recorded, write_digests
+from simpair.checkpoint.digests import DIGESTS, READ, recorded, write_digests
 from simpair.checkpoint.layout import STATIC
 from simpair.checkpoint.modules import dense_files, hidden_size_of, pooling_file
 from simpair.checkpoint.read import TRANSFORMER_CONFIGS
@@ -25,12 +25,11 @@ __all__ = ["write_checkpoint"]
 
 _NAMESPACE = "sentence_transformers.models."
 """The module of the classes under which every version of sentence-transformers finds them."""
-_STALE = (
-    *("vocab.txt", "special_tokens_map.json", "added_tokens.json", "tokenizer.json", "tokenizer_config.json"),
-    *("config.json", "router_config.json", "1_Pooling/config.json", "adapter_config.json", "chat_template.jinja"),
-    *(WEIGHTS, WEIGHTS_INDEX, *TRANSFORMER_CONFIGS),
-)
+_UNWRITTEN = ("vocab.txt", "1_Pooling/config.json", "adapter_config.json", "chat_template.jinja", WEIGHTS_INDEX)
+_STALE = (*READ, *_UNWRITTEN, *TRANSFORMER_CONFIGS)
 """Files that an older save may have, and this one may not."""
+_NOT_PORTABLE = ("_name_or_path", "name_or_path", "torch_dtype", "dtype", "transformers_version")
+"""Keys of ``config.json`` that name a folder, a dtype or a release."""
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
@@ -130,9 +129,10 @@ def _modules(tower: TowerCheckpoint) -> list[_Module]:
 
 def _transformer(tower: TowerCheckpoint) -> _Module:
     longest, lowercase = tower.settings.max_seq_length, lowers_first(tower.tokenizer)
+    portable = {key: value for key, value in tower.config.items() if key not in _NOT_PORTABLE}
     tokenizer_config = tokenizer_config_of(tower.tokenizer, tower.config, tower.tokenizer_config)
     files = {
-        "config.json": {**_portable(tower.config), "dtype": "float32"},
+        "config.json": {**portable, "dtype": "float32"},
         "sentence_bert_config.json": {"max_seq_length": longest, "do_lower_case": lowercase},
         "tokenizer_config.json": {**tokenizer_config, "model_max_length": longest},
     }
@@ -155,9 +155,3 @@ def _write_module(folder: Path, module: _Module) -> None:
         (folder / "tokenizer.json").write_text(module.tokenizer.to_str(pretty=False), encoding="utf-8")
     if module.tensors:
         write_tensors(folder / WEIGHTS, module.tensors)
-
-
-def _portable(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``config.json`` without the keys that name a folder, a dtype or a release."""
-    dropped = {"_name_or_path", "name_or_path", "torch_dtype", "dtype", "transformers_version"}
-    return {key: value for key, value in config.items() if key not in dropped}

@@ -61,10 +61,8 @@ def pack(input_ids: Tensor, attention_mask: Tensor) -> PackedBatch:
         ValueError: The shapes differ, are not two-dimensional, or a row has no real token.
     """
     if input_ids.ndim != 2 or input_ids.shape != attention_mask.shape:
-        raise ValueError(
-            f"input_ids and attention_mask must both be (B, T); got {tuple(input_ids.shape)} and "
-            f"{tuple(attention_mask.shape)}"
-        )
+        shapes = f"{tuple(input_ids.shape)} and {tuple(attention_mask.shape)}"
+        raise ValueError(f"input_ids and attention_mask must both be (B, T); got {shapes}")
     mask = attention_mask.bool()
     counts = mask.sum(dim=1)
     order = torch.argsort(counts, stable=True)

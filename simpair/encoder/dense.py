@@ -13,17 +13,11 @@ from simpair.errors import ModelCorrupt
 __all__ = ["Heads"]
 
 
-class Heads(nn.ModuleList):
-    """The dense layers, in order; without any, vectors are unchanged."""
+class Heads(nn.Sequential):
+    """The dense layers, in order: (B, D) → (B, E) float32; without any, vectors are unchanged."""
 
     def __init__(self, layers: Sequence[DenseLayer]) -> None:
-        super().__init__(_Head(layer) for layer in layers)
-
-    def forward(self, vectors: Tensor) -> Tensor:
-        """Return (B, E) float32 for (B, D)."""
-        for head in self:
-            vectors = head(vectors)
-        return vectors
+        super().__init__(*(_Head(layer) for layer in layers))
 
     def layers(self) -> tuple[DenseLayer, ...]:
         """Return copies of the layers, on the CPU."""

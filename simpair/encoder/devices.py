@@ -7,7 +7,7 @@ import torch
 from simpair.encoder.batches import PackedBatch
 from simpair.errors import InputError
 
-__all__ = ["choose_device", "device_of", "send", "token_budget"]
+__all__ = ["choose_device", "send", "token_budget"]
 
 _CPU_TOKENS = 512
 """More tokens are not faster, and each worker needs memory in proportion to its batch."""
@@ -35,12 +35,6 @@ def choose_device(device: str | torch.device | None) -> torch.device:
 def token_budget(device: torch.device) -> int:
     """Return the maximum number of tokens of a batch."""
     return _CPU_TOKENS if device.type == "cpu" else _GPU_TOKENS
-
-
-def device_of(module: torch.nn.Module) -> torch.device:
-    """Return the device of a module's weights; the CPU for a module without weights."""
-    weight = next(module.parameters(), None)
-    return torch.device("cpu") if weight is None else weight.device
 
 
 def send(batch: PackedBatch, device: torch.device) -> PackedBatch:

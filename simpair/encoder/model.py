@@ -26,7 +26,7 @@ from simpair.encoder.blocks import Block, OnTruncation, Truncation, encode_block
 from simpair.encoder.devices import choose_device
 from simpair.encoder.keywords import refuse_keywords
 from simpair.encoder.options import check_checkpointing, check_length, join, with_options
-from simpair.encoder.tokens import Role, TokensByRole, are_texts, check_role, check_texts, draw_texts, list_texts
+from simpair.encoder.tokens import Role, TokensByRole, are_texts, check_texts, draw_texts, list_texts
 from simpair.encoder.tower import Tower, embed_by_role
 from simpair.encoder.towers.linear import Dtype
 from simpair.errors import InputError, ModelCorrupt, UnsupportedModel
@@ -156,7 +156,8 @@ class TwinTowerEncoder(nn.Module):
 
     def _tower(self, role: Role | None) -> Tower:
         """Return the tower of a role, after a check."""
-        check_role(role)
+        if role not in (None, *get_args(Role)):
+            raise InputError(f"role is {role!r}; expected 'query', 'document' or None")
         return self.towers[role or self.default_role]
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, role: Role | Tensor | None = None) -> Tensor:
@@ -212,15 +213,17 @@ class TwinTowerEncoder(nn.Module):
         self, texts: Texts, *, on_truncation: OnTruncation = "warn", show_progress_bar: bool = False, **_unknown: Any
     ) -> FloatArray:
         """Return :meth:`encode` in the query role."""
-        options: Any = {"on_truncation": on_truncation, "show_progress_bar": show_progress_bar, **_unknown}
-        return self.encode(texts, role="query", **options)
+        return self.encode(
+            texts, role="query", on_truncation=on_truncation, show_progress_bar=show_progress_bar, **_unknown
+        )
 
     def encode_document(
         self, texts: Texts, *, on_truncation: OnTruncation = "warn", show_progress_bar: bool = False, **_unknown: Any
     ) -> FloatArray:
         """Return :meth:`encode` in the document role."""
-        options: Any = {"on_truncation": on_truncation, "show_progress_bar": show_progress_bar, **_unknown}
-        return self.encode(texts, role="document", **options)
+        return self.encode(
+            texts, role="document", on_truncation=on_truncation, show_progress_bar=show_progress_bar, **_unknown
+        )
 
     def encode_stream(
         self, texts: Iterable[str], *, role: Role | None = None, on_truncation: OnTruncation = "warn", **_unknown: Any
@@ -319,27 +322,25 @@ class TwinTowerEncoder(nn.Module):
         enabled: list[Any] = []
         try:
             for tower in self.towers.values():
-                tower.backbone.recomputing = True
+                tower.backbone.checkpoint_layers(True)
                 enabled.append(tower.backbone)
         except UnsupportedModel:
             for backbone in enabled:
-                backbone.recomputing = False
+                backbone.checkpoint_layers(False)
             raise
 
     def gradient_checkpointing_disable(self) -> None:
         """Store the results of all layers again."""
         for tower in self.towers.values():
-            tower.backbone.recomputing = False
+            tower.backbone.checkpoint_layers(False)
 
     activation_checkpointing_enable = gradient_checkpointing_enable  # its name in newer versions of transformers
     activation_checkpointing_disable = gradient_checkpointing_disable
 
     def half(self) -> NoReturn:
         """Raise InputError: the weights stay float32."""
-        raise InputError(
-            "the weights of an encoder stay float32; choose the dtype of encoding with "
-            "TwinTowerEncoder.from_pretrained(..., dtype='float16'), 'bfloat16' or 'int8'"
-        )
+        advice = "TwinTowerEncoder.from_pretrained(..., dtype='float16'), 'bfloat16' or 'int8'"
+        raise InputError(f"the weights of an encoder stay float32; choose the dtype of encoding with {advice}")
 
     bfloat16 = double = half
 

@@ -75,13 +75,10 @@ def join(query: Tower, document: Tower) -> Checkpoint:
         raise InputError(f"the towers declare {theirs.similarity} and {ours.similarity} similarity; give two alike")
     prompts = {**ours.prompts, "query": theirs.prompts["query"]}
     name, kept = ours.default_prompt_name, ours.truncate_dim
-    shared = replace(theirs, prompts=prompts, default_prompt_name=name, truncate_dim=kept)
-    return Checkpoint(
-        {
-            "query": replace(query.checkpoint("float32"), settings=shared),
-            "document": replace(document.checkpoint("float32"), settings=replace(ours, prompts=prompts)),
-        }
-    )
+    theirs = replace(theirs, prompts=prompts, default_prompt_name=name, truncate_dim=kept)
+    new_query = replace(query.checkpoint("float32"), settings=theirs)
+    new_document = replace(document.checkpoint("float32"), settings=replace(ours, prompts=prompts))
+    return Checkpoint({"query": new_query, "document": new_document})
 
 
 def check_checkpointing(*given: Mapping[str, Any] | None, **more: Any) -> None:

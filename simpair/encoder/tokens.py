@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from itertools import chain
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import torch
 from tokenizers import Encoding, Tokenizer
@@ -28,7 +29,6 @@ __all__ = [
     "Tokens",
     "TokensByRole",
     "are_texts",
-    "check_role",
     "check_texts",
     "draw_texts",
     "list_texts",
@@ -71,13 +71,11 @@ def list_texts(texts: Iterable[str]) -> list[str]:
     Raises:
         InputError: It is not a sequence, or has no order.
     """
-    wrong = f"texts is a {type(texts).__name__}; expected a str or a sequence of them (a stream goes to encode_stream)"
-    if not _has_order(texts) or not hasattr(texts, "__len__"):
-        raise InputError(wrong)
-    try:
-        return list(texts)
-    except TypeError:  # a class
-        raise InputError(wrong) from None
+    with suppress(TypeError):  # a class cannot be iterated over
+        if _has_order(texts) and hasattr(texts, "__len__"):
+            return list(texts)
+    expected = "expected a str or a sequence of them (a stream goes to encode_stream)"
+    raise InputError(f"texts is a {type(texts).__name__}; {expected}")
 
 
 def draw_texts(texts: Iterable[str]) -> Iterator[str]:
@@ -86,11 +84,9 @@ def draw_texts(texts: Iterable[str]) -> Iterator[str]:
     Raises:
         InputError: The texts are a single one, have no order, or are not iterable; or, later, one is not a text.
     """
-    try:
+    with suppress(TypeError):
         if not isinstance(texts, str) and _has_order(texts):
             return _checked(iter(texts))
-    except TypeError:
-        pass
     raise InputError(f"texts is a {type(texts).__name__}; expected an iterable of str; put a single text in a list")
 
 
@@ -105,12 +101,6 @@ def _has_order(texts: object) -> bool:
     return not isinstance(texts, bytes | bytearray | Mapping | Set) and getattr(texts, "ndim", 1) == 1
 
 
-def check_role(role: Role | None) -> None:
-    """Raise ``InputError`` for anything but a role or None."""
-    if role is not None and role not in get_args(Role):
-        raise InputError(f"role is {role!r}; expected 'query', 'document' or None")
-
-
 def check_texts(texts: Sequence[str]) -> None:
     """Raise ``InputError`` with the position of the first entry that is not a well-formed string."""
     for position, text in enumerate(texts):
@@ -121,10 +111,8 @@ def _check_text(text: object, position: int) -> None:
     if not isinstance(text, str):
         raise InputError(f"text {position} is a {type(text).__name__}; expected a str")
     if (place := lone_surrogate(text)) is not None:
-        raise InputError(
-            f"text {position} has a lone surrogate at character {place}; decode the source as UTF-8, or use "
-            'text.encode("utf-8", "replace").decode()'
-        )
+        advice = 'decode the source as UTF-8, or use text.encode("utf-8", "replace").decode()'
+        raise InputError(f"text {position} has a lone surrogate at character {place}; {advice}")
 
 
 class Tokens:
@@ -134,6 +122,10 @@ class Tokens:
         tokenizer: A tokenizer of the ``tokenizers`` library; it is copied.
         settings: The maximum length, the prompts, and whether the prompt's tokens are pooled too.
         pad_token_id: The id that pads a batch.
+
+    Attributes:
+        max_seq_length: Maximum length in tokens, special tokens included; longer texts are truncated.
+        pools_all: Whether all tokens are pooled, those of every prompt included.
     """
 
     def __init__(self, tokenizer: Tokenizer, settings: Settings, pad_token_id: int = 0) -> None:
@@ -147,11 +139,7 @@ class Tokens:
         self.pad_token_id = pad_token_id
         roles = () if settings.include_prompt else ROLE_NUMBERS
         self._skipped = {role: self._prompt_tokens(role) for role in roles if self.prompt(role)}
-
-    @property
-    def pools_all(self) -> bool:
-        """Whether all tokens are pooled, those of every prompt included."""
-        return not self._skipped
+        self.pools_all = not self._skipped
 
     def skipped(self, role: Role | None) -> int:
         """Return how many leading tokens are left out of the pooling: those of a prompt that is not included."""
@@ -223,35 +211,25 @@ class TokensByRole:
     Args:
         towers: The tokenizer of each role; a tied encoder has the same one under both.
         default_role: The role of texts without one, if there are two towers.
+
+    Attributes:
+        tied: Whether both roles share one tower.
+        needs_roles: Whether an embedding depends on the role of its text, besides the tokens.
+        max_seq_length: Maximum length in tokens; with untied towers the default role's.
+        pad_token_id: The id that pads a batch.
     """
 
     def __init__(self, towers: Mapping[Role, Tokens], default_role: Role = "document") -> None:
         self._towers = dict(towers)
         self._default_role = default_role
+        self.tied = towers["query"] is towers["document"]
+        self.needs_roles = not (self.tied and self.of(None).pools_all)
+        self.max_seq_length = self.of(None).max_seq_length
+        self.pad_token_id = towers["document"].pad_token_id
 
     def of(self, role: Role | None) -> Tokens:
         """Return the tokenizer of a role."""
         return self._towers[role or self._default_role]
-
-    @property
-    def tied(self) -> bool:
-        """Whether both roles share one tower."""
-        return self._towers["query"] is self._towers["document"]
-
-    @property
-    def needs_roles(self) -> bool:
-        """Whether an embedding depends on the role of its text, besides the tokens."""
-        return not (self.tied and self.of(None).pools_all)
-
-    @property
-    def max_seq_length(self) -> int:
-        """Maximum length in tokens; with untied towers the default role's."""
-        return self.of(None).max_seq_length
-
-    @property
-    def pad_token_id(self) -> int:
-        """The id that pads a batch."""
-        return self._towers["document"].pad_token_id
 
     def prompt(self, role: Role | None) -> str:
         """Return the prompt set before every text of a role; ``""`` if there is none."""

@@ -20,7 +20,7 @@ from simpair.checkpoint.settings import Settings, TowerCheckpoint
 from simpair.checkpoint.weights import copied
 from simpair.encoder.batches import PackedBatch, pack
 from simpair.encoder.dense import Heads
-from simpair.encoder.devices import device_of, send
+from simpair.encoder.devices import send
 from simpair.encoder.pooling import pool
 from simpair.encoder.tokens import ROLE_NUMBERS, Role, Tokens
 from simpair.encoder.towers.choose import Backbone, empty_backbone
@@ -30,6 +30,7 @@ from simpair.errors import InputError, ModelCorrupt, UnsupportedModel
 __all__ = ["Embed", "Tower", "embed_by_role"]
 
 Embed = Callable[[PackedBatch], NDArray[np.float32]]
+_Products = Sequence[LayerParts[Product]]
 
 
 class Tower(nn.Module):
@@ -41,6 +42,7 @@ class Tower(nn.Module):
         tokens: Texts → token ids.
         settings: Everything else that changes an embedding.
         architecture: The ``model_type`` of its ``config.json``.
+        dtype: The dtype of the matrix products when encoding.
         dimension: The dimension of an embedding.
         full_dimension: The dimension before truncation.
     """
@@ -64,7 +66,7 @@ class Tower(nn.Module):
         self._config, self._tokenizer_config = checkpoint.config, checkpoint.tokenizer_config
         self.architecture = str(checkpoint.config.get("model_type"))
         self.weights_file = checkpoint.weights_file
-        self._layouts = Layouts(dtype)
+        self.dtype, self._layouts = dtype, Layouts(dtype)
         self.full_dimension = dimension_of(config.hidden_size, checkpoint.settings.pooling, checkpoint.dense)
         kept = checkpoint.settings.truncate_dim if truncate_dim is None else truncate_dim
         if kept is not None and (type(kept) is not int or not 1 <= kept <= self.full_dimension):
@@ -77,9 +79,7 @@ class Tower(nn.Module):
         _check_vocabulary(checkpoint, config.vocab_size)
         self.tokens = Tokens(checkpoint.tokenizer, settings, config.pad_token_id)
 
-    def embed(
-        self, batch: PackedBatch, products: Sequence[LayerParts[Product]] | None = None, skipped: int | Tensor = 0
-    ) -> Tensor:
+    def embed(self, batch: PackedBatch, products: _Products | None = None, skipped: int | Tensor = 0) -> Tensor:
         """Return the embeddings (B, D) float32 of a packed batch: the one path of training and serving.
 
         Args:
@@ -108,9 +108,7 @@ class Tower(nn.Module):
             products = self._layouts.of(self.backbone.sites(), tokens=tokens, trained=self.backbone.trained)
         return partial(self._embed_finite, products=products, skipped=self.tokens.skipped(role))
 
-    def _embed_finite(
-        self, batch: PackedBatch, products: Sequence[LayerParts[Product]], skipped: int
-    ) -> NDArray[np.float32]:
+    def _embed_finite(self, batch: PackedBatch, products: _Products, skipped: int) -> NDArray[np.float32]:
         device = self.device
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             vectors: NDArray[np.float32] = self.embed(send(batch, device), products, skipped).cpu().numpy()
@@ -121,12 +119,7 @@ class Tower(nn.Module):
     @property
     def device(self) -> torch.device:
         """The device of the weights."""
-        return device_of(self.backbone)
-
-    @property
-    def dtype(self) -> Dtype:
-        """The dtype of the matrix products when encoding."""
-        return self._layouts.dtype
+        return next(self.backbone.parameters()).device
 
     def checkpoint(self, dtype: Literal["float32", "float16"]) -> TowerCheckpoint:
         """Return the tower as it is saved; ``dtype`` is that of the stored tensors."""

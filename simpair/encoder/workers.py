@@ -63,9 +63,7 @@ def run_on_workers(
         try:
             while waiting:
                 if os.getpid() != process:  # the workers exist only in the parent process
-                    raise RuntimeError(
-                        "this stream was started before the process forked; start a new one in this process"
-                    )
+                    raise RuntimeError("this stream was started before the process forked; start a new one")
                 result = waiting.popleft().result()
                 waiting.extend(pool.submit(call, *item) for item in items.take(1))
                 yield result
@@ -120,9 +118,7 @@ class _ForkGate:
         self._changed.acquire()
         self._closing = True  # no worker enters any more; otherwise steady callers could block the fork
         if not self._changed.wait_for(lambda: not self._inside, timeout=_FORK_TIMEOUT_S):
-            _LOG.warning(
-                "the process forks while texts are being encoded; encoding in the child process may block forever"
-            )
+            _LOG.warning("the process forks while texts are being encoded; encoding in the child may block forever")
 
     def _open(self) -> None:
         self._closing = False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import cache
 from itertools import accumulate, groupby
@@ -13,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from simpair.encoder.batches import PackedBatch
-from simpair.encoder.towers.backward import LengthGroup, attend
-from simpair.encoder.towers.dropout import DropoutMask, draw_mask
+from simpair.encoder.towers.backward import LengthGroup, attend, head_views
+from simpair.encoder.towers.dropout import draw_mask
 
 __all__ = ["TextLayout", "self_attention"]
 
@@ -76,8 +75,9 @@ def self_attention(qkv: Tensor, layout: TextLayout, *, num_heads: int, dropout: 
         return _varlen_attention(qkv, layout.offsets, max_length=groups[-1].length, num_heads=num_heads)
     num_weights = sum(num_texts * num_heads * length**2 for num_texts, length in groups)
     mask = draw_mask(qkv, (num_weights,), dropout)
-    max_length = _max_stored_length(qkv, dropout, mask)
-    short = [group for group in groups if group.length <= max_length]
+    trains_on_cpu = qkv.requires_grad and qkv.device.type == "cpu"
+    max_length = _STORED_WEIGHTS_LENGTH if trains_on_cpu and not dropout else 0
+    short = [group for group in groups if mask is not None or group.length <= max_length]
     long = groups[len(short) :]
     # One split instead of slices: the gradient of a slice is as large as the whole batch.
     short_qkv, long_qkv, _ = qkv.split([_num_tokens(short), _num_tokens(long), layout.num_padding])
@@ -90,22 +90,12 @@ def self_attention(qkv: Tensor, layout: TextLayout, *, num_heads: int, dropout: 
     return torch.cat([*context, padding])
 
 
-def _max_stored_length(qkv: Tensor, dropout: float, mask: DropoutMask | None) -> float:
-    """Return the length in tokens up to which texts run :func:`attend`; 0 for none of them."""
-    if mask is not None:
-        return math.inf
-    trains_on_cpu = qkv.requires_grad and qkv.device.type == "cpu"
-    return _STORED_WEIGHTS_LENGTH if trains_on_cpu and not dropout else 0
-
-
 def _torch_attention(qkv: Tensor, groups: Sequence[LengthGroup], *, num_heads: int, dropout: float) -> list[Tensor]:
     """Return the context (num_texts * length, D) float32 of each group, by ``F.scaled_dot_product_attention``."""
     context = []
-    parts = qkv.float().split([num_texts * length for num_texts, length in groups])
-    for (num_texts, length), part in zip(groups, parts, strict=True):
-        query, key, value = part.view(num_texts, length, 3, num_heads, -1).permute(2, 0, 3, 1, 4).unbind()
-        attended = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout).transpose(1, 2)
-        context.append(attended.reshape(num_texts * length, -1))
+    for query, key, value in head_views(qkv.float(), groups, num_heads, parts=3):
+        attended = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+        context.append(attended.transpose(1, 2).flatten(2).flatten(0, 1))
     return context
 
 

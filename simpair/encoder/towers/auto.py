@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from simpair.checkpoint.refusals import check_names, damaged
+from simpair.checkpoint.settings import UNLIMITED
 from simpair.encoder.batches import PackedBatch
 from simpair.errors import UnsafeModel, UnsupportedModel
 from simpair.files.texts import one_line
@@ -44,7 +45,6 @@ _UNUSED_TENSORS = re.compile(
     r"|vocab_|generator_|.*position_ids"
 )
 """The names of pretraining heads, decoders and buffers, on which no embedding depends."""
-_UNLIMITED = 1 << 20
 _LOGGING_LOCK = Lock()
 _SERVING_LOCK = Lock()
 _MASK_IGNORING = ("convbert", "cpmant", "fnet", "mobilebert", "nystromformer", "sam3_lite_text_text_model", "yoso")
@@ -90,7 +90,7 @@ class AutoConfig:
         pad_token_id = getattr(parsed, "pad_token_id", None)
         return cls(
             values=dict(config),
-            max_seq_length=max_positions if isinstance(max_positions, int) and max_positions > 0 else _UNLIMITED,
+            max_seq_length=max_positions if isinstance(max_positions, int) and max_positions > 0 else UNLIMITED,
             pad_token_id=pad_token_id if isinstance(pad_token_id, int) and pad_token_id >= 0 else 0,
             **sizes,
         )
@@ -120,7 +120,7 @@ class AutoTower(nn.Module):
     def __init__(self, config: AutoConfig) -> None:
         super().__init__()
         self.config = config
-        self.trained = self._recomputing = False
+        self.trained = False
         self._made_up: set[str] = set()  # weights that the checkpoint lacks and no state needs
         self._serving: list[nn.Module] = []  # in a list, so that its parameters are not registered again
         self.model: Any = nn.Module()
@@ -157,10 +157,9 @@ class AutoTower(nn.Module):
             try:
                 hidden_states = model(input_ids=input_ids, attention_mask=mask, return_dict=True).last_hidden_state
             except IndexError:
-                raise UnsupportedModel(
-                    f"a text has {input_ids.shape[1]} tokens, more than the table of positions; set a smaller "
-                    "max_seq_length in sentence_bert_config.json"
-                ) from None
+                what = f"a text has {input_ids.shape[1]} tokens, more than the table of positions"
+                advice = "set a smaller max_seq_length in sentence_bert_config.json"
+                raise UnsupportedModel(f"{what}; {advice}") from None
             states.append(hidden_states[mask.bool()])
         return torch.cat(states) if states else next(self.model.parameters()).new_zeros(0, self.config.hidden_size)
 
@@ -172,17 +171,15 @@ class AutoTower(nn.Module):
                 by_address.setdefault(tensor.data_ptr(), (name, tensor))
         return dict(by_address.values())
 
-    @property
-    def recomputing(self) -> bool:
-        """Whether gradient checkpointing is on."""
-        return self._recomputing
+    def checkpoint_layers(self, enabled: bool) -> None:
+        """Switch gradient checkpointing on or off.
 
-    @recomputing.setter
-    def recomputing(self, enabled: bool) -> None:
+        Raises:
+            UnsupportedModel: The model does not support it.
+        """
         if not self.model.supports_gradient_checkpointing:
             name = type(self.model).__name__
             raise UnsupportedModel(f"{name} of transformers does not support gradient checkpointing; turn it off")
-        self._recomputing = enabled
         # newer versions of transformers use this name and warn about the old one
         kind = "activation" if hasattr(self.model, "activation_checkpointing_enable") else "gradient"
         if enabled:
@@ -227,23 +224,18 @@ def _parse(config: Mapping[str, Any]) -> Any:
     kind = str(config.get("model_type"))
     if kind not in CONFIG_MAPPING:
         if config.get("auto_map"):
-            raise UnsafeModel(
-                f"config.json: {kind!r:.80} is code in the repository (auto_map), which is never run; "
-                "choose a model with an architecture of transformers"
-            )
+            advice = "choose a model with an architecture of transformers"
+            raise UnsafeModel(f"config.json: {kind!r:.80} is code (auto_map), which is never run; {advice}")
         raise UnsupportedModel(f"config.json: model_type is {kind!r:.80}, which transformers does not have")
     if config.get("quantization_config"):
-        raise UnsupportedModel(
-            "config.json: quantization_config is set, but quantized weights are not supported; "
-            "choose float16, bfloat16 or float32 weights"
-        )
+        advice = "choose float16, bfloat16 or float32 weights"
+        raise UnsupportedModel(f"config.json: quantization_config is set, which this version does not read; {advice}")
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     rope_type = rope.get("rope_type", rope.get("type")) if isinstance(rope, dict) else rope
-    if rope_type in _VARYING_ROPE or config.get("attention_type") == "block_sparse":
-        raise UnsupportedModel(
-            f"config.json: with {config.get('attention_type') or rope_type} an embedding depends on other texts of the "
-            "batch, which is not supported"
-        )
+    attention = config.get("attention_type")
+    if rope_type in _VARYING_ROPE or attention == "block_sparse":
+        what = f"with {attention or rope_type} an embedding depends on other texts of the batch"
+        raise UnsupportedModel(f"config.json: {what}, which is not supported")
     try:
         harmless = {key: value for key, value in config.items() if key not in (*_CODE_KEYS, *_OUTPUTS)}
         return CONFIG_MAPPING[kind].from_dict(harmless)
@@ -272,11 +264,9 @@ def _load(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[Any
     except Exception as error:  # architectures raise different types
         raise damaged(f"the weights are not those that config.json asks for ({one_line(error)})") from None
     missing, unused = set(report["missing_keys"]), sorted(report["unexpected_keys"])
-    check_names(
-        [name for name in missing if not name.startswith("pooler.")],
-        [name for name in unused if not _UNUSED_TENSORS.match(name)],
-        total=len(model.state_dict()),
-    )
+    needed = [name for name in missing if not name.startswith("pooler.")]
+    unknown = [name for name in unused if not _UNUSED_TENSORS.match(name)]
+    check_names(needed, unknown, total=len(model.state_dict()))
     _check_runs(model.eval())
     return model, unused, missing
 

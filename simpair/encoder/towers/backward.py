@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from simpair.encoder.towers.dropout import DropoutMask
 from simpair.encoder.towers.linear import ACTIVATIONS, LayerParts, Product, Site, plain, split_for_cache
 
-__all__ = ["LengthGroup", "attend", "training_products"]
+__all__ = ["LengthGroup", "attend", "head_views", "training_products"]
 
 
 class LengthGroup(NamedTuple):
@@ -48,12 +48,8 @@ def training_products(sites: LayerParts[Site]) -> LayerParts[Product]:
         arguments = (inputs, weight.to(inputs.dtype), bias.to(inputs.dtype), activate)
         return _ActivatedLinear.apply(*arguments)  # type: ignore[no-any-return, no-untyped-call]
 
-    return LayerParts(
-        plain(sites.attention_inputs),
-        plain(sites.attention_output),
-        plain(intermediate._replace(activation=None)),
-        activated_output,
-    )
+    unactivated = plain(intermediate._replace(activation=None))
+    return sites.map(plain)._replace(intermediate=unactivated, output=activated_output)
 
 
 class _ActivatedLinear(torch.autograd.Function):
@@ -169,12 +165,12 @@ def _views(
     num_heads: int,
 ) -> Iterator[tuple[Any, ...]]:
     """Yield for each group its view of the states, each with its number of parts, of the weights and of the mask."""
-    heads = [_head_views(tensor, groups, num_heads, parts) for tensor, parts in states]
+    heads = [head_views(tensor, groups, num_heads, parts) for tensor, parts in states]
     kept = [None] * len(groups) if mask is None else _weight_views(mask, groups, num_heads)
     return zip(*heads, _weight_views(weights, groups, num_heads), kept, strict=True)
 
 
-def _head_views(states: Tensor, groups: Sequence[LengthGroup], num_heads: int, parts: int) -> list[Tensor]:
+def head_views(states: Tensor, groups: Sequence[LengthGroup], num_heads: int, parts: int) -> list[Tensor]:
     """Return one view (parts, num_texts, num_heads, length, d) of states (S, parts * D) for each group."""
     head_dim = states.shape[1] // parts // num_heads
     rows = states.split([num_texts * length for num_texts, length in groups])
@@ -191,5 +187,5 @@ def _weight_views(weights: Tensor, groups: Sequence[LengthGroup], num_heads: int
 
 
 def _contiguous_heads(view: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
-    """Return the parts of a view of :func:`_head_views` as contiguous tensors (num_texts * num_heads, length, d)."""
+    """Return the parts of a view of :func:`head_views` as contiguous tensors (num_texts * num_heads, length, d)."""
     return view.new_empty(view.shape, dtype=dtype).copy_(view).flatten(1, 2).unbind()

@@ -112,6 +112,10 @@ class PackedBert(nn.Module):
         """Return the weights under the names of the checkpoint."""
         return self.state_dict()
 
+    def checkpoint_layers(self, enabled: bool) -> None:
+        """Switch gradient checkpointing on or off."""
+        self.recomputing = enabled
+
     def sites(self) -> list[LayerParts[Site]]:
         """Return the matrix products of each layer."""
         return [layer.sites() for layer in self._layers]

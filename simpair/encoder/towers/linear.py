@@ -184,7 +184,9 @@ class Layouts:
             self._small_calls += 1
             return [layer.map(plain) for layer in sites]
         weights = [part for layer in sites for site in layer for part in (*site.weights, *site.biases)]
-        versions, current = [(weight.data_ptr(), _version(weight)) for weight in weights], self._laid_out
+        # A weight made in inference mode has no version counter.
+        versions = [(weight.data_ptr(), None if weight.is_inference() else weight._version) for weight in weights]
+        current = self._laid_out
         same_versions = current is not None and current.versions == versions
         if current is not None and same_versions and small and not trained and current.first_rows_are_unchanged():
             return current.products
@@ -215,11 +217,6 @@ def _checksum(values: Tensor) -> Tensor:
     end = integers.numel() // 64 * 64
     sums = torch.cat([integers[:end].view(-1, 64).sum(1), integers[end:]])
     return (sums * torch.arange(1, 2 * sums.numel(), 2, device=sums.device)).sum()
-
-
-def _version(parameter: Tensor) -> int | None:
-    """Return the version counter of a parameter; None for one made in inference mode, which has no counter."""
-    return None if parameter.is_inference() else parameter._version
 
 
 def _cast_linear(site: Site, dtype: torch.dtype) -> Product:

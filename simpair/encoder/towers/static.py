@@ -75,17 +75,10 @@ class StaticTower(nn.Module):
         """Return the table under its name in the checkpoint."""
         return self.state_dict()
 
-    @property
-    def recomputing(self) -> bool:
-        """Whether gradient checkpointing is on: always False."""
-        return False
-
-    @recomputing.setter
-    def recomputing(self, enabled: bool) -> None:
+    def checkpoint_layers(self, enabled: bool) -> None:
+        """Refuse to switch gradient checkpointing on."""
         if enabled:
-            raise UnsupportedModel(
-                "gradient checkpointing needs layers, and a static embedding table has none; turn it off"
-            )
+            raise UnsupportedModel("gradient checkpointing needs layers, and a static table has none; turn it off")
 
     def sites(self) -> list[Any]:
         """Return an empty list: there are no matrix products."""

@@ -136,11 +136,11 @@ def test_gradient_checkpointing_has_the_same_gradients(tower: AutoTower) -> None
         return [weight.grad.clone() for weight in tower.parameters() if weight.grad is not None]
 
     plain = gradients()
-    tower.recomputing = True
-    assert tower.recomputing
+    tower.checkpoint_layers(True)
+    assert tower.model.is_gradient_checkpointing
     assert all(map(torch.equal, gradients(), plain))
-    tower.recomputing = False
-    assert not tower.recomputing
+    tower.checkpoint_layers(False)
+    assert not tower.model.is_gradient_checkpointing
 
 
 def test_a_dtype_that_only_our_own_towers_have_is_refused(tiny_model: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import re
 import pytest
 from huggingface_hub import ModelCard
 
-from simpair.checkpoint.card import model_card
+from simpair.checkpoint.publish import model_card
 from simpair.checkpoint.settings import UNLIMITED, Settings
 
 
