@@ -16,9 +16,7 @@ from simpair.checkpoint.layout import read_layout
 from simpair.checkpoint.modules import DenseLayer
 from simpair.checkpoint.settings import Checkpoint
 from simpair.checkpoint.write import write_checkpoint
-from simpair.encoder.info import describe
 from simpair.encoder.model import TwinTowerEncoder
-from simpair.errors import ModelNotFound
 from tests.checkpoints import untied
 from tests.command import Ran, ran
 
@@ -55,27 +53,29 @@ def test_a_folder_tells_its_settings_and_the_license_of_its_card(
     assert (told["dimension"], told["normalized"], told["similarity"]) == (8, False, "dot")
     assert (told["license"], told["query_tower"], told["max_seq_length"]) == ("mine", None, 64)
     (tmp_path / "m" / "README.md").write_text("---\n[\n---\n", encoding="utf-8")
-    assert describe(tmp_path / "m").license is None
+    (told,) = run("info", str(tmp_path / "m"), "--format", "jsonl").rows
+    assert told["license"] is None
 
 
-def test_both_towers_are_told(
-    make_checkpoint: Callable[..., Checkpoint], make_static: Callable[..., Checkpoint], tmp_path: Path
+def test_both_towers_are_described(
+    run: Callable[..., Ran],
+    make_checkpoint: Callable[..., Checkpoint],
+    make_static: Callable[..., Checkpoint],
+    tmp_path: Path,
 ) -> None:
     write_checkpoint(tmp_path / "pair", untied(make_static(), make_checkpoint()))
-    told = describe(tmp_path / "pair")
-    assert told.engine.startswith("packed")
-    assert told.query_tower is not None
-    assert str(told.query_tower["engine"]).startswith("static")
-    assert told.query_tower["max_seq_length"] is None
-    assert told.parameters > int(str(told.query_tower["parameters"]))
+    (told,) = run("info", str(tmp_path / "pair"), "--format", "jsonl").rows
+    assert told["engine"].startswith("packed")
+    assert told["query_tower"]["engine"].startswith("static")
+    assert told["query_tower"]["max_seq_length"] is None
+    assert told["parameters"] > told["query_tower"]["parameters"]
 
 
-def test_what_is_refused_is_told_in_a_line(run: Callable[..., Ran], tmp_path: Path) -> None:
+def test_a_refusal_is_one_line(run: Callable[..., Ran], tmp_path: Path) -> None:
     ran = run("info", str(tmp_path))
     assert ran.code == 1
     assert "holds no checkpoint" in ran.err
-    with pytest.raises(ModelNotFound):
-        describe(tmp_path / "missing")
+    assert run("info", str(tmp_path / "missing")).code == 1
 
 
 def test_no_card_on_the_hub_is_no_license() -> None:
