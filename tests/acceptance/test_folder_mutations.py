@@ -256,7 +256,7 @@ def test_a_foreign_folder_is_refused_in_one_line_or_gives_numbers(base: _Base) -
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_a_foreign_folder_gives_the_vectors_of_sentence_transformers(base: _Base, peer: _PEER) -> None:
-    tally, complaints = judge_all(_without_digests(base), range(3_000, 3_250), peer)
+    tally, complaints = judge_all(_without_digests(base), range(3_000, 3_125), peer)
     assert not complaints, "\n".join(complaints)
     assert min(tally[said] for said in ("refused", "same")) > 0, tally
     assert tally["as sentence-transformers"] or base.texts is not _TEXTS, tally
@@ -268,7 +268,7 @@ def test_a_foreign_folder_gives_the_vectors_of_sentence_transformers(base: _Base
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_changed_folders_of_sentence_transformers_give_its_vectors_or_an_error(foreign: _Base, peer: _PEER) -> None:
-    tally, complaints = judge_all(foreign, range(4_000, 4_150), peer)
+    tally, complaints = judge_all(foreign, range(4_000, 4_075), peer)
     assert not complaints, "\n".join(complaints)
     assert min(tally[said] for said in ("refused", "same")) > 0, tally
 

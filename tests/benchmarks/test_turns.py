@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import turns
 from benchmarks.turns import PARTS, compare
 
 
@@ -19,7 +20,7 @@ def test_every_part_is_timed_in_both_installations(tiny_model: Path) -> None:
         assert min(*part.ours, *part.theirs) > 0
 
 
-@pytest.mark.slow
-def test_a_worker_that_fails_ends_the_comparison() -> None:
-    with pytest.raises(RuntimeError, match="ended with exit code 1"):
-        compare(sys.executable, "/no/such/model", rounds=1, vectors=1, texts=1, steps=1)
+def test_a_worker_that_fails_ends_the_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "_WORKER", "raise SystemExit(3)")
+    with pytest.raises(RuntimeError, match="ended with exit code 3"):
+        compare(sys.executable, None, rounds=1)

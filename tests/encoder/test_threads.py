@@ -113,7 +113,7 @@ def _wrong_results(encoders: dict[Dtype, TwinTowerEncoder], texts: list[str], *,
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("training", [False, True], ids=["eval mode", "train mode"])
 @pytest.mark.parametrize(
-    ("calls", "kinds"), [(320, 40), pytest.param(5_000, 150, marks=pytest.mark.slow)], ids=["some", "many"]
+    ("calls", "kinds"), [(320, 40), pytest.param(1_500, 100, marks=pytest.mark.slow)], ids=["some", "many"]
 )
 def test_threads_get_the_results_of_one_thread_and_change_no_state(
     encoders: dict[Dtype, TwinTowerEncoder],
