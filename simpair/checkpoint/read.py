@@ -20,7 +20,7 @@ from simpair.checkpoint.weights import TABLE, read_table, read_weights
 from simpair.errors import ModelCorrupt, ModelNotFound, UnsupportedModel
 from simpair.files.json_file import read_json
 
-__all__ = ["TRANSFORMER_CONFIGS", "PoolingMode", "read_checkpoint"]
+__all__ = ["TRANSFORMER_CONFIGS", "read_checkpoint"]
 
 TRANSFORMER_CONFIGS = tuple(
     f"sentence_{name}_config.json"

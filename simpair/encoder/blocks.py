@@ -24,7 +24,7 @@ from simpair.encoder.workers import run_on_workers, threads
 from simpair.errors import InputError
 from simpair.files.texts import BLOCK_TEXTS, cut_into_blocks
 
-__all__ = ["Block", "OnTruncation", "Truncation", "encode_blocks", "encode_list", "encode_stream", "repeat_rows"]
+__all__ = ["Block", "OnTruncation", "Truncation", "encode_blocks", "encode_list", "encode_stream"]
 
 OnTruncation = Literal["warn", "error", "ignore"]
 FloatArray = NDArray[np.float32]
@@ -104,7 +104,7 @@ def encode_list(
             if bar is not None:
                 bar.update(len(block.embeddings))
         if len(distinct) < len(texts):
-            repeat_rows(embeddings, rows)
+            _repeat_rows(embeddings, rows)
             if bar is not None:
                 bar.update(len(texts) - len(distinct))
     truncation.report(len(texts))
@@ -196,7 +196,7 @@ def _give_back_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def repeat_rows(embeddings: FloatArray, rows: NDArray[np.int64]) -> None:
+def _repeat_rows(embeddings: FloatArray, rows: NDArray[np.int64]) -> None:
     """Replace row ``i`` by row ``rows[i]``, in place; no entry of ``rows`` is above its own position.
 
     It goes from the end to the start, so that no row is overwritten before it is copied.

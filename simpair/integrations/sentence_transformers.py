@@ -1,4 +1,4 @@
-"""A ``SentenceTransformer`` → an encoder for indexes, evaluation and mining, whatever modules it is made of."""
+"""A ``SentenceTransformer`` with any modules → an encoder for indexes, evaluation and mining."""
 
 from __future__ import annotations
 

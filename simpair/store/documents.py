@@ -25,7 +25,7 @@ _MAX_NORM_ERROR = 1e-2
 _PLAIN = frozenset({str, int, bool, type(None)})
 """The types that JSON certainly gives back."""
 _JSON = json.JSONEncoder(allow_nan=False, sort_keys=True)
-"""Sorted keys give equal dictionaries equal text, whatever their order."""
+"""Sorted keys give equal dictionaries the same text."""
 _END = object()
 _PLURAL = {"id": "ids", "metadata": "metadata", "vector": "vectors"}
 

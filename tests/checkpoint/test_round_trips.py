@@ -16,7 +16,8 @@ from tokenizers import Tokenizer
 from tokenizers.normalizers import BertNormalizer
 
 from simpair import __version__
-from simpair.checkpoint.read import PoolingMode, read_checkpoint
+from simpair.checkpoint.modules import PoolingMode
+from simpair.checkpoint.read import read_checkpoint
 from simpair.checkpoint.settings import Checkpoint
 from simpair.checkpoint.write import write_checkpoint
 from simpair.encoder.model import TwinTowerEncoder

@@ -19,7 +19,7 @@ from tokenizers.normalizers import BertNormalizer, Lowercase, Sequence
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.processors import RobertaProcessing
 
-from simpair.checkpoint.read import PoolingMode
+from simpair.checkpoint.modules import PoolingMode
 from simpair.checkpoint.settings import Checkpoint
 from simpair.checkpoint.write import write_checkpoint
 from simpair.encoder.model import TwinTowerEncoder

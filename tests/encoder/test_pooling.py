@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from simpair.checkpoint.read import PoolingMode
+from simpair.checkpoint.modules import PoolingMode
 from simpair.encoder.batches import PackedBatch
 from simpair.encoder.pooling import pool
 
